@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/* The control socket: varlink framing on a UNIX stream socket, interface dev.handoff.Manager. It
+ * decides who may call, turns calls into requests, and answers. Nothing here blocks but
+ * control_flush(); a client that does not read, sends too much or garbage is dropped; their number
+ * is bounded.
+ *
+ * Whom the socket file lets in may read: it has mode 0660, our owner, and the group `change_group`
+ * (or that which the directory or our own gives it). Changing is for root, our own user, and the
+ * members of `change_group`, their supplementary groups counted.
+ *
+ * An answer may be given from within a handler or at any later time, until `gone` or
+ * control_free(). */
+#ifndef CONTROL_CONTROL_H
+#define CONTROL_CONTROL_H
+
+#include <sys/types.h>
+
+#include "core/base.h"
+#include "core/record.h"
+#include "core/request.h"
+#include "core/view.h"
+
+struct ev_loop;
+struct control;
+struct control_call; /* one call that waits for its answer */
+
+struct control_options {
+	const char *path; /* of the socket; its last directory is made (0755) if it is missing */
+	const char *change_group; /* may change things, besides root and our own uid; NULL: none */
+};
+
+/* The last output of one worker. */
+struct control_log {
+	uint32_t generation;
+	unsigned worker;
+	int pid;
+	const char *state; /* as in view_worker */
+	const char *text;  /* lines, newline-separated, of any bytes */
+};
+
+/* None may be NULL. */
+struct control_handlers {
+	/* Answer at once with control_answer_status(), or an error. service NULL: all. */
+	void (*status)(void *data, struct control_call *call, const char *service);
+	/* Answer when it is done, with control_answer(); the strings of `spec` live during the
+	 * call only. spec->id is set and unique. */
+	void (*request)(void *data, struct control_call *call, const struct request_spec *spec);
+	/* The client has gone; the work goes on, the call is dead after this. */
+	void (*gone)(void *data, struct control_call *call, uint32_t request_id);
+	/* Answer at once with control_answer_logs(), or an error. */
+	void (*logs)(void *data, struct control_call *call, const char *service);
+	/* A refused call, to be logged. */
+	void (*refused)(void *data, uid_t uid, pid_t pid, const char *method, const char *why);
+	void *data;
+};
+
+/* Binds and listens. A socket file that nobody answers is replaced; one that a living handoffd
+ * answers: -EADDRINUSE with words. */
+int control_new(struct ev_loop *loop, const struct control_options *options,
+        const struct control_handlers *handlers, struct control **ret, struct ho_error *reterr);
+/* Drops every client, without `gone`, and removes the socket file. Accepts NULL, returns NULL. */
+struct control *control_free(struct control *c);
+/* Before leaving: no new client, the socket file goes, and the answers that were given are sent.
+ * Waits at most one second for those who do not read. */
+void control_flush(struct control *c);
+
+void control_answer_status(struct control_call *call, const struct view *view);
+/* Continues a call that asked for more, and is nothing for others; several may come before the
+ * answer. */
+void control_progress(struct control_call *call, const struct record *record);
+/* One result a service; the exit code of all is the first one that is not CODE_DONE, failures
+ * first. Ends the call. */
+void control_answer(struct control_call *call, const struct result *results, size_t n);
+void control_answer_error(struct control_call *call, enum outcome_code code, const char *text);
+void control_answer_logs(
+        struct control_call *call, const char *service, const struct control_log *logs, size_t n);
+/* Takes the text of a JSON object of our own making. */
+void control_answer_json(struct control_call *call, const char *json);
+
+/* To every follower of events, and into the ring of the last 1000. Wall-clock time is added here.
+ */
+void control_publish(struct control *c, const struct record *record);
+
+#endif

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+#include "control/json.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#include "wire/wire.h"
+
+json_t *time_to_json(usec_t realtime)
+{
+	time_t seconds = (time_t)(realtime / USEC_PER_SEC);
+	struct tm tm;
+	char text[64];
+
+	if (!gmtime_r(&seconds, &tm))
+		return json_null();
+	(void)snprintf(text, sizeof text, "%04d-%02d-%02dT%02d:%02d:%02d.%03uZ", tm.tm_year + 1900,
+	        tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
+	        (unsigned)(realtime / USEC_PER_MSEC % 1000));
+	return json_string(text);
+}
+
+json_t *duration_to_json(usec_t duration)
+{
+	if (duration == USEC_INFINITY)
+		return json_null();
+	return json_real((double)(duration / USEC_PER_MSEC) / 1000.0);
+}
+
+static json_t *generation_to_json(uint32_t generation)
+{
+	return generation ? json_integer(generation) : json_null();
+}
+
+/* Adds a member that belongs to this event only. */
+static int add(json_t *object, const char *key, json_t *value)
+{
+	return json_object_set_new_nocheck(object, key, value);
+}
+
+json_t *record_to_json(const struct record *r, usec_t realtime)
+{
+	json_t *j = json_pack("{s:o, s:s, s:o, s:o, s:o, s:o}", "time", time_to_json(realtime),
+	        "event", record_type_to_string(r->type), "service", wire_string(r->service),
+	        "generation", generation_to_json(r->generation), "worker",
+	        r->worker < 0 ? json_null() : json_integer(r->worker), "text",
+	        wire_string(r->text));
+	int failed = 0;
+
+	if (!j)
+		return NULL;
+	if (r->pid > 0)
+		failed |= add(j, "pid", json_integer(r->pid));
+	if (r->release)
+		failed |= add(j, "release", wire_string(r->release));
+	if (r->has_connections)
+		failed |= add(j, "connections", json_integer((json_int_t)r->connections));
+	if (r->duration != USEC_INFINITY)
+		failed |= add(j, "duration", duration_to_json(r->duration));
+	if (r->exit_code >= 0)
+		failed |= add(j, "exit_code", json_integer(r->exit_code));
+	if (r->exit_signal >= 0)
+		failed |= add(j, "exit_signal", json_integer(r->exit_signal));
+	if (failed) {
+		json_decref(j);
+		return NULL;
+	}
+	return j;
+}
+
+json_t *result_to_json(const struct result *r)
+{
+	return json_pack("{s:o, s:s, s:o, s:o, s:i, s:I, s:o}", "service", wire_string(r->service),
+	        "request", request_kind_to_string(r->request), "generation",
+	        generation_to_json(r->generation), "outcome", wire_string(r->outcome), "exit_code",
+	        (int)r->code, "cut", (json_int_t)r->cut, "text", wire_string(r->text));
+}
+
+json_t *results_to_json(const struct result *results, size_t n)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; list && i < n; i++) {
+		if (json_array_append_new(list, result_to_json(&results[i]))) {
+			json_decref(list);
+			list = NULL;
+		}
+	}
+	return list;
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+/* The socket file and the credentials of those who connect to it.
+ *
+ * The file has mode 0660 from birth; its group is the control-group, or without one the group that
+ * the directory or handoffd gives it. Until listen(2) nobody can connect, so that the group may be
+ * set after bind(2). Whom the file lets in may read; see peer_read() for changing. */
+#include <errno.h>
+#include <grp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "control/internal.h"
+#include "system/fd.h"
+
+#define BACKLOG 1024
+#define MAX_GROUPS 65536 /* NGROUPS_MAX of the kernel */
+
+static int make_directory(const char *path, struct ho_error *reterr)
+{
+	char directory[sizeof((struct sockaddr_un *)NULL)->sun_path];
+	char *slash;
+	mode_t saved;
+	int e;
+
+	(void)copy_string(directory, sizeof directory, path);
+	slash = strrchr(directory, '/');
+	if (!slash || slash == directory)
+		return 0;
+	*slash = '\0';
+	saved = umask(022);
+	e = mkdir(directory, 0755) ? errno : 0;
+	(void)umask(saved);
+	if (!e || e == EEXIST)
+		return 0;
+	return ho_error_set(reterr, -e,
+	        "the directory \"%s\" of the control socket cannot be made: %s", directory,
+	        strerror(e));
+}
+
+/* Removes a socket file that nobody listens to any more. */
+static int remove_stale(const struct sockaddr_un *address, struct ho_error *reterr)
+{
+	const char *path = address->sun_path;
+	_cleanup_close_ int fd = -1;
+	struct stat st;
+	int e;
+
+	if (lstat(path, &st))
+		return errno == ENOENT
+		               ? 0
+		               : ho_error_set(reterr, -errno, "the control socket \"%s\": %s", path,
+		                         strerror(errno));
+	if (!S_ISSOCK(st.st_mode))
+		return ho_error_set(reterr, -EEXIST,
+		        "the control socket \"%s\" cannot be made: a file that is no socket is in "
+		        "its place; remove it or choose another control-socket",
+		        path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return ho_error_set(reterr, -errno, "no socket can be made: %s", strerror(errno));
+	/* A full queue (EAGAIN) is a living handoffd as well. */
+	e = connect(fd, (const struct sockaddr *)address, sizeof *address) ? errno : 0;
+	if (e != ECONNREFUSED)
+		return ho_error_set(reterr, -EADDRINUSE,
+		        "the control socket \"%s\" is in use: another handoffd answers there; stop "
+		        "it or choose another control-socket",
+		        path);
+	if (unlink(path) && errno != ENOENT)
+		return ho_error_set(reterr, -errno,
+		        "the control socket \"%s\" of an earlier handoffd cannot be removed: %s",
+		        path, strerror(errno));
+	return 0;
+}
+
+/* Bound with mode 0660, not listening yet. */
+static int bind_file(int fd, const struct sockaddr_un *address, struct ho_error *reterr)
+{
+	int e = EADDRINUSE;
+
+	for (int attempt = 0; attempt < 2 && e == EADDRINUSE; attempt++) {
+		mode_t saved;
+		int r = attempt ? remove_stale(address, reterr) : 0;
+
+		if (r < 0)
+			return r;
+		saved = umask(0117);
+		e = bind(fd, (const struct sockaddr *)address, sizeof *address) ? errno : 0;
+		(void)umask(saved);
+	}
+	if (e)
+		return ho_error_set(reterr, -e, "the control socket \"%s\" cannot be made: %s",
+		        address->sun_path, strerror(e));
+	return 0;
+}
+
+static int find_group(struct control *c, const char *name, struct ho_error *reterr)
+{
+	struct group *g;
+
+	if (!name)
+		return 0;
+	errno = 0;
+	g = getgrnam(name);
+	if (!g)
+		return ho_error_set(reterr, errno ? -errno : -EINVAL,
+		        "the control-group \"%s\" is not known: %s", name,
+		        errno ? strerror(errno) : "no such group");
+	c->change_gid = g->gr_gid;
+	c->has_change_gid = true;
+	return 0;
+}
+
+int control_listen(
+        struct control *c, const struct control_options *options, struct ho_error *reterr)
+{
+	_cleanup_close_ int fd = -1;
+	const char *path = c->address.sun_path;
+	struct stat st;
+	int e = find_group(c, options->change_group, reterr);
+
+	if (e)
+		return e;
+	c->address.sun_family = AF_UNIX;
+	if (!*options->path)
+		return ho_error_set(reterr, -EINVAL, "the path of the control socket is empty");
+	if (!copy_string(c->address.sun_path, sizeof c->address.sun_path, options->path))
+		return ho_error_set(reterr, -ENAMETOOLONG,
+		        "the path of the control socket is %zu bytes long and may have %zu: \"%s\"",
+		        strlen(options->path), sizeof c->address.sun_path - 1, options->path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return ho_error_set(
+		        reterr, -errno, "no control socket can be made: %s", strerror(errno));
+	e = make_directory(path, reterr);
+	if (!e)
+		e = bind_file(fd, &c->address, reterr);
+	if (e)
+		return e;
+	if (lstat(path, &st) || (c->has_change_gid && lchown(path, (uid_t)-1, c->change_gid)) ||
+	        listen(fd, BACKLOG)) {
+		e = -errno;
+		(void)unlink(path);
+		return ho_error_set(reterr, e, "the control socket \"%s\" cannot be set up%s%s: %s",
+		        path, c->has_change_gid ? " for the group " : "",
+		        c->has_change_gid ? options->change_group : "", strerror(-e));
+	}
+	c->device = st.st_dev;
+	c->inode = st.st_ino;
+	c->fd = take_fd(fd);
+	return 0;
+}
+
+void control_unlisten(struct control *c)
+{
+	struct stat st;
+
+	if (!c->inode)
+		return;
+	if (!lstat(c->address.sun_path, &st) && st.st_dev == c->device && st.st_ino == c->inode)
+		(void)unlink(c->address.sun_path);
+	c->inode = 0;
+}
+
+static bool in_group(int fd, gid_t primary, gid_t group)
+{
+	_cleanup_free_ gid_t *groups = NULL;
+	socklen_t size = 0;
+
+	if (primary == group)
+		return true;
+	if (!getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &size) || errno != ERANGE)
+		return false; /* none, or nobody knows */
+	if (size > MAX_GROUPS * sizeof *groups || !(groups = malloc(size)))
+		return false;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size))
+		return false;
+	for (size_t i = 0; i < size / sizeof *groups; i++)
+		if (groups[i] == group)
+			return true;
+	return false;
+}
+
+/* Changing is for root, our own user, and the members of the control-group. The credentials are
+ * those that the peer had when it connected; the kernel vouches for them. */
+int peer_read(const struct control *c, int fd, struct peer *ret)
+{
+	struct ucred u;
+	socklen_t size = sizeof u;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &u, &size))
+		return -errno;
+	*ret = (struct peer){
+	        .uid = u.uid,
+	        .pid = u.pid,
+	        .may_change = u.uid == 0 || u.uid == geteuid() ||
+	                      (c->has_change_gid && in_group(fd, u.gid, c->change_gid)),
+	};
+	return 0;
+}
