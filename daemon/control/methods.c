@@ -339,23 +339,25 @@ static const char *const wait_waits[] = {"serving", "drained", NULL};
 
 /* clang-format off */
 static const struct method methods[] = {
-	{INTERFACE_MANAGER ".GetStatus", run_status, .parameters = {"service"}},
-	{INTERFACE_MANAGER ".Reload", run_request, .changes = true, .all = true, .kind = REQUEST_RELOAD,
+	{.name = INTERFACE_MANAGER ".GetStatus", .run = run_status, .parameters = {"service"}},
+	{.name = INTERFACE_MANAGER ".Reload", .run = run_request, .changes = true, .all = true,
+		.kind = REQUEST_RELOAD,
 		.waits = reload_waits, .parameters = {"services", "wait", "timeout"}},
-	{INTERFACE_MANAGER ".Stop", run_request, .changes = true, .kind = REQUEST_STOP,
+	{.name = INTERFACE_MANAGER ".Stop", .run = run_request, .changes = true, .kind = REQUEST_STOP,
 		.waits = stop_waits, .parameters = {"services", "wait", "timeout"}},
-	{INTERFACE_MANAGER ".Start", run_request, .changes = true, .kind = REQUEST_START,
+	{.name = INTERFACE_MANAGER ".Start", .run = run_request, .changes = true, .kind = REQUEST_START,
 		.waits = start_waits, .parameters = {"services", "wait", "timeout"}},
-	{INTERFACE_MANAGER ".Restart", run_request, .changes = true, .kind = REQUEST_RESTART,
+	{.name = INTERFACE_MANAGER ".Restart", .run = run_request, .changes = true, .kind = REQUEST_RESTART,
 		.waits = start_waits, .parameters = {"services", "wait", "timeout"}},
-	{INTERFACE_MANAGER ".Wait", run_wait, .kind = REQUEST_WAIT,
+	{.name = INTERFACE_MANAGER ".Wait", .run = run_wait, .kind = REQUEST_WAIT,
 		.waits = wait_waits, .parameters = {"service", "for", "timeout"}},
-	{INTERFACE_MANAGER ".Shutdown", run_request, .changes = true, .all = true,
+	{.name = INTERFACE_MANAGER ".Shutdown", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_SHUTDOWN, .waits = stop_waits, .parameters = {"timeout"}},
-	{INTERFACE_MANAGER ".Events", run_events, .parameters = {"follow", "lines"}},
-	{INTERFACE_MANAGER ".Logs", run_logs, .parameters = {"service"}},
-	{INTERFACE_SERVICE ".GetInfo", run_info},
-	{INTERFACE_SERVICE ".GetInterfaceDescription", run_description, .parameters = {"interface"}},
+	{.name = INTERFACE_MANAGER ".Events", .run = run_events, .parameters = {"follow", "lines"}},
+	{.name = INTERFACE_MANAGER ".Logs", .run = run_logs, .parameters = {"service"}},
+	{.name = INTERFACE_SERVICE ".GetInfo", .run = run_info},
+	{.name = INTERFACE_SERVICE ".GetInterfaceDescription", .run = run_description, 
+		.parameters = {"interface"}},
 };
 /* clang-format on */
 
