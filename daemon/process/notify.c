@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MIT */
+#include "process/notify.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "system/fd.h"
+
+#define SCM_MAX_FDS 253 /* of the kernel */
+
+/* Length of the UTF-8 sequence at `p` (at most `n` bytes), 0 if it is none. */
+static size_t utf8_length(const unsigned char *p, size_t n)
+{
+	size_t length = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+
+	if (length == 0 || length > n || p[0] > 0xf4)
+		return 0;
+	for (size_t i = 1; i < length; i++) {
+		if ((p[i] & 0xc0) != 0x80)
+			return 0;
+	}
+	if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+	        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+		return 0;
+	return length;
+}
+
+/* Makes text fit to be shown: control characters become blanks, what is no UTF-8 becomes '?'. */
+static void clean_text(char *text)
+{
+	unsigned char *p = (unsigned char *)text;
+	size_t left = strlen(text), n;
+
+	for (; left > 0; p += n, left -= n) {
+		n = utf8_length(p, left);
+		if (n == 0 || (n == 2 && p[0] == 0xc2 && p[1] < 0xa0))
+			memset(p, '?', n = n ? n : 1);
+		else if (*p < 0x20 || *p == 0x7f)
+			*p = ' ';
+	}
+}
+
+static const char *value_of(const char *line, const char *key)
+{
+	size_t n = strlen(key);
+
+	return strncmp(line, key, n) == 0 && line[n] == '=' ? line + n + 1 : NULL;
+}
+
+static bool parse_line(char *line, struct notify_message *m)
+{
+	static const struct {
+		const char *line;
+		enum notify_kind kind;
+	} words[] = {
+	        {"READY=1", NOTIFY_READY},
+	        {"STOPPING=1", NOTIFY_STOPPING},
+	        {"RELOADING=1", NOTIFY_RELOADING},
+	        {"WATCHDOG=1", NOTIFY_WATCHDOG},
+	        {"WATCHDOG=trigger", NOTIFY_WATCHDOG_TRIGGER},
+	};
+	static const struct {
+		const char *key;
+		enum notify_kind kind;
+		uint64_t max;
+	} numbers[] = {
+	        {"ERRNO", NOTIFY_ERRNO, INT32_MAX},
+	        {"EXTEND_TIMEOUT_USEC", NOTIFY_EXTEND, UINT64_MAX - 1},
+	        {"MAINPID", NOTIFY_MAINPID_IGNORED, INT32_MAX},
+	};
+
+	*m = (struct notify_message){.fd = -1};
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+		if (strcmp(line, words[i].line) == 0) {
+			m->kind = words[i].kind;
+			return true;
+		}
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+		const char *value = value_of(line, numbers[i].key);
+
+		if (value) {
+			m->kind = numbers[i].kind;
+			return parse_number(value, numbers[i].max, &m->number);
+		}
+	}
+	m->text = value_of(line, "STATUS");
+	if (!m->text)
+		return false;
+	m->kind = NOTIFY_STATUS;
+	clean_text(line + strlen("STATUS="));
+	return true;
+}
+
+void notify_parse(const char *bytes, size_t length,
+        bool (*each)(void *arg, const struct notify_message *m), void *arg)
+{
+	char copy[NOTIFY_MAX_BYTES + 1];
+	struct notify_message m;
+
+	while (length > 0 && bytes[length - 1] == '\0')
+		length--;
+	if (length > NOTIFY_MAX_BYTES || memchr(bytes, '\0', length))
+		return;
+	memcpy(copy, bytes, length);
+	copy[length] = '\0';
+	for (char *line = copy, *next; line; line = next) {
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = '\0';
+		if (parse_line(line, &m) && !each(arg, &m))
+			return;
+	}
+}
+
+/* Takes what came beside the datagram: descriptors are closed always (that also answers BARRIER=1).
+ */
+static bool take_control(struct msghdr *h, struct ucred *ret)
+{
+	bool known = false;
+
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
+		if (c->cmsg_level != SOL_SOCKET)
+			continue;
+		if (c->cmsg_type == SCM_CREDENTIALS && c->cmsg_len == CMSG_LEN(sizeof *ret)) {
+			memcpy(ret, CMSG_DATA(c), sizeof *ret);
+			known = true;
+		}
+		if (c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= c->cmsg_len; at += sizeof(int)) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + at, sizeof fd);
+			(void)close_fd(fd);
+		}
+	}
+	return known && ret->pid > 0;
+}
+
+struct delivery {
+	struct notify *notify;
+	bool alive;
+};
+
+static bool deliver(void *arg, const struct notify_message *m)
+{
+	struct delivery *d = arg;
+
+	d->alive = d->notify->message(d->notify->data, m);
+	return d->alive;
+}
+
+bool notify_read(struct notify *n, unsigned limit)
+{
+	struct delivery d = {.notify = n, .alive = true};
+
+	while (d.alive && n->fd >= 0 && limit-- > 0) {
+		union {
+			char bytes[CMSG_SPACE(sizeof(struct ucred)) +
+			           CMSG_SPACE(SCM_MAX_FDS * sizeof(int))];
+			struct cmsghdr align;
+		} control;
+		char bytes[NOTIFY_MAX_BYTES];
+		struct iovec iov = {.iov_base = bytes, .iov_len = sizeof bytes};
+		struct msghdr h = {.msg_iov = &iov,
+		        .msg_iovlen = 1,
+		        .msg_control = &control,
+		        .msg_controllen = sizeof control};
+		ssize_t got = recvmsg(n->fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+		struct ucred from = {0};
+
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			break;
+		if (!take_control(&h, &from) || !n->accepts(n->data, from.pid, from.uid))
+			n->strangers++;
+		else if (!(h.msg_flags & MSG_TRUNC))
+			notify_parse(bytes, (size_t)got, deliver, &d);
+	}
+	return d.alive;
+}
+
+static int bind_name(struct notify *n, int fd)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	uint64_t random[2];
+	size_t length;
+
+	if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
+		return -EIO;
+	(void)snprintf(n->name, sizeof n->name, "@handoffd/%ld/%016llx%016llx", (long)getpid(),
+	        (unsigned long long)random[0], (unsigned long long)random[1]);
+	length = strlen(n->name);
+	memcpy(a.sun_path + 1, n->name + 1, length - 1);
+	if (bind(fd, (struct sockaddr *)&a,
+	            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length)) < 0)
+		return -errno;
+	return 0;
+}
+
+int notify_start(struct notify *n, struct ev_loop *loop,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events), struct ho_error *reterr)
+{
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int on = 1, r = fd < 0 ? -errno : 0;
+
+	if (r == 0 && setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) < 0)
+		r = -errno;
+	if (r == 0)
+		r = bind_name(n, fd);
+	if (r < 0)
+		return ho_error_set(
+		        reterr, r, "cannot open a notify socket for a worker: %s", strerror(-r));
+	n->loop = loop;
+	n->fd = take_fd(fd);
+	ev_io_init(&n->io, readable, n->fd, EV_READ);
+	n->io.data = n->data;
+	ev_io_start(loop, &n->io);
+	return 0;
+}
+
+void notify_stop(struct notify *n)
+{
+	if (!n->loop || n->fd < 0)
+		return;
+	ev_io_stop(n->loop, &n->io);
+	n->fd = close_fd(n->fd);
+}

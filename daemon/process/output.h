@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* What a worker writes: lines out of a pipe, and the last of them kept for messages. Bytes are passed on
+ * as they are, whether they are text or not; a line longer than OUTPUT_MAX_LINE comes in parts. */
+#ifndef PROCESS_OUTPUT_H
+#define PROCESS_OUTPUT_H
+
+#include <ev.h>
+
+#include "core/base.h"
+
+#define OUTPUT_MAX_LINE 8192
+#define OUTPUT_READ_BYTES ((size_t)64 << 10)
+#define TAIL_MAX_LINES 16
+#define TAIL_MAX_BYTES 2048
+
+/* The last lines, each with its newline; the text is always terminated. */
+struct tail {
+	char text[TAIL_MAX_BYTES + 1];
+	size_t length;
+	unsigned lines;
+};
+/* Zero bytes become '?', as the tail is a string; a line longer than the tail is cut. */
+void tail_add(struct tail *t, const char *line, size_t length);
+
+struct lines {
+	char bytes[OUTPUT_MAX_LINE];
+	size_t length; /* of the line begun */
+	/* Returns false if the rest must not be touched any more. */
+	bool (*line)(void *data, bool is_stderr, const char *line, size_t length);
+	void *data;
+	bool is_stderr;
+};
+/* Both return false if the callback did. */
+bool lines_feed(struct lines *l, const char *bytes, size_t n);
+/* Passes on the line begun, if any. */
+bool lines_flush(struct lines *l);
+
+struct output {
+	struct ev_loop *loop; /* NULL: never started */
+	ev_io io;
+	int fd;
+	struct lines lines;
+};
+/* Takes ownership of `fd` (non-blocking); `lines` is set up by the caller before. `readable` is called with
+ * io.data == lines.data and is to call output_read(). */
+void output_start(struct output *o, struct ev_loop *loop, int fd,
+	void (*readable)(struct ev_loop *loop, ev_io *io, int events));
+void output_stop(struct output *o);
+/* Reads what is there, at most `limit` bytes (OUTPUT_READ_BYTES for one wake-up), without blocking; false if the callback said so. */
+bool output_read(struct output *o, size_t limit);
+
+#endif

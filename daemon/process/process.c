@@ -1,0 +1,579 @@
+/* SPDX-License-Identifier: MIT */
+/* One worker from start to end. Whatever a handler does with a process, also process_free(), is
+ * allowed in the middle of anything here: a process is held while it calls out, and goes away when
+ * it is let go. */
+#include "process/process.h"
+
+#include <errno.h>
+#include <ev.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "process/assemble.h"
+#include "process/checker.h"
+#include "process/credentials.h"
+#include "process/notify.h"
+#include "process/output.h"
+#include "process/spawn.h"
+#include "process/tree.h"
+#include "system/fd.h"
+
+/* At its end a worker's pipes are read to the end, unless somebody goes on filling them. */
+#define LAST_WORDS_BYTES ((size_t)1 << 20)
+#define LAST_WORDS_DATAGRAMS 512
+#define MAX_REAPED 65536
+#define MAX_DEPTH 64
+
+struct processes {
+	struct ev_loop *loop;
+	struct process_handlers handlers;
+	struct process *first;
+};
+
+struct process {
+	struct processes *ps;
+	struct process *next, **link; /* of ps->first */
+	struct release *release;
+	void *user;
+	pid_t pid;
+	int pidfd; /* -1: has ended */
+	ev_io exit_io;
+	int ready_fd; /* -1: none */
+	ev_io ready_io;
+	struct notify notify;
+	struct output outputs[2]; /* stdout, stderr */
+	struct tail tail, tail_now;
+	struct assembly assembly;
+	struct checker *checker;
+	unsigned held;
+	bool freed, ended;
+};
+
+int processes_new(struct ev_loop *loop, const struct processes_options *options,
+        const struct process_handlers *handlers, struct processes **ret, struct ho_error *reterr)
+{
+	struct processes *ps;
+
+	(void)options;
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+		return ho_error_set(
+		        reterr, -errno, "cannot become child subreaper: %s", strerror(errno));
+	ps = calloc(1, sizeof *ps);
+	if (!ps)
+		return ho_error_set(reterr, -ENOMEM, "no memory for the table of processes");
+	ps->loop = loop;
+	ps->handlers = *handlers;
+	*ret = ps;
+	return 0;
+}
+
+struct processes *processes_free(struct processes *ps)
+{
+	if (!ps)
+		return NULL;
+	while (ps->first) {
+		HO_ASSERT(ps->first->held == 0);
+		(void)process_free(ps->first);
+	}
+	free(ps);
+	return NULL;
+}
+
+static void destroy(struct process *p)
+{
+	(void)checker_free(p->checker);
+	if (p->ready_fd >= 0)
+		ev_io_stop(p->ps->loop, &p->ready_io);
+	(void)close_fd(p->ready_fd);
+	if (p->pidfd >= 0)
+		ev_io_stop(p->ps->loop, &p->exit_io);
+	(void)close_fd(p->pidfd);
+	notify_stop(&p->notify);
+	output_stop(&p->outputs[0]);
+	output_stop(&p->outputs[1]);
+	assembly_done(&p->assembly);
+	(void)release_unref(p->release);
+	free(p);
+}
+
+struct process *process_free(struct process *p)
+{
+	if (!p || p->freed)
+		return NULL;
+	p->freed = true;
+	if (p->link) {
+		*p->link = p->next;
+		if (p->next)
+			p->next->link = p->link;
+	}
+	if (p->held == 0)
+		destroy(p);
+	return NULL;
+}
+
+static void hold(struct process *p)
+{
+	p->held++;
+}
+
+/* False if it is gone. */
+static bool let_go(struct process *p)
+{
+	if (--p->held > 0)
+		return !p->freed;
+	if (!p->freed)
+		return true;
+	destroy(p);
+	return false;
+}
+
+static bool deliver(struct process *p, const struct notify_message *m)
+{
+	p->ps->handlers.notified(p->ps->handlers.data, p, m);
+	return !p->freed;
+}
+
+/* Callbacks of the parts return whether the process is still wanted; it is never destroyed inside
+ * of them, as everything that calls them holds it. */
+
+static bool on_message(void *data, const struct notify_message *m)
+{
+	return deliver(data, m);
+}
+
+static bool on_line(void *data, bool is_stderr, const char *line, size_t length)
+{
+	struct process *p = data;
+
+	tail_add(&p->tail, line, length);
+	if (p->ps->handlers.output)
+		p->ps->handlers.output(p->ps->handlers.data, p, is_stderr, line, length);
+	return !p->freed;
+}
+
+static bool belongs(const struct process *p, pid_t pid)
+{
+	for (int depth = 0; depth < MAX_DEPTH && pid > 1; depth++) {
+		struct tree_entry e;
+
+		if (pid == p->pid)
+			return !p->ended;
+		if (tree_entry_read(pid, &e) < 0)
+			return false;
+		if (e.session == p->pid)
+			return true;
+		pid = e.parent;
+	}
+	return false;
+}
+
+/* A helper that said its word and ended cannot be looked at any more; then its user must do. */
+static bool accepts_sender(void *data, pid_t pid, uid_t uid)
+{
+	const struct process *p = data;
+	struct tree_entry e;
+
+	if (pid == p->pid || belongs(p, pid))
+		return true;
+	return tree_entry_read(pid, &e) == -ESRCH &&
+	       (uid == p->assembly.credentials.uid || uid == 0);
+}
+
+static void on_notify_readable(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct process *p = io->data;
+
+	(void)loop;
+	(void)events;
+	hold(p);
+	(void)notify_read(&p->notify, NOTIFY_READS);
+	(void)let_go(p);
+}
+
+static void on_output_readable(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct process *p = io->data;
+
+	(void)loop;
+	(void)events;
+	hold(p);
+	(void)output_read(&p->outputs[io == &p->outputs[1].io], OUTPUT_READ_BYTES);
+	(void)let_go(p);
+}
+
+/* True when the newline was there, or can come no more. */
+static bool ready_fd_done(struct process *p, bool *ret_ready)
+{
+	char bytes[512];
+	ssize_t n = read(p->ready_fd, bytes, sizeof bytes);
+
+	if (n < 0)
+		return errno != EAGAIN && errno != EINTR;
+	*ret_ready = memchr(bytes, '\n', (size_t)n) != NULL;
+	return n == 0 || *ret_ready;
+}
+
+/* False if the process is not wanted any more. */
+static bool read_ready_fd(struct process *p)
+{
+	const struct notify_message m = {.kind = NOTIFY_READY_FD, .fd = -1};
+	bool ready = false;
+
+	if (p->ready_fd < 0 || !ready_fd_done(p, &ready))
+		return true;
+	ev_io_stop(p->ps->loop, &p->ready_io);
+	p->ready_fd = close_fd(p->ready_fd);
+	return !ready || deliver(p, &m);
+}
+
+static void on_ready_fd_readable(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct process *p = io->data;
+
+	(void)loop;
+	(void)events;
+	hold(p);
+	(void)read_ready_fd(p);
+	(void)let_go(p);
+}
+
+/* What it said before its end comes before the news of its end. */
+static bool read_last_words(struct process *p)
+{
+	if (!read_ready_fd(p) || !notify_read(&p->notify, LAST_WORDS_DATAGRAMS))
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(p->outputs); i++) {
+		if (!output_read(&p->outputs[i], LAST_WORDS_BYTES) ||
+		        !lines_flush(&p->outputs[i].lines))
+			return false;
+	}
+	return true;
+}
+
+static void process_ended(struct process *p)
+{
+	struct exit_info how = {0};
+	siginfo_t info = {0};
+	int r;
+
+	hold(p);
+	if (!p->ended && read_last_words(p)) {
+		do
+			r = waitid(P_PIDFD, (id_t)p->pidfd, &info, WEXITED | WNOHANG);
+		while (r < 0 && errno == EINTR);
+		if (r == 0 && info.si_pid != 0)
+			how = (struct exit_info){.code = info.si_code, .status = info.si_status};
+		p->ended = true;
+		p->checker = checker_free(p->checker);
+		ev_io_stop(p->ps->loop, &p->exit_io);
+		p->pidfd = close_fd(p->pidfd);
+		p->ps->handlers.exited(p->ps->handlers.data, p, how);
+	}
+	(void)let_go(p);
+}
+
+static void on_exit_readable(struct ev_loop *loop, ev_io *io, int events)
+{
+	(void)loop;
+	(void)events;
+	process_ended(io->data);
+}
+
+static struct process *find_main(struct processes *ps, pid_t pid)
+{
+	for (struct process *p = ps->first; p; p = p->next) {
+		if (p->pid == pid && !p->ended)
+			return p;
+	}
+	return NULL;
+}
+
+void processes_reap(struct processes *ps)
+{
+	/* Each round takes one zombie away, so this ends; a worker among them would be shown for
+	 * ever, so its end is dealt with on the spot. */
+	for (int i = 0; i < MAX_REAPED; i++) {
+		siginfo_t info = {0};
+		struct process *p;
+
+		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
+			if (errno == EINTR)
+				continue;
+			return;
+		}
+		if (info.si_pid == 0)
+			return;
+		p = find_main(ps, info.si_pid);
+		if (p)
+			process_ended(p);
+		else
+			(void)waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WNOHANG);
+	}
+}
+
+struct process *processes_find(struct processes *ps, pid_t pid)
+{
+	struct process *p = find_main(ps, pid);
+
+	for (int depth = 0; !p && depth < MAX_DEPTH && pid > 1; depth++) {
+		struct tree_entry e;
+
+		if (tree_entry_read(pid, &e) < 0)
+			return NULL;
+		for (p = ps->first; p && p->pid != e.session; p = p->next)
+			;
+		pid = e.parent;
+		p = p ? p : find_main(ps, pid);
+	}
+	return p;
+}
+
+/* Descriptors that the child shall have, in handoffd until it is started. */
+struct ends {
+	int null_fd, ready, outputs[2];
+};
+
+static void close_ends(struct ends *e)
+{
+	e->null_fd = close_fd(e->null_fd);
+	e->ready = close_fd(e->ready);
+	e->outputs[0] = close_fd(e->outputs[0]);
+	e->outputs[1] = close_fd(e->outputs[1]);
+}
+
+/* A pipe of which our end is non-blocking and the other belongs to the worker's user, so that it
+ * can be opened again through /dev/stderr. */
+static int open_pipe(
+        const struct credentials *c, int *ret_ours, int *ret_theirs, struct ho_error *reterr)
+{
+	int ends[2], r = 0;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return ho_error_set(
+		        reterr, -errno, "cannot open a pipe for a worker: %s", strerror(errno));
+	if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 ||
+	        (c->change && fchown(ends[1], c->uid, c->gid) < 0))
+		r = -errno;
+	if (r < 0) {
+		(void)close_fd(ends[0]);
+		(void)close_fd(ends[1]);
+		return ho_error_set(
+		        reterr, r, "cannot prepare a pipe for a worker: %s", strerror(-r));
+	}
+	*ret_ours = ends[0];
+	*ret_theirs = ends[1];
+	return 0;
+}
+
+static int open_ends(
+        struct process *p, const struct process_spec *spec, struct ends *e, struct ho_error *reterr)
+{
+	const struct credentials *c = &p->assembly.credentials;
+	int fd = -1, r = 0;
+
+	e->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (e->null_fd < 0)
+		return ho_error_set(reterr, -errno, "cannot open /dev/null: %s", strerror(errno));
+	for (int i = 0; r == 0 && spec->capture && i < 2; i++) {
+		r = open_pipe(c, &fd, &e->outputs[i], reterr);
+		if (r == 0)
+			output_start(&p->outputs[i], p->ps->loop, fd, on_output_readable);
+	}
+	if (r < 0 || spec->release->service->ready.by != READY_FD)
+		return r;
+	r = open_pipe(c, &p->ready_fd, &e->ready, reterr);
+	if (r < 0)
+		return r;
+	ev_io_init(&p->ready_io, on_ready_fd_readable, p->ready_fd, EV_READ);
+	p->ready_io.data = p;
+	ev_io_start(p->ps->loop, &p->ready_io);
+	return 0;
+}
+
+/* A standard descriptor of handoffd itself, or /dev/null where it has none. */
+static int inherited(int fd, const struct ends *e)
+{
+	return fcntl(fd, F_GETFD) < 0 ? e->null_fd : fd;
+}
+
+static int map_descriptors(const struct process_spec *spec, const struct ends *e,
+        struct fdmap_plan *ret, struct ho_error *reterr)
+{
+	const struct service_config *s = spec->release->service;
+	bool on_stdin = (s->dialects & DIALECT_STDIN) && spec->n_fds;
+	struct fdmap map = {0};
+	int r;
+
+	r = fdmap_add(&map, on_stdin ? spec->fds[0].fd : e->null_fd, 0);
+	for (int i = 0; r == 0 && i < 2; i++)
+		r = fdmap_add(&map, spec->capture ? e->outputs[i] : inherited(i + 1, e), i + 1);
+	for (size_t i = 0; r == 0 && i < spec->n_fds; i++)
+		r = fdmap_add(&map, spec->fds[i].fd, 3 + (int)i);
+	if (r < 0)
+		return ho_error_set(reterr, r, "cannot plan the descriptors of service \"%s\": %s",
+		        s->name, strerror(-r));
+	if (s->ready.by == READY_FD) {
+		r = s->ready.fd < 3 ? -EINVAL : fdmap_add(&map, e->ready, s->ready.fd);
+		if (r < 0)
+			return ho_error_set(reterr, r,
+			        "service \"%s\": descriptor %d cannot be used for readiness: %s",
+			        s->name, s->ready.fd,
+			        r == -EEXIST
+			                ? "a socket is passed there; take a higher number"
+			                : "0 to 2 are the standard ones, take a higher number");
+	}
+	fdmap_make(&map, ret);
+	return 0;
+}
+
+static struct spawn_plan make_plan(const struct process *p, const struct fdmap_plan *fds)
+{
+	return (struct spawn_plan){.argv = p->assembly.argv,
+	        .environ = p->assembly.environment.items,
+	        .listen_pid = p->assembly.listen_pid,
+	        .directory = p->release->directory,
+	        .fds = fds,
+	        .service = p->release->service,
+	        .credentials = &p->assembly.credentials};
+}
+
+static int start(struct process *p, const struct process_spec *spec, struct ho_error *reterr)
+{
+	struct ends ends = {-1, -1, {-1, -1}};
+	struct fdmap_plan fds = {0};
+	struct spawn_plan plan;
+	int r = notify_start(&p->notify, p->ps->loop, on_notify_readable, reterr);
+
+	if (r == 0)
+		r = assembly_make(spec, p->notify.name, &p->assembly, reterr);
+	if (r == 0)
+		r = open_ends(p, spec, &ends, reterr);
+	if (r == 0)
+		r = map_descriptors(spec, &ends, &fds, reterr);
+	if (r == 0) {
+		plan = make_plan(p, &fds);
+		r = spawn(&plan, &p->pid, &p->pidfd, reterr);
+	}
+	close_ends(&ends);
+	if (r < 0)
+		return r;
+	ev_io_init(&p->exit_io, on_exit_readable, p->pidfd, EV_READ);
+	p->exit_io.data = p;
+	ev_io_start(p->ps->loop, &p->exit_io);
+	return 0;
+}
+
+int process_start(struct processes *ps, const struct process_spec *spec, void *user,
+        struct process **ret, struct ho_error *reterr)
+{
+	struct process *p = calloc(1, sizeof *p);
+	int r;
+
+	if (!p)
+		return ho_error_set(reterr, -ENOMEM, "no memory for a worker of service \"%s\"",
+		        spec->release->service->name);
+	p->ps = ps;
+	p->user = user;
+	p->release = release_ref(spec->release);
+	p->pidfd = p->ready_fd = p->notify.fd = -1;
+	p->notify.accepts = accepts_sender;
+	p->notify.message = on_message;
+	p->notify.data = p;
+	for (size_t i = 0; i < ARRAY_SIZE(p->outputs); i++) {
+		p->outputs[i].fd = -1;
+		p->outputs[i].lines.line = on_line;
+		p->outputs[i].lines.data = p;
+		p->outputs[i].lines.is_stderr = i == 1;
+	}
+	r = start(p, spec, reterr);
+	if (r < 0) {
+		destroy(p);
+		return r;
+	}
+	p->link = &ps->first;
+	p->next = ps->first;
+	if (p->next)
+		p->next->link = &p->next;
+	ps->first = p;
+	*ret = p;
+	return 0;
+}
+
+pid_t process_pid(const struct process *p)
+{
+	return p->pid;
+}
+
+void *process_user(const struct process *p)
+{
+	return p->user;
+}
+
+const char *process_tail(struct process *p)
+{
+	/* Lines that are only begun count: they are often the last words. */
+	p->tail_now = p->tail;
+	for (size_t i = 0; i < ARRAY_SIZE(p->outputs); i++) {
+		if (p->outputs[i].lines.length)
+			tail_add(&p->tail_now, p->outputs[i].lines.bytes,
+			        p->outputs[i].lines.length);
+	}
+	if (p->tail_now.length)
+		p->tail_now.text[p->tail_now.length - 1] = '\0';
+	return p->tail_now.text;
+}
+
+int process_signal(struct process *p, int signo)
+{
+	if (p->pidfd < 0)
+		return -ESRCH;
+	return pidfd_send_signal(p->pidfd, signo, NULL, 0) < 0 ? -errno : 0;
+}
+
+int process_signal_tree(struct process *p, int signo, bool include_main)
+{
+	return tree_signal(p->pid, p->ended, signo, include_main);
+}
+
+void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg)
+{
+	_cleanup_free_ struct tree_entry *entries = NULL;
+	ssize_t n = tree_scan(p->pid, p->ended, &entries);
+
+	for (ssize_t i = 0; i < n; i++) {
+		if (entries[i].member)
+			each(entries[i].pid, arg);
+	}
+}
+
+static void on_checked(void *data)
+{
+	const struct notify_message m = {.kind = NOTIFY_EXEC_READY, .fd = -1};
+	struct process *p = data;
+
+	hold(p);
+	(void)deliver(p, &m);
+	(void)let_go(p);
+}
+
+int process_watch_exec(struct process *p, const char *command, struct ho_error *reterr)
+{
+	const struct spawn_plan plan = make_plan(p, NULL);
+	struct environment environment;
+	int r;
+
+	if (p->ended)
+		return ho_error_set(reterr, -ESRCH, "the worker has ended");
+	p->checker = checker_free(p->checker);
+	r = assembly_beside(&p->assembly, p->pid, &environment, reterr);
+	if (r < 0)
+		return r;
+	return checker_new(
+	        p->ps->loop, command, &plan, &environment, on_checked, p, &p->checker, reterr);
+}

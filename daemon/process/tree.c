@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT */
+#include "process/tree.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <unistd.h>
+
+#include "system/fd.h"
+
+#define MAX_PROCESSES ((size_t)1 << 20)
+#define MAX_ROUNDS 16
+
+int tree_entry_read(pid_t pid, struct tree_entry *ret)
+{
+	struct tree_entry e = {.pid = pid};
+	char path[64], stat[1024];
+	_cleanup_close_ int fd = -1;
+	int parent, session;
+	const char *p;
+	ssize_t n;
+
+	(void)snprintf(path, sizeof path, "/proc/%ld/stat", (long)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT ? -ESRCH : -errno;
+	n = read(fd, stat, sizeof stat - 1);
+	if (n <= 0)
+		return n < 0 ? -errno : -ESRCH;
+	stat[n] = '\0';
+	/* The name in parentheses may contain anything, also parentheses. */
+	p = strrchr(stat, ')');
+	if (!p || sscanf(p + 1,
+	                  " %c %d %*d %d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d "
+	                  "%*d %" SCNu64,
+	                  &e.state, &parent, &session, &e.start) != 4)
+		return -EBADMSG;
+	e.parent = parent;
+	e.session = session;
+	*ret = e;
+	return 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+	const struct tree_entry *x = a, *y = b;
+
+	return (x->pid > y->pid) - (x->pid < y->pid);
+}
+
+void tree_mark(struct tree_entry *entries, size_t n, pid_t main_pid, bool main_gone)
+{
+	const struct tree_entry main_key = {.pid = main_pid};
+	bool again = true;
+
+	if (n == 0)
+		return;
+	/* The kernel gives no pid to a new process while a session of that number lives. */
+	if (main_gone && bsearch(&main_key, entries, n, sizeof *entries, compare))
+		return;
+	for (size_t i = 0; i < n; i++)
+		entries[i].member = entries[i].session == main_pid || entries[i].pid == main_pid;
+	/* Each round marks at least one, or is the last. */
+	while (again) {
+		again = false;
+		for (size_t i = 0; i < n; i++) {
+			const struct tree_entry key = {.pid = entries[i].parent}, *parent;
+
+			if (entries[i].member)
+				continue;
+			parent = bsearch(&key, entries, n, sizeof *entries, compare);
+			if (parent && parent->member)
+				again = entries[i].member = true;
+		}
+	}
+}
+
+ssize_t tree_scan(pid_t main_pid, bool main_gone, struct tree_entry **ret)
+{
+	_cleanup_free_ struct tree_entry *entries = NULL;
+	size_t n = 0, size = 0;
+	DIR *proc = opendir("/proc");
+	struct dirent *d;
+
+	if (!proc)
+		return -errno;
+	while (n < MAX_PROCESSES && (d = readdir(proc))) {
+		uint64_t pid;
+
+		if (!parse_number(d->d_name, INT32_MAX, &pid))
+			continue;
+		if (n == size) {
+			struct tree_entry *more;
+
+			size = size ? 2 * size : 256;
+			more = reallocarray(entries, size, sizeof *entries);
+			if (!more) {
+				(void)closedir(proc);
+				return -ENOMEM;
+			}
+			entries = more;
+		}
+		if (tree_entry_read((pid_t)pid, &entries[n]) == 0)
+			n++;
+	}
+	(void)closedir(proc);
+	if (n)
+		qsort(entries, n, sizeof *entries, compare);
+	tree_mark(entries, n, main_pid, main_gone);
+	*ret = take_ptr(entries);
+	return (ssize_t)n;
+}
+
+/* True if this very process was there to get the signal. */
+static bool signal_one(const struct tree_entry *e, int signo)
+{
+	_cleanup_close_ int fd = pidfd_open(e->pid, 0);
+	struct tree_entry now;
+
+	/* The pid may have gone to another process between the look and the open, not after it. */
+	if (fd < 0 || tree_entry_read(e->pid, &now) < 0 || now.start != e->start)
+		return false;
+	return pidfd_send_signal(fd, signo, NULL, 0) == 0;
+}
+
+int tree_signal(pid_t main_pid, bool main_gone, int signo, bool include_main)
+{
+	_cleanup_free_ struct tree_entry *before = NULL;
+	size_t n_before = 0;
+	int reached = 0;
+
+	for (int round = 0; round < MAX_ROUNDS; round++) {
+		struct tree_entry *now = NULL;
+		ssize_t n = tree_scan(main_pid, main_gone, &now);
+		int fresh = 0;
+
+		if (n < 0)
+			return reached ? reached : (int)n;
+		for (size_t i = 0; i < (size_t)n; i++) {
+			const struct tree_entry *e = &now[i], *known;
+
+			if (!e->member || e->state == 'Z' || e->state == 'X' ||
+			        (e->pid == main_pid && !include_main))
+				continue;
+			known = n_before ? bsearch(e, before, n_before, sizeof *e, compare) : NULL;
+			if (known && known->member && known->start == e->start)
+				continue;
+			fresh += signal_one(e, signo);
+		}
+		free(before);
+		before = now;
+		n_before = (size_t)n;
+		reached += fresh;
+		if (signo != SIGKILL || fresh == 0)
+			break;
+	}
+	return reached;
+}
