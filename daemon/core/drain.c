@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT */
+/* A retired generation goes through these, always in this order:
+ *
+ *   quiet    nothing can reach it any more: queue empty, no handshake of before the turn left
+ *   drained  it has no connection (or none that is not idle for long)
+ *   told     its workers were sent drain.signal
+ *   gone     it has no process; only then its listeners are closed
+ *
+ * `idle` tells it when drained, `signal` when quiet; the deadline tells it whatever is left, and `kill-after` later
+ * it is killed. */
+#include "core/drain.h"
+#include "core/service.h"
+#include "core/supervisor.h"
+
+/* A lookup that began before the turn may still pick the old listener: seen to be over within 2 ms. */
+#define QUIET_FIRST_USEC (2 * USEC_PER_MSEC)
+#define QUIET_LAST_USEC (50 * USEC_PER_MSEC)
+/* How often a dead generation's worker is started again to serve what waits in its queue. */
+#define RESCUES_MAX 3
+
+void generation_retire(struct generation *g, usec_t hold_until)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	g->share = 0;
+	g->quiet = g->drained = g->checking = false;
+	g->quiet_tries = 0;
+	g->quiet_at = usec_add(s->now, QUIET_FIRST_USEC);
+	if (!generation_has_listeners(g))
+		g->quiet = true;
+	if (hold_until > s->now && generation_whole(g)) {
+		g->hold_until = hold_until;
+		generation_set_state(g, GENERATION_WARM);
+		supervisor_record(s, RECORD_GENERATION_WARM, g->service, g, NULL)->duration =
+			usec_sub(hold_until, s->now);
+		return;
+	}
+	generation_set_state(g, GENERATION_DRAINING);
+	g->deadline = usec_add(s->now, g->settings->drain.deadline);
+	g->kill_at = usec_add(g->deadline, g->settings->drain.kill_after);
+	supervisor_record(s, RECORD_GENERATION_DRAINING, g->service, g, NULL);
+}
+
+/* SERVING and WARM ones become DRAINING; so does a WARM one here, without a new quiet check. */
+static void stop_holding(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	generation_set_state(g, GENERATION_DRAINING);
+	g->hold_until = USEC_INFINITY;
+	g->deadline = usec_add(s->now, g->settings->drain.deadline);
+	g->kill_at = usec_add(g->deadline, g->settings->drain.kill_after);
+	supervisor_record(s, RECORD_GENERATION_DRAINING, g->service, g, NULL);
+}
+
+void generation_hasten(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	if (g->state == GENERATION_WARM)
+		stop_holding(g);
+	if (g->state == GENERATION_DRAINING && g->deadline > s->now) {
+		g->deadline = s->now;
+		g->kill_at = usec_add(s->now, g->settings->drain.kill_after);
+	}
+}
+
+static bool by_signal(const struct generation *g)
+{
+	return g->shared || g->settings->drain.by == DRAIN_SIGNAL;
+}
+
+static void release(struct generation *g)
+{
+	struct service *sv = g->service;
+	struct supervisor *s = sv->supervisor;
+	struct record *r;
+
+	generation_set_state(g, GENERATION_GONE);
+	if (g->prepared)
+		supervisor_act(s, ACTION_RELEASE, sv, g, NULL);
+	g->prepared = false;
+	r = supervisor_record(s, RECORD_GENERATION_GONE, sv, g, NULL);
+	r->connections = g->cut;
+	r->has_connections = g->cut > 0;
+	r->duration = s->now - g->created;
+}
+
+/* All its processes are gone by themselves while something may still wait in its queue. */
+static bool rescue(struct generation *g)
+{
+	if (g->quiet || g->migrates || g->told || !g->prepared || g->rescues >= RESCUES_MAX ||
+		g->settings->restart == RESTART_NEVER)
+		return false;
+	g->rescues++;
+	supervisor_record(g->service->supervisor, RECORD_WORKER_RESTARTING, g->service, g, &g->workers[0]);
+	generation_start_worker(g, &g->workers[0]);
+	return true;
+}
+
+static void overdue(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+	struct record *r;
+
+	g->overdue = true;
+	g->cut = g->counted ? g->in_flight - g->idle : 0;
+	g->service->cut += g->cut;
+	if (g->cut) {
+		supervisor_act(s, ACTION_NAME_CUT, g->service, g, NULL);
+		r = supervisor_record(s, RECORD_CONNECTIONS_CUT, g->service, g, NULL);
+		r->connections = g->cut;
+		r->has_connections = true;
+		r->text = action_text(s->out, "the deadline has passed with %llu connection%s left",
+			(unsigned long long)g->cut, g->cut == 1 ? "" : "s");
+	}
+	if (!g->told)
+		generation_tell(g);
+	generation_set_state(g, GENERATION_STOPPING);
+	supervisor_record(s, RECORD_GENERATION_STOPPING, g->service, g, NULL);
+}
+
+static void drained(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+	struct record *r = supervisor_record(s, RECORD_GENERATION_DRAINED, g->service, g, NULL);
+
+	g->drained = true;
+	r->duration = s->now - g->since;
+	r->connections = g->in_flight;
+	r->has_connections = true;
+	if (by_signal(g))
+		return; /* it was told already and leaves by itself */
+	generation_tell(g);
+	generation_set_state(g, GENERATION_STOPPING);
+	supervisor_record(s, RECORD_GENERATION_STOPPING, g->service, g, NULL);
+}
+
+static bool draining_advance(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	if (g->quiet && by_signal(g) && !g->told) {
+		generation_tell(g);
+		return true;
+	}
+	if (g->quiet && !g->drained &&
+		((g->counted && g->in_flight == g->idle) || !generation_has_listeners(g))) {
+		drained(g);
+		return true;
+	}
+	if (s->now >= g->deadline) {
+		overdue(g);
+		return true;
+	}
+	return false;
+}
+
+static bool find_quiet(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	if (!g->quiet && !g->checking && s->now >= g->quiet_at) {
+		supervisor_act(s, ACTION_CHECK_QUIET, g->service, g, NULL);
+		g->checking = true;
+		g->quiet_at = USEC_INFINITY;
+		return true;
+	}
+	if (g->quiet && !g->watched && !g->uncountable && !g->drained && generation_has_listeners(g)) {
+		supervisor_act(s, ACTION_WATCH_DRAIN, g->service, g, NULL);
+		g->watched = true;
+		return true;
+	}
+	return false;
+}
+
+bool drain_advance(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	if (!g->preparing && !generation_has_processes(g)) {
+		if (g->state == GENERATION_WARM) {
+			stop_holding(g);
+			return true;
+		}
+		if (g->state == GENERATION_DRAINING && rescue(g))
+			return true;
+		release(g);
+		return true;
+	}
+	if (s->now >= g->kill_at) {
+		generation_kill(g);
+		return true;
+	}
+	if (g->state == GENERATION_FAILED || g->state == GENERATION_STOPPING)
+		return false;
+	if (find_quiet(g))
+		return true;
+	if (g->state == GENERATION_WARM) {
+		if (s->now < g->hold_until)
+			return false;
+		stop_holding(g);
+		return true;
+	}
+	return draining_advance(g);
+}
+
+usec_t drain_next_deadline(const struct generation *g)
+{
+	usec_t at = g->kill_at;
+
+	if (g->state == GENERATION_FAILED || g->state == GENERATION_STOPPING)
+		return at;
+	if (!g->quiet && !g->checking && g->quiet_at < at)
+		at = g->quiet_at;
+	if (g->state == GENERATION_WARM && g->hold_until < at)
+		at = g->hold_until;
+	if (g->state == GENERATION_DRAINING && g->deadline < at)
+		at = g->deadline;
+	return at;
+}
+
+void drain_quiet_checked(struct generation *g, bool quiet)
+{
+	struct supervisor *s = g->service->supervisor;
+	usec_t wait = QUIET_LAST_USEC;
+
+	if (!g->checking)
+		return; /* of before a rollback */
+	g->checking = false;
+	if (quiet) {
+		g->quiet = true;
+		supervisor_record(s, RECORD_GENERATION_QUIET, g->service, g, NULL)->duration = s->now - g->since;
+		return;
+	}
+	if (g->quiet_tries < 5 && QUIET_FIRST_USEC << g->quiet_tries < wait)
+		wait = QUIET_FIRST_USEC << g->quiet_tries;
+	g->quiet_tries++;
+	g->quiet_at = usec_add(s->now, wait);
+}
+
+void drain_counted(struct generation *g, uint64_t total, uint64_t idle, usec_t oldest)
+{
+	if (!g->watched)
+		return;
+	g->counted = true;
+	g->in_flight = total;
+	g->idle = idle < total ? idle : total;
+	g->oldest = oldest;
+}
+
+void drain_uncountable(struct generation *g, const char *why)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	g->uncountable = true;
+	g->watched = g->counted = false;
+	supervisor_record(s, RECORD_ANOMALY, g->service, g, NULL)->text = action_text(s->out,
+		"connections cannot be counted, the generation is stopped at its deadline: %s", why ? why : "");
+}

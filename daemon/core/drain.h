@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/* The end of a generation: quiet, drained, told, gone; and what happens at the deadline. */
+#ifndef CORE_DRAIN_H
+#define CORE_DRAIN_H
+
+#include "core/generation.h"
+
+bool drain_advance(struct generation *g);
+usec_t drain_next_deadline(const struct generation *g);
+void drain_quiet_checked(struct generation *g, bool quiet);
+void drain_counted(struct generation *g, uint64_t total, uint64_t idle, usec_t oldest);
+/* Its connections cannot be counted: it is only stopped at its deadline. */
+void drain_uncountable(struct generation *g, const char *why);
+
+#endif

@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: MIT */
+/* Start of a generation: from its creation to READY, and its workers at any time. What comes after it has
+ * served is in drain.c. */
+#include "core/generation.h"
+#include "core/drain.h"
+#include "core/service.h"
+#include "core/supervisor.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A worker that has run so long is not in a crash loop. */
+#define STABLE_USEC (10 * USEC_PER_SEC)
+/* When a program shows nothing and cannot be probed. */
+#define BLIND_USEC (1 * USEC_PER_SEC)
+/* A failed start may not hold its listeners for ever, whatever kill-after says. */
+#define FAILED_KILL_MAX_USEC (30 * USEC_PER_SEC)
+
+const char *generation_state_to_string(enum generation_state s)
+{
+	static const char *const names[] = {
+#define X(id, name) [GENERATION_##id] = name,
+		GENERATION_STATES(X)
+#undef X
+	};
+
+	return names[s];
+}
+
+struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
+	const struct service_config *settings, usec_t now)
+{
+	struct generation *g = calloc(1, sizeof *g);
+	struct worker *workers = calloc(settings->workers, sizeof *workers);
+
+	if (!g || !workers) {
+		free(g);
+		free(workers);
+		return NULL;
+	}
+	*g = (struct generation){
+		.id = id,
+		.service = service,
+		.config = config_ref(config),
+		.settings = settings,
+		.state = GENERATION_STARTING,
+		.created = now,
+		.since = now,
+		.ready_deadline = usec_add(now, settings->ready.timeout),
+		.after_at = USEC_INFINITY,
+		.bake_until = USEC_INFINITY,
+		.hold_until = USEC_INFINITY,
+		.deadline = USEC_INFINITY,
+		.kill_at = USEC_INFINITY,
+		.quiet_at = USEC_INFINITY,
+		.workers = workers,
+		.n_workers = settings->workers,
+	};
+	for (unsigned i = 0; i < g->n_workers; i++)
+		workers[i] = (struct worker){
+			.index = i, .retry_at = USEC_INFINITY, .kill_at = USEC_INFINITY};
+	return g;
+}
+
+struct generation *generation_free(struct generation *g)
+{
+	if (!g)
+		return NULL;
+	config_unref(g->config);
+	free(g->workers);
+	free(g);
+	return NULL;
+}
+
+/* The one door for state changes: the edges that exist, and what a state may not own. */
+void generation_set_state(struct generation *g, enum generation_state state)
+{
+#define TO(x) (1u << GENERATION_##x)
+	static const unsigned edges[] = {
+		[GENERATION_STARTING] = TO(READY) | TO(FAILED),
+		[GENERATION_READY] = TO(SERVING) | TO(FAILED),
+		[GENERATION_CANARY] = TO(SERVING) | TO(DRAINING) | TO(WARM),
+		[GENERATION_SERVING] = TO(WARM) | TO(DRAINING),
+		[GENERATION_WARM] = TO(SERVING) | TO(DRAINING),
+		[GENERATION_DRAINING] = TO(STOPPING) | TO(GONE),
+		[GENERATION_STOPPING] = TO(GONE),
+		[GENERATION_FAILED] = TO(GONE),
+		[GENERATION_GONE] = 0,
+	};
+#undef TO
+	struct supervisor *s = g->service->supervisor;
+
+	HO_ASSERT(edges[g->state] & (1u << state));
+	if (g->probing && state != GENERATION_STARTING) {
+		supervisor_act(s, ACTION_STOP_PROBE, g->service, g, NULL);
+		g->probing = false;
+	}
+	if (g->watched && (state == GENERATION_SERVING || state == GENERATION_GONE)) {
+		supervisor_act(s, ACTION_STOP_WATCH, g->service, g, NULL);
+		g->watched = g->counted = false;
+	}
+	if (state == GENERATION_SERVING) {
+		g->quiet = g->drained = g->checking = false;
+		g->quiet_at = g->hold_until = USEC_INFINITY;
+	}
+	if (state != GENERATION_SERVING)
+		g->baking = false;
+	g->state = state;
+	g->since = s->now;
+}
+
+bool generation_has_listeners(const struct generation *g)
+{
+	return g->settings->n_listeners > 0;
+}
+
+bool generation_has_processes(const struct generation *g)
+{
+	for (unsigned i = 0; i < g->n_workers; i++)
+		if (worker_alive(&g->workers[i]))
+			return true;
+	return false;
+}
+
+bool generation_is_old(const struct generation *g)
+{
+	return g->state == GENERATION_WARM || g->state == GENERATION_DRAINING || g->state == GENERATION_STOPPING;
+}
+
+bool generation_whole(const struct generation *g)
+{
+	if (g->told)
+		return false;
+	for (unsigned i = 0; i < g->n_workers; i++)
+		if (g->workers[i].state != WORKER_RUNNING && g->workers[i].state != WORKER_READY)
+			return false;
+	return true;
+}
+
+static bool all_workers(const struct generation *g, bool ready)
+{
+	for (unsigned i = 0; i < g->n_workers; i++)
+		if (g->workers[i].state != WORKER_READY && (ready || g->workers[i].state != WORKER_RUNNING))
+			return false;
+	return true;
+}
+
+void generation_start_worker(struct generation *g, struct worker *w)
+{
+	HO_ASSERT(w->state == WORKER_ABSENT);
+	w->state = WORKER_STARTING;
+	w->serial++;
+	w->retry_at = w->kill_at = USEC_INFINITY;
+	w->killed = false;
+	w->status[0] = '\0';
+	supervisor_act(g->service->supervisor, ACTION_START_WORKER, g->service, g, w);
+}
+
+static void signal_worker(struct generation *g, struct worker *w)
+{
+	struct action *a =
+		supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w);
+
+	a->signo = g->settings->drain.signal;
+	if (w->state != WORKER_REST)
+		w->state = WORKER_STOPPING;
+}
+
+void generation_tell(struct generation *g)
+{
+	g->told = true;
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		struct worker *w = &g->workers[i];
+
+		w->retry_at = USEC_INFINITY;
+		if (w->state == WORKER_RUNNING || w->state == WORKER_READY || w->state == WORKER_REST)
+			signal_worker(g, w);
+	}
+}
+
+void generation_kill(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	g->told = g->killed = true;
+	g->kill_at = USEC_INFINITY;
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		struct worker *w = &g->workers[i];
+
+		w->retry_at = USEC_INFINITY;
+		if (w->state == WORKER_ABSENT || w->state == WORKER_STARTING || w->killed)
+			continue;
+		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
+		supervisor_record(s, RECORD_WORKER_KILLED, g->service, g, w);
+		if (w->state != WORKER_REST)
+			w->state = WORKER_STOPPING;
+		w->killed = true;
+	}
+}
+
+void generation_fail(struct generation *g, enum outcome_code code, const char *outcome, const char *format, ...)
+{
+	struct service *sv = g->service;
+	struct supervisor *s = sv->supervisor;
+	usec_t wait = g->settings->drain.kill_after;
+	va_list ap;
+
+	va_start(ap, format);
+	(void)vsnprintf(g->reason, sizeof g->reason, format, ap);
+	va_end(ap);
+	generation_set_state(g, GENERATION_FAILED);
+	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
+		action_text(s->out, "%s", g->reason);
+	generation_tell(g);
+	g->kill_at = usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
+	if (sv->rolling == g)
+		sv->rolling = NULL;
+	service_result(sv, g->id, code, outcome, g->reason);
+}
+
+/* ---- readiness ---- */
+
+/* What is the generation asked, if anything? */
+static bool wants_probe(const struct generation *g)
+{
+	enum ready_by by = g->settings->ready.by;
+
+	if (!generation_has_listeners(g) || !g->probeable)
+		return false;
+	return by == READY_AUTO || by == READY_ACCEPTING || by == READY_LISTENING || by == READY_HTTP;
+}
+
+static bool is_ready(struct generation *g, usec_t now)
+{
+	switch (g->settings->ready.by) {
+	case READY_AUTO:
+		if (all_workers(g, true) || (g->probed && !g->speaks_notify))
+			return true;
+		if (!generation_has_listeners(g))
+			return !g->speaks_notify;
+		if (!g->probeable && !g->speaks_notify)
+			return now >= g->after_at;
+		return false;
+	case READY_NOTIFY:
+	case READY_EXEC:
+	case READY_FD:
+		return all_workers(g, true);
+	case READY_ACCEPTING:
+	case READY_LISTENING:
+	case READY_HTTP:
+		return g->probed;
+	case READY_AFTER:
+		return now >= g->after_at;
+	}
+	return false;
+}
+
+static void fail_unready(struct generation *g)
+{
+	char timeout[32];
+	const struct ready_config *r = &g->settings->ready;
+
+	(void)snprintf(timeout, sizeof timeout, "%.3gs", (double)r->timeout / USEC_PER_SEC);
+	generation_fail(g, service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED, "failed",
+		"not ready within %s (ready by %s%s%s)%s%s", timeout, ready_by_to_string(r->by),
+		r->argument ? ": " : "", r->argument ? r->argument : "", g->trouble[0] ? ": " : "",
+		g->trouble);
+}
+
+static bool starting_advance(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+	const struct ready_config *r = &g->settings->ready;
+
+	if (!g->prepared)
+		return false;
+	if (s->now >= g->ready_deadline) {
+		fail_unready(g);
+		return true;
+	}
+	if (!all_workers(g, false))
+		return false;
+	if (wants_probe(g) && !g->probing && !g->probed) {
+		struct action *a = supervisor_act(s, ACTION_PROBE, g->service, g, NULL);
+
+		a->http = r->by == READY_HTTP;
+		g->probing = true;
+	}
+	if (g->after_at == USEC_INFINITY && r->by == READY_AFTER)
+		g->after_at = usec_add(s->now, r->after);
+	if (g->after_at == USEC_INFINITY && r->by == READY_AUTO && !g->probeable)
+		g->after_at = usec_add(s->now, BLIND_USEC);
+	if (!is_ready(g, s->now))
+		return false;
+	generation_set_state(g, GENERATION_READY);
+	supervisor_record(s, RECORD_GENERATION_READY, g->service, g, NULL)->duration = s->now - g->created;
+	return true;
+}
+
+/* ---- serving ---- */
+
+static bool serving_advance(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+	bool changed = false;
+
+	if (g->died) {
+		g->died = false;
+		if (g->baking && service_turn_back(g->service, g))
+			return true;
+		if (g->baking) { /* nothing to go back to: it is kept alive like any other */
+			g->baking = false;
+			service_result(g->service, g->id, CODE_FAILED, "failed", g->reason);
+		}
+		changed = true;
+	}
+	if (g->baking && s->now >= g->bake_until) {
+		g->baking = false;
+		supervisor_record(s, RECORD_BAKED, g->service, g, NULL);
+		targets_serving(g->service, g->id, true);
+		changed = true;
+	}
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		struct worker *w = &g->workers[i];
+
+		if (w->state == WORKER_ABSENT && s->now >= w->retry_at) {
+			supervisor_record(s, RECORD_WORKER_RESTARTING, g->service, g, w);
+			w->restarts++;
+			generation_start_worker(g, w);
+			changed = true;
+		} else if (w->state == WORKER_REST && s->now >= w->kill_at) {
+			w->kill_at = USEC_INFINITY;
+			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
+			changed = true;
+		}
+	}
+	return changed;
+}
+
+bool generation_advance(struct generation *g)
+{
+	switch (g->state) {
+	case GENERATION_STARTING:
+		return starting_advance(g);
+	case GENERATION_SERVING:
+		return serving_advance(g);
+	case GENERATION_WARM:
+	case GENERATION_DRAINING:
+	case GENERATION_STOPPING:
+	case GENERATION_FAILED:
+		return drain_advance(g);
+	case GENERATION_READY:
+	case GENERATION_CANARY:
+	case GENERATION_GONE:
+		return false;
+	}
+	return false;
+}
+
+static usec_t earliest(usec_t a, usec_t b)
+{
+	return a < b ? a : b;
+}
+
+usec_t generation_next_deadline(const struct generation *g)
+{
+	usec_t at = USEC_INFINITY;
+
+	switch (g->state) {
+	case GENERATION_STARTING:
+		if (!g->prepared)
+			return at;
+		return earliest(g->ready_deadline, g->after_at);
+	case GENERATION_SERVING:
+		at = g->baking ? g->bake_until : at;
+		for (unsigned i = 0; i < g->n_workers; i++) {
+			const struct worker *w = &g->workers[i];
+
+			if (w->state == WORKER_ABSENT)
+				at = earliest(at, w->retry_at);
+			else if (w->state == WORKER_REST)
+				at = earliest(at, w->kill_at);
+		}
+		return at;
+	case GENERATION_WARM:
+	case GENERATION_DRAINING:
+	case GENERATION_STOPPING:
+	case GENERATION_FAILED:
+		return drain_next_deadline(g);
+	case GENERATION_READY:
+	case GENERATION_CANARY:
+	case GENERATION_GONE:
+		return at;
+	}
+	return at;
+}
+
+/* ---- what happens to workers ---- */
+
+void generation_worker_started(struct generation *g, struct worker *w, int pid)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	w->state = WORKER_RUNNING;
+	w->pid = pid;
+	w->started = s->now;
+	supervisor_record(s, RECORD_WORKER_STARTED, g->service, g, w);
+	if (g->told) { /* the order came while it was being started */
+		signal_worker(g, w);
+		if (g->killed) {
+			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
+			w->killed = true;
+		}
+	} else if (g->state == GENERATION_STARTING && g->settings->ready.by == READY_EXEC) {
+		supervisor_act(s, ACTION_WATCH_EXEC, g->service, g, w);
+	}
+}
+
+static void schedule_restart(struct generation *g, struct worker *w)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	if (g->settings->restart == RESTART_NEVER || g->told)
+		return;
+	if (s->now - w->started >= STABLE_USEC)
+		w->failures = 0;
+	w->retry_at = usec_add(s->now, worker_backoff(w->failures));
+	w->failures++;
+}
+
+void generation_worker_start_failed(struct generation *g, struct worker *w, const char *why)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	w->state = WORKER_ABSENT;
+	w->pid = 0;
+	if (g->state == GENERATION_STARTING) {
+		generation_fail(g, service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
+			"failed", "worker %u could not be started: %s", w->index, why);
+		return;
+	}
+	supervisor_record(s, RECORD_WORKER_CRASHED, g->service, g, w)->text =
+		action_text(s->out, "could not be started: %s", why);
+	if (g->state == GENERATION_SERVING) {
+		w->started = s->now;
+		schedule_restart(g, w);
+	}
+}
+
+static void describe_exit(char *buffer, size_t size, int code, int status)
+{
+	enum { EXITED = 1, DUMPED = 3 }; /* CLD_EXITED, CLD_DUMPED */
+
+	if (code == EXITED)
+		(void)snprintf(buffer, size, "exited with status %d", status);
+	else if (code)
+		(void)snprintf(buffer, size, "was ended by signal %d%s", status,
+			code == DUMPED ? " (core dumped)" : "");
+	else
+		(void)snprintf(buffer, size, "is gone");
+}
+
+static void record_exit(struct generation *g, struct worker *w, int code, int status, const char *how,
+	const char *last_words)
+{
+	struct supervisor *s = g->service->supervisor;
+	bool expected = g->told || w->state == WORKER_STOPPING;
+	struct record *r = supervisor_record(
+		s, expected ? RECORD_WORKER_EXITED : RECORD_WORKER_CRASHED, g->service, g, w);
+	bool words = !expected && last_words && *last_words;
+
+	r->duration = s->now - w->started;
+	if (code == 1)
+		r->exit_code = status;
+	else if (code)
+		r->exit_signal = status;
+	r->text = action_text(s->out, "%s%s%s", how, words ? ":\n" : "", words ? last_words : "");
+}
+
+/* What its main process left behind: nothing of a failed start may stay; in a serving generation it is told to leave
+ * before a new worker comes, as many programs do not run beside their own remains. */
+static void handle_rest(struct generation *g, struct worker *w)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	w->state = WORKER_REST;
+	if (g->state == GENERATION_FAILED || g->killed) {
+		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
+		w->killed = true;
+	} else if (g->state == GENERATION_SERVING && !g->told) {
+		signal_worker(g, w);
+		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
+	}
+}
+
+void generation_worker_exited(struct generation *g, struct worker *w, int code, int status, unsigned rest,
+	const char *last_words)
+{
+	struct supervisor *s = g->service->supervisor;
+	char how[80], story[700];
+	bool words = last_words && *last_words;
+	usec_t lived = s->now - w->started;
+
+	describe_exit(how, sizeof how, code, status);
+	record_exit(g, w, code, status, how, last_words);
+	(void)snprintf(story, sizeof story, "worker %u (pid %d) %s %.3gs after its start%s%s%s", w->index, w->pid,
+		how, (double)lived / USEC_PER_SEC, g->state == GENERATION_STARTING ? ", before it was ready" : "",
+		words ? ":\n" : "", words ? last_words : "");
+	w->pid = 0;
+	w->state = WORKER_STOPPING; /* whatever follows does not speak to it any more */
+	if (g->state == GENERATION_STARTING)
+		generation_fail(g, service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED, "failed",
+			"%s", story);
+	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY) {
+		g->died = true;
+		g->ended_badly = code != 1 || status;
+		(void)copy_string(g->reason, sizeof g->reason, story);
+	}
+	if (rest)
+		handle_rest(g, w);
+	else
+		generation_worker_tree_gone(g, w);
+}
+
+void generation_worker_tree_gone(struct generation *g, struct worker *w)
+{
+	supervisor_act(g->service->supervisor, ACTION_FORGET_WORKER, g->service, g, w);
+	w->shell = NULL;
+	w->state = WORKER_ABSENT;
+	w->kill_at = USEC_INFINITY;
+	if (g->state == GENERATION_SERVING || g->state == GENERATION_READY)
+		schedule_restart(g, w);
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+/* All workers of a service that one reload started.
+ *
+ *   STARTING -> READY                 [generation_advance: every sign of readiness is there]
+ *   STARTING, READY -> FAILED         [generation_fail]
+ *   READY -> SERVING                  [service_steered: new connections come to it]
+ *   SERVING -> WARM -> DRAINING       [generation_retire; at the end of bake and keep-warm]
+ *   SERVING -> DRAINING               [generation_retire: nothing to go back to, or stop]
+ *   WARM -> SERVING                   [service_steered: rollback]
+ *   DRAINING -> STOPPING              [told to stop: drained, or deadline]
+ *   DRAINING, STOPPING, FAILED -> GONE [generation_release: no process left]
+ *
+ * STARTING has no share. SERVING has it all. WARM and DRAINING have none, their processes are whole and untold
+ * (WARM) or untold until they are quiet (DRAINING). GONE owns nothing and is freed. */
+#ifndef CORE_GENERATION_H
+#define CORE_GENERATION_H
+
+#include "core/base.h"
+#include "core/config.h"
+#include "core/request.h"
+#include "core/worker.h"
+
+struct service;
+
+/* X(ENUM, "name") */
+#define GENERATION_STATES(X)                                                                       \
+	X(STARTING, "starting")                                                                    \
+	X(READY, "ready")                                                                          \
+	X(CANARY, "canary")                                                                        \
+	X(SERVING, "serving")                                                                      \
+	X(WARM, "warm")                                                                            \
+	X(DRAINING, "draining")                                                                    \
+	X(STOPPING, "stopping")                                                                    \
+	X(GONE, "gone")                                                                            \
+	X(FAILED, "failed")
+
+enum generation_state {
+#define X(id, name) GENERATION_##id,
+	GENERATION_STATES(X)
+#undef X
+};
+const char *generation_state_to_string(enum generation_state s);
+
+struct generation {
+	uint32_t id;
+	struct service *service;
+	struct config *config; /* referenced */
+	const struct service_config *settings;
+	enum generation_state state;
+	usec_t created, since; /* of the state */
+	char reason[900];      /* why it failed or was rolled back */
+	void *shell;	       /* the shell's object: listeners, release */
+
+	bool preparing, prepared;
+	bool shared, migrates, probeable; /* see EVENT_PREPARED */
+	unsigned share, share_before;	  /* wanted; what it was before the turn under way */
+
+	/* starting */
+	usec_t ready_deadline, after_at;
+	bool probing, probed;
+	bool speaks_notify;
+	char trouble[300]; /* what the last probe saw */
+
+	/* serving */
+	bool baking, died; /* died: a worker did, and nothing was done about it yet */
+	bool ended_badly;  /* the last worker that ended did not exit with status 0 */
+	usec_t bake_until;
+
+	/* retired */
+	usec_t hold_until, deadline, kill_at, quiet_at;
+	unsigned quiet_tries, rescues;
+	bool checking, quiet; /* quiet: nothing can reach it any more */
+	bool watched, counted, uncountable;
+	bool told, killed, drained, overdue;
+	bool rolled_back;
+	uint64_t in_flight, idle, cut;
+	usec_t oldest;
+
+	struct worker *workers;
+	unsigned n_workers;
+};
+
+/* NULL when memory is short. Takes a reference of the config. */
+struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
+	const struct service_config *settings, usec_t now);
+struct generation *generation_free(struct generation *g);
+void generation_set_state(struct generation *g, enum generation_state state);
+
+/* Does what can be done now; true if something changed. */
+bool generation_advance(struct generation *g);
+/* The earliest time at which generation_advance() would do more. */
+usec_t generation_next_deadline(const struct generation *g);
+
+/* STARTING or READY only. `code` and `outcome` for those who wait for it. */
+void generation_fail(struct generation *g, enum outcome_code code, const char *outcome, const char *format, ...)
+	_printf_(4, 5);
+/* It gets no new connection any more: keep it whole until `hold_until`, then drain it. */
+void generation_retire(struct generation *g, usec_t hold_until);
+/* Its deadline is now. */
+void generation_hasten(struct generation *g);
+/* SIGKILL for all it has. */
+void generation_kill(struct generation *g);
+/* Has it all its processes, and was none told to stop? Then it can take all traffic at once. */
+bool generation_whole(const struct generation *g);
+bool generation_has_processes(const struct generation *g);
+bool generation_is_old(const struct generation *g);
+bool generation_has_listeners(const struct generation *g);
+
+void generation_start_worker(struct generation *g, struct worker *w);
+/* Tells every worker to stop. */
+void generation_tell(struct generation *g);
+
+/* What happened to its workers. */
+void generation_worker_started(struct generation *g, struct worker *w, int pid);
+void generation_worker_start_failed(struct generation *g, struct worker *w, const char *why);
+void generation_worker_exited(struct generation *g, struct worker *w, int code, int status, unsigned rest,
+	const char *last_words);
+void generation_worker_tree_gone(struct generation *g, struct worker *w);
+
+#endif

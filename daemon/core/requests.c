@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: MIT */
+/* Who waits for what. Every request gets exactly one answer, the true one: of the generation that carried it. */
+#include "core/supervisor.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct request *request_free(struct request *r)
+{
+	if (!r)
+		return NULL;
+	for (size_t i = 0; i < r->n_targets; i++)
+		free(r->targets[i].text);
+	free(r->targets);
+	for (char **name = r->names; name && *name; name++)
+		free(*name);
+	free(r->names);
+	free(r->text);
+	free(r);
+	return NULL;
+}
+
+void target_result(const struct target *t, struct result *ret)
+{
+	*ret = (struct result){
+		.request = t->request->kind,
+		.generation = t->generation,
+		.code = t->code,
+		.outcome = t->outcome,
+		.cut = t->cut,
+	};
+	(void)copy_string(ret->service, sizeof ret->service, t->name);
+	(void)copy_string(ret->text, sizeof ret->text, t->text ? t->text : "");
+}
+
+/* ---- answering ---- */
+
+static void unlink_target(struct target *t)
+{
+	struct target **at;
+
+	if (!t->service)
+		return;
+	for (at = &t->service->targets; *at != t; at = &(*at)->next)
+		;
+	*at = t->next;
+	t->next = NULL;
+	t->service = NULL;
+}
+
+static void take_out(struct supervisor *s, struct request *r)
+{
+	struct request **at;
+
+	for (at = &s->requests; *at != r; at = &(*at)->next)
+		;
+	*at = r->next;
+	timer_set(&s->timers, &r->timer, USEC_INFINITY);
+	for (size_t i = 0; i < r->n_targets; i++)
+		unlink_target(&r->targets[i]);
+}
+
+static void answer(struct supervisor *s, struct request *r)
+{
+	struct action *a;
+
+	take_out(s, r);
+	a = action_push(s->out, ACTION_ANSWER);
+	a->request = r;
+	a->serial = r->id;
+	(void)supervisor_reserve(s, -2, -1);
+}
+
+static void target_done(struct target *t, enum outcome_code code, const char *outcome, const char *text)
+{
+	struct request *r = t->request;
+	struct service *sv = t->service;
+	struct supervisor *s = sv->supervisor;
+
+	unlink_target(t);
+	t->phase = TARGET_DONE;
+	t->code = code;
+	t->outcome = outcome;
+	t->cut = sv->cut;
+	if (code == CODE_DONE && sv->cut && (r->wait == WAIT_DRAINED || r->kind == REQUEST_STOP)) {
+		t->code = CODE_CUT;
+		t->outcome = "cut";
+	}
+	if (text && *text)
+		t->text = strdup(text);
+	if (++r->n_done == r->n_targets)
+		answer(s, r);
+}
+
+void requests_refuse(struct supervisor *s, struct request *r, enum outcome_code code, const char *format, ...)
+{
+	char text[512];
+	va_list ap;
+
+	va_start(ap, format);
+	(void)vsnprintf(text, sizeof text, format, ap);
+	va_end(ap);
+	r->refused = code;
+	r->text = strdup(text);
+	answer(s, r);
+}
+
+void requests_gone(struct supervisor *s, uint32_t id)
+{
+	for (struct request *r = s->requests; r; r = r->next)
+		if (r->id == id) {
+			take_out(s, r);
+			(void)supervisor_reserve(s, -2, -1);
+			request_free(r);
+			return;
+		}
+}
+
+void requests_timed_out(struct supervisor *s, struct request *r)
+{
+	if (r->loading || !r->n_targets) {
+		requests_refuse(s, r, CODE_TIMED_OUT, "the time is over; the work goes on");
+		return;
+	}
+	for (size_t i = 0; i < r->n_targets; i++) {
+		struct target *t = &r->targets[i];
+
+		if (t->phase == TARGET_DONE)
+			continue;
+		unlink_target(t);
+		t->phase = TARGET_DONE;
+		t->code = CODE_TIMED_OUT;
+		t->outcome = "timed-out";
+		t->text = strdup("the time is over; the work goes on");
+	}
+	answer(s, r);
+}
+
+/* ---- what happens to those who wait ---- */
+
+void targets_started(struct service *sv, uint32_t generation)
+{
+	struct target *next;
+
+	for (struct target *t = sv->targets; t; t = next) {
+		next = t->next;
+		if (t->phase != TARGET_PENDING || t->request->kind == REQUEST_WAIT)
+			continue;
+		t->generation = generation;
+		t->phase = TARGET_ROLLING;
+		if (t->request->wait == WAIT_NONE)
+			target_done(t, CODE_DONE, "started", NULL);
+	}
+}
+
+/* A generation's word that it serves reaches also those whose earlier one was replaced while it baked. */
+void targets_serving(struct service *sv, uint32_t generation, bool baked)
+{
+	struct target *next;
+
+	for (struct target *t = sv->targets; t; t = next) {
+		next = t->next;
+		if (t->phase != TARGET_ROLLING && t->phase != TARGET_BAKING)
+			continue;
+		if (t->generation > generation || (t->generation == generation && !baked)) {
+			if (t->generation == generation)
+				t->phase = TARGET_BAKING;
+			continue;
+		}
+		if (t->phase == TARGET_ROLLING && t->generation < generation)
+			continue;
+		if (t->request->wait == WAIT_DRAINED)
+			t->phase = TARGET_DRAINING;
+		else
+			target_done(t, CODE_DONE, "serving", NULL);
+	}
+	targets_check(sv);
+}
+
+void targets_failed(struct service *sv, uint32_t generation, enum outcome_code code, const char *outcome,
+	const char *text)
+{
+	struct target *next;
+
+	for (struct target *t = sv->targets; t; t = next) {
+		next = t->next;
+		if (t->generation == generation && (t->phase == TARGET_ROLLING || t->phase == TARGET_BAKING))
+			target_done(t, code, outcome, text);
+	}
+}
+
+void targets_supersede(struct service *sv, const char *text)
+{
+	struct target *next;
+
+	for (struct target *t = sv->targets; t; t = next) {
+		next = t->next;
+		if (t->request->kind == REQUEST_STOP || t->request->kind == REQUEST_SHUTDOWN ||
+			t->phase == TARGET_STOPPING)
+			continue;
+		if (t->request->kind == REQUEST_RESTART)
+			continue;
+		target_done(t, CODE_SUPERSEDED, "superseded", text);
+	}
+}
+
+static void check_wait(struct target *t)
+{
+	const struct service *sv = t->service;
+	const struct generation *g = service_serving(sv);
+	bool drained = t->request->wait == WAIT_DRAINED;
+
+	if (sv->state == SERVICE_STOPPED || sv->state == SERVICE_FAILED) {
+		target_done(t, CODE_FAILED, "failed", "the service does not run");
+		return;
+	}
+	if (!g || sv->rolling || sv->waiting || sv->state != SERVICE_SERVING)
+		return;
+	if (drained && service_old(sv, g->id))
+		return;
+	t->generation = g->id;
+	target_done(t, CODE_DONE, drained ? "drained" : "serving", NULL);
+}
+
+void targets_check(struct service *sv)
+{
+	struct target *next;
+
+	for (struct target *t = sv->targets; t; t = next) {
+		next = t->next;
+		if (t->phase == TARGET_DRAINING && !service_old(sv, t->generation))
+			target_done(t, CODE_DONE, "drained", NULL);
+		else if (t->phase == TARGET_STOPPING &&
+			 (sv->state == SERVICE_STOPPED || (sv->state == SERVICE_FAILED && !sv->n_generations)))
+			target_done(t, CODE_DONE, "stopped", NULL);
+		else if (t->request->kind == REQUEST_WAIT)
+			check_wait(t);
+	}
+}
+
+/* ---- beginning ---- */
+
+static struct request *request_new(struct supervisor *s, const struct request_spec *spec)
+{
+	struct request *r;
+
+	if (supervisor_reserve(s, 2, 1) < 0)
+		return NULL;
+	r = calloc(1, sizeof *r);
+	if (!r)
+		goto fail;
+	r->id = spec->id;
+	r->kind = spec->kind;
+	r->wait = spec->wait;
+	r->all = !spec->n_services;
+	r->timer = (struct timer){.at = USEC_INFINITY, .owner = TIMER_OF_REQUEST};
+	r->names = calloc(spec->n_services + 1, sizeof *r->names);
+	if (!r->names)
+		goto fail;
+	for (size_t i = 0; i < spec->n_services; i++)
+		if (!(r->names[i] = strdup(spec->services[i])))
+			goto fail;
+	r->next = s->requests;
+	s->requests = r;
+	timer_set(&s->timers, &r->timer, usec_add(s->now, spec->timeout));
+	return r;
+fail:
+	request_free(r);
+	(void)supervisor_reserve(s, -2, -1);
+	return NULL;
+}
+
+static void link_target(struct target *t, struct service *sv)
+{
+	struct target **at = &sv->targets;
+
+	while (*at)
+		at = &(*at)->next;
+	*at = t;
+	t->service = sv;
+}
+
+static const char *names_of_services(struct supervisor *s)
+{
+	char buffer[300];
+	struct text t = TEXT_ON(buffer);
+
+	for (size_t i = 0; i < s->n_slots; i++)
+		if (s->services[i])
+			text_add(&t, "%s\"%s\"", t.len ? ", " : "", s->services[i]->name);
+	return action_text(s->out, "%s%s", buffer, t.cut ? " …" : "");
+}
+
+static bool add_targets(struct supervisor *s, struct request *r)
+{
+	size_t n = 0;
+
+	if (r->all)
+		for (size_t i = 0; i < s->n_slots; i++)
+			n += s->services[i] != NULL;
+	for (char **name = r->names; *name; name++, n++)
+		if (!supervisor_find(s, *name)) {
+			requests_refuse(s, r, CODE_USAGE, "no service is named \"%s\"; there are %s", *name,
+				names_of_services(s));
+			return false;
+		}
+	r->targets = calloc(n ? n : 1, sizeof *r->targets);
+	if (!r->targets) {
+		requests_refuse(s, r, CODE_FAILED, "not enough memory for the request");
+		return false;
+	}
+	for (size_t i = 0; r->all && i < s->n_slots; i++)
+		if (s->services[i])
+			link_target(&r->targets[r->n_targets++], s->services[i]);
+	for (char **name = r->names; *name; name++)
+		link_target(&r->targets[r->n_targets++], supervisor_find(s, *name));
+	for (size_t i = 0; i < r->n_targets; i++) {
+		r->targets[i].request = r;
+		(void)copy_string(r->targets[i].name, CONFIG_MAX_NAME, r->targets[i].service->name);
+	}
+	return true;
+}
+
+/* May finish the target at once. */
+static void begin_target(struct target *t)
+{
+	struct service *sv = t->service;
+	bool stopped = sv->state == SERVICE_STOPPED || sv->state == SERVICE_FAILED;
+
+	switch (t->request->kind) {
+	case REQUEST_RELOAD:
+		if (sv->remove)
+			t->phase = TARGET_STOPPING;
+		else if (sv->state == SERVICE_STOPPING || sv->state == SERVICE_STOPPED)
+			target_done(t, CODE_FAILED, "refused", "the service is stopped; start it with `handoffctl start`");
+		break;
+	case REQUEST_START:
+		if (!stopped) {
+			target_done(t, CODE_DONE, "serving", "it was not stopped");
+			return;
+		}
+		service_roll(sv, "start");
+		break;
+	case REQUEST_STOP:
+	case REQUEST_SHUTDOWN:
+		t->phase = TARGET_STOPPING;
+		service_stop(sv);
+		break;
+	case REQUEST_RESTART:
+		if (stopped) {
+			service_roll(sv, "restart");
+			break;
+		}
+		sv->start_again = true;
+		service_stop(sv);
+		break;
+	case REQUEST_WAIT:
+		targets_check(sv);
+		break;
+	}
+}
+
+bool requests_begin(struct supervisor *s, struct request *r)
+{
+	r->loading = false;
+	if (!add_targets(s, r))
+		return false;
+	if (!r->n_targets) {
+		requests_refuse(s, r, CODE_DONE, "there is no service");
+		return false;
+	}
+	/* A request that is answered here lives until the step's actions are carried out. */
+	for (size_t i = 0; i < r->n_targets; i++)
+		if (r->targets[i].phase != TARGET_DONE)
+			begin_target(&r->targets[i]);
+	return true;
+}
+
+static void settle_targets(struct supervisor *s, struct request *r)
+{
+	for (size_t i = 0; i < r->n_targets; i++) {
+		struct service *sv = supervisor_find(s, r->targets[i].name);
+
+		if (sv)
+			service_settle(sv);
+	}
+}
+
+static void shut_down(struct supervisor *s, const struct request_spec *spec)
+{
+	struct record *r = supervisor_record(s, RECORD_STOP_REQUESTED, NULL, NULL, NULL);
+
+	r->text = action_text(s->out, "%s", spec->cause ? spec->cause : "");
+	if (s->state == SUPERVISOR_STOPPING)
+		s->at_once = true;
+	else {
+		struct action *a = action_push(s->out, ACTION_TELL_SYSTEMD);
+
+		s->state = SUPERVISOR_STOPPING;
+		a->systemd.word = SYSTEMD_STOPPING;
+		supervisor_record(s, RECORD_DAEMON_STOPPING, NULL, NULL, NULL);
+	}
+	for (size_t i = 0; i < s->n_slots; i++) {
+		struct service *sv = s->services[i];
+
+		if (!sv)
+			continue;
+		sv->start_again = false;
+		if (sv->state != SERVICE_STOPPING)
+			service_stop(sv);
+		service_settle(sv);
+		if (s->at_once)
+			for (unsigned k = 0; k < sv->n_generations; k++) {
+				struct generation *g = sv->generations[k];
+
+				if (g->state == GENERATION_DRAINING || g->state == GENERATION_WARM)
+					generation_hasten(g);
+				generation_kill(g);
+			}
+		service_settle(sv);
+	}
+}
+
+void requests_add(struct supervisor *s, const struct request_spec *spec)
+{
+	struct request *r = NULL;
+	struct record *record;
+
+	if (spec->id) {
+		r = request_new(s, spec);
+		if (!r) {
+			action_push(s->out, ACTION_ANSWER)->serial = spec->id;
+			return;
+		}
+	}
+	if (spec->kind == REQUEST_SHUTDOWN) {
+		if (r)
+			(void)requests_begin(s, r);
+		shut_down(s, spec);
+		return;
+	}
+	if (s->state == SUPERVISOR_STOPPING) {
+		if (r)
+			requests_refuse(s, r, CODE_FAILED, "handoffd is stopping");
+		return;
+	}
+	if (spec->kind != REQUEST_RELOAD) {
+		HO_ASSERT(r);
+		if (spec->kind != REQUEST_WAIT) {
+			record = supervisor_record(s, RECORD_STOP_REQUESTED, NULL, NULL, NULL);
+			record->text = action_text(s->out, "%s: %s", spec->cause ? spec->cause : "",
+				request_kind_to_string(spec->kind));
+		}
+		if (requests_begin(s, r))
+			settle_targets(s, r);
+		return;
+	}
+	record = supervisor_record(s, RECORD_RELOAD_REQUESTED, NULL, NULL, NULL);
+	record->text = action_text(s->out, "%s", spec->cause ? spec->cause : "");
+	if (!spec->n_services)
+		s->load_all = true;
+	if (r)
+		r->loading = true;
+	if (!s->loading) {
+		s->loading = true;
+		action_push(s->out, ACTION_LOAD_CONFIG);
+	}
+}

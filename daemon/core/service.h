@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT */
+/* One service: its generations, the turn of its connections from one to another, at most one running
+ * and one waiting roll-out, and who waits for what. */
+#ifndef CORE_SERVICE_H
+#define CORE_SERVICE_H
+
+#include "core/base.h"
+#include "core/config.h"
+#include "core/generation.h"
+#include "core/record.h"
+#include "core/request.h"
+#include "core/timers.h"
+
+struct supervisor;
+struct target;
+
+#define GENERATIONS_MAX 15 /* at once: a generation's connections are told apart by 4 bits */
+
+enum service_state {
+	SERVICE_STARTING, /* nothing serves yet */
+	SERVICE_SERVING,
+	SERVICE_STOPPING,
+	SERVICE_STOPPED,
+	SERVICE_FAILED, /* nothing serves, and nothing is tried */
+};
+const char *service_state_to_string(enum service_state s);
+
+enum turn_kind {
+	TURN_NONE,
+	TURN_FLIP, /* to a new generation */
+	TURN_BACK, /* to the previous one */
+	TURN_STOP, /* to nobody */
+};
+
+struct service {
+	uint32_t id;
+	char name[CONFIG_MAX_NAME];
+	enum service_state state;
+	struct supervisor *supervisor;
+	struct config *wanted; /* referenced: what the next generation is started from */
+	const struct service_config *wanted_settings;
+	void *shell;
+
+	struct generation *generations[GENERATIONS_MAX]; /* oldest first */
+	unsigned n_generations;
+	uint32_t last_generation;
+	struct generation *rolling; /* STARTING or READY */
+	bool waiting;		    /* one more roll-out is wanted */
+	const char *waiting_cause;  /* static */
+
+	/* While a turn is under way (asked for, not answered) nothing else is decided. */
+	enum turn_kind turn;
+	struct generation *turn_to;
+
+	bool stop_wanted, remove, start_again;
+	bool attempted; /* the first generation has served or failed */
+	bool counted_rolling;
+	bool finished;	/* its program ended by itself and is not to be restarted */
+	usec_t retry_at;
+	unsigned failures;
+	uint64_t cut; /* connections cut since the last result */
+
+	struct timer timer;
+	struct target *targets; /* those who wait for this service */
+	bool has_result;
+	struct result last_result;
+};
+
+/* NULL when memory is short. */
+struct service *service_new(struct supervisor *s, uint32_t id, const char *name);
+struct service *service_free(struct service *sv);
+
+struct generation *service_serving(const struct service *sv);
+struct generation *service_find(const struct service *sv, uint32_t generation);
+/* Old generations that still have something, and are older than `than`. */
+unsigned service_old(const struct service *sv, uint32_t than);
+void service_set_state(struct service *sv, enum service_state state);
+
+/* The next generation shall come from this configuration; takes a reference. */
+void service_want(struct service *sv, struct config *config, const struct service_config *settings);
+/* One more roll-out, now or after the running one. */
+void service_roll(struct service *sv, const char *cause);
+void service_stop(struct service *sv);
+/* The answer of a turn. */
+void service_steered(struct service *sv, bool ok, const char *why);
+/* Goes back to the previous generation; false if there is none that is whole. */
+bool service_turn_back(struct service *sv, struct generation *from);
+/* What came of a roll-out: for those who wait, and for status. */
+void service_result(struct service *sv, uint32_t generation, enum outcome_code code, const char *outcome,
+	const char *text);
+
+/* Does all that can be done now and sets the timer; called at the end of every event that touched it. */
+void service_settle(struct service *sv);
+
+#endif

@@ -1,0 +1,861 @@
+/* SPDX-License-Identifier: MIT */
+#include "world.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_EVENTS = 4096, MAX_GENS = 512, MAX_WORKERS = 3, MAX_SERVICES = 3, MAX_REQUESTS = 256 };
+
+/* ---- chance ---- */
+
+struct chance chance_from_seed(uint64_t seed)
+{
+	return (struct chance){.state = seed * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du};
+}
+
+struct chance chance_from_bytes(const uint8_t *bytes, size_t n)
+{
+	return (struct chance){.bytes = bytes, .n_bytes = n, .from_bytes = true};
+}
+
+static unsigned pick(struct chance *c, unsigned n)
+{
+	if (c->from_bytes) {
+		if (!c->n_bytes) {
+			c->ended = true;
+			return 0;
+		}
+		c->n_bytes--;
+		return *c->bytes++ % n;
+	}
+	c->state ^= c->state << 13;
+	c->state ^= c->state >> 7;
+	c->state ^= c->state << 17;
+	return (unsigned)((c->state * 0x2545f4914f6cdd1du >> 33) % n);
+}
+
+static bool one_in(struct chance *c, unsigned n)
+{
+	return pick(c, n) == n - 1;
+}
+
+/* ---- the world's own memory: what is true, not what the core believes ---- */
+
+struct sim_worker {
+	bool alive, told, killed;
+	uint32_t serial;
+	int pid;
+	unsigned rest;	 /* what stays behind when the main process goes */
+	bool rest_alive;
+	bool ignores_term;
+};
+
+struct sim_generation {
+	bool used, prepared, released, ready, watched, shared, migrates;
+	uint32_t service, id;
+	const struct service_config *settings;
+	unsigned share;
+	unsigned queue, half_open, open; /* connections */
+	bool cut_named;
+	usec_t share_lost; /* when it lost its share */
+	usec_t end_by;	   /* the latest moment at which it may still have processes */
+	struct sim_worker workers[MAX_WORKERS];
+};
+
+struct pending {
+	usec_t at;
+	struct event ev;
+};
+
+struct sim_request {
+	uint32_t id;
+	bool answered, cancelled;
+};
+
+struct world {
+	struct chance chance;
+	const struct world_options *options;
+	struct world_result result;
+	struct supervisor *s;
+	struct action_list out;
+	usec_t now;
+	int last_pid;
+	bool exited, at_once, stopping;
+	unsigned stops;
+	struct config *config; /* what the next load gives */
+	bool config_bad;
+	struct event soon[MAX_EVENTS]; /* answers: in order, before anything else */
+	unsigned soon_first, soon_n;
+	struct pending later[MAX_EVENTS];
+	unsigned later_n;
+	struct sim_generation gens[MAX_GENS];
+	unsigned n_gens;
+	struct sim_request requests[MAX_REQUESTS];
+	unsigned n_requests;
+	bool quiet_life; /* no more trouble: the end must come */
+};
+
+static void error(struct world *w, const char *format, ...) _printf_(2, 3);
+static void error(struct world *w, const char *format, ...)
+{
+	va_list ap;
+
+	if (w->result.error[0])
+		return;
+	va_start(ap, format);
+	(void)vsnprintf(w->result.error, sizeof w->result.error, format, ap);
+	va_end(ap);
+}
+
+static struct sim_generation *find(struct world *w, uint32_t service, uint32_t id)
+{
+	for (unsigned i = w->n_gens; i-- > 0;)
+		if (w->gens[i].used && w->gens[i].service == service && w->gens[i].id == id)
+			return &w->gens[i];
+	return NULL;
+}
+
+static bool has_processes(const struct sim_generation *g)
+{
+	for (unsigned i = 0; i < MAX_WORKERS; i++)
+		if (g->workers[i].alive || g->workers[i].rest_alive)
+			return true;
+	return false;
+}
+
+/* ---- configurations ---- */
+
+static struct config *make_config(struct world *w)
+{
+	struct config *c = config_new();
+	struct chance *ch = &w->chance;
+	static const char *const names[MAX_SERVICES] = {"web", "api", "job"};
+	const usec_t times[] = {0, USEC_PER_SEC, 10 * USEC_PER_SEC, 60 * USEC_PER_SEC};
+
+	if (!c)
+		abort();
+	c->services = config_alloc(c, MAX_SERVICES * sizeof *c->services);
+	for (unsigned i = 0; i < MAX_SERVICES; i++) {
+		struct service_config *sc = &c->services[c->n_services];
+
+		if (i && one_in(ch, 2))
+			continue;
+		service_config_defaults(sc);
+		sc->name = names[i];
+		sc->workers = 1 + pick(ch, MAX_WORKERS);
+		sc->n_listeners = i == 2 ? 0 : 1 + pick(ch, 2);
+		sc->listeners = config_alloc(c, 2 * sizeof *sc->listeners);
+		for (unsigned k = 0; k < sc->n_listeners; k++)
+			sc->listeners[k] = (struct listener_config){.name = "http",
+				.address = {.port = (uint16_t)(80 + i * 10 + k), .text = "tcp:x"}};
+		sc->ready.by = (enum ready_by)pick(ch, 8);
+		if (i == 2 && (sc->ready.by == READY_ACCEPTING || sc->ready.by == READY_LISTENING || sc->ready.by == READY_HTTP))
+			sc->ready.by = READY_AUTO;
+		sc->ready.after = times[pick(ch, 3)];
+		sc->drain.by = (enum drain_by)pick(ch, 3);
+		sc->drain.deadline = one_in(ch, 12) ? USEC_INFINITY : times[pick(ch, 4)];
+		sc->drain.kill_after = times[pick(ch, 3)];
+		sc->drain.idle_after = one_in(ch, 4) ? USEC_PER_SEC : USEC_INFINITY;
+		sc->rollout.bake = times[pick(ch, 3)];
+		sc->rollout.keep_warm = one_in(ch, 3) ? times[pick(ch, 4)] : 0;
+		sc->rollout.max_old = 1 + pick(ch, 6);
+		sc->restart = one_in(ch, 8) ? RESTART_NEVER : RESTART_ALWAYS;
+		c->n_services++;
+	}
+	return c;
+}
+
+/* ---- events ---- */
+
+static void soon(struct world *w, struct event ev)
+{
+	if (w->soon_n == MAX_EVENTS) {
+		error(w, "the core asks without end");
+		return;
+	}
+	w->soon[(w->soon_first + w->soon_n++) % MAX_EVENTS] = ev;
+}
+
+static void later(struct world *w, usec_t delay, struct event ev)
+{
+	if (w->later_n == MAX_EVENTS) {
+		error(w, "too many events wait");
+		return;
+	}
+	w->later[w->later_n++] = (struct pending){w->now + delay, ev};
+}
+
+static struct event of_worker(const struct sim_generation *g, unsigned index, enum event_type type)
+{
+	return (struct event){.type = type, .service = g->service, .generation = g->id, .worker = index,
+		.serial = g->workers[index].serial};
+}
+
+static struct event of_generation(const struct sim_generation *g, enum event_type type)
+{
+	return (struct event){.type = type, .service = g->service, .generation = g->id};
+}
+
+static usec_t some_time(struct world *w)
+{
+	static const usec_t times[] = {1, 100, 1000, 20000, 300000, 2 * USEC_PER_SEC, 15 * USEC_PER_SEC,
+		40 * USEC_PER_SEC};
+
+	return times[pick(&w->chance, ARRAY_SIZE(times))];
+}
+
+static void count_changed(struct world *w, struct sim_generation *g)
+{
+	struct event ev = of_generation(g, EVENT_INFLIGHT);
+
+	if (!g->watched)
+		return;
+	ev.inflight.total = g->open + g->queue;
+	ev.inflight.idle = g->settings->drain.idle_after != USEC_INFINITY && g->open ? pick(&w->chance, g->open + 1) : 0;
+	soon(w, ev);
+}
+
+static void worker_dies(struct world *w, struct sim_generation *g, unsigned index)
+{
+	struct sim_worker *k = &g->workers[index];
+	struct event ev = of_worker(g, index, EVENT_WORKER_EXITED);
+
+	if (!k->alive)
+		return;
+	k->alive = false;
+	k->rest_alive = k->rest > 0;
+	ev.exited.code = 1 + (int)pick(&w->chance, 2);
+	ev.exited.status = (int)pick(&w->chance, 3);
+	ev.exited.rest = k->rest;
+	if (!has_processes(g))
+		g->open = 0;
+	soon(w, ev);
+	count_changed(w, g);
+	if (k->rest_alive && !k->killed && one_in(&w->chance, 2)) {
+		k->rest_alive = false;
+		soon(w, of_worker(g, index, EVENT_WORKER_TREE_GONE));
+	}
+}
+
+/* ---- actions ---- */
+
+static void do_prepare(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = &w->gens[w->n_gens];
+	struct event ev = {.type = EVENT_PREPARED, .service = a->service, .generation = a->generation};
+	struct service *sv = supervisor_service(w->s, a->service);
+	struct generation *cg = sv ? service_find(sv, a->generation) : NULL;
+
+	if (!cg || find(w, a->service, a->generation)) {
+		error(w, "PREPARE for a generation that is not new");
+		return;
+	}
+	if (w->n_gens + 1 == MAX_GENS || (!w->quiet_life && one_in(&w->chance, 12))) {
+		ev.type = EVENT_PREPARE_FAILED;
+		ev.text = "no such directory";
+		soon(w, ev);
+		return;
+	}
+	w->n_gens++;
+	w->result.generations++;
+	*g = (struct sim_generation){.used = true, .prepared = true, .service = a->service, .id = a->generation,
+		.settings = cg->settings, .end_by = USEC_INFINITY};
+	g->shared = one_in(&w->chance, 6) && cg->settings->n_listeners;
+	g->migrates = one_in(&w->chance, 2);
+	ev.prepared.shared = g->shared;
+	ev.prepared.migrates = g->migrates;
+	ev.prepared.probeable = !g->shared;
+	soon(w, ev);
+}
+
+/* What sort of worker is it? */
+static void give_character(struct world *w, struct sim_generation *g, unsigned index)
+{
+	struct sim_worker *k = &g->workers[index];
+	struct chance *c = &w->chance;
+	struct event ready = of_worker(g, index, EVENT_WORKER_SAID);
+	bool notifies = g->settings->ready.by == READY_NOTIFY || g->settings->ready.by == READY_FD ||
+			g->settings->ready.by == READY_EXEC || one_in(c, 3);
+
+	k->rest = one_in(c, 8);
+	k->ignores_term = one_in(c, 8);
+	if (notifies && !one_in(c, 12)) { /* some hang for ever */
+		later(w, some_time(w), ready);
+		if (one_in(c, 8))
+			later(w, some_time(w), ready); /* says it twice */
+	}
+	if (!w->quiet_life && one_in(c, 6)) { /* crashes on its own, some day */
+		struct event die = of_worker(g, index, EVENT_WORKER_EXITED);
+
+		later(w, some_time(w), die);
+	}
+}
+
+static void do_start_worker(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_worker *k;
+	struct event ev;
+
+	if (!g || g->released || a->worker >= MAX_WORKERS) {
+		error(w, "START_WORKER in a generation that has no listeners");
+		return;
+	}
+	k = &g->workers[a->worker];
+	if (k->alive || k->rest_alive) {
+		error(w, "START_WORKER beside a living one");
+		return;
+	}
+	*k = (struct sim_worker){.serial = a->serial};
+	ev = of_worker(g, a->worker, EVENT_WORKER_STARTED);
+	if (!w->quiet_life && one_in(&w->chance, 15)) {
+		ev.type = EVENT_WORKER_START_FAILED;
+		ev.text = "No such file or directory";
+		soon(w, ev);
+		return;
+	}
+	k->alive = true;
+	k->pid = ev.pid = ++w->last_pid;
+	soon(w, ev);
+	give_character(w, g, a->worker);
+}
+
+/* 4: told before it is quiet or drained, without a deadline or a failure behind it */
+static void judge_signal(struct world *w, const struct sim_generation *g)
+{
+	struct service *sv = supervisor_service(w->s, g->service);
+	struct generation *cg = sv ? service_find(sv, g->id) : NULL;
+	bool by_signal = g->shared || g->settings->drain.by == DRAIN_SIGNAL;
+
+	if (!cg || cg->state == GENERATION_FAILED || cg->overdue || w->at_once || cg->state == GENERATION_SERVING)
+		return;
+	if (g->share)
+		error(w, "a worker is told to stop while its generation has a share");
+	if (!g->shared && (g->queue || g->half_open) && g->settings->n_listeners)
+		error(w, "generation %u is told to stop with %u in its queue, %u half open", g->id, g->queue,
+			g->half_open);
+	if (!by_signal && g->settings->drain.idle_after == USEC_INFINITY && g->open)
+		error(w, "generation %u is told to stop with %u connections", g->id, g->open);
+}
+
+static void do_signal(struct world *w, const struct action *a, bool kill)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_worker *k = g && a->worker < MAX_WORKERS ? &g->workers[a->worker] : NULL;
+	struct event ev;
+
+	if (!k || k->serial != a->serial) {
+		error(w, "a signal for a worker that is not there");
+		return;
+	}
+	if (!k->alive && !k->rest_alive) {
+		/* it died in this very moment: its exit is on the way */
+		for (unsigned i = 0; i < w->soon_n; i++) {
+			const struct event *e = &w->soon[(w->soon_first + i) % MAX_EVENTS];
+
+			if (e->service == g->service && e->generation == g->id && e->worker == a->worker)
+				return;
+		}
+		error(w, "a signal for a dead worker");
+		return;
+	}
+	if (!kill)
+		judge_signal(w, g);
+	k->told = true;
+	k->killed |= kill;
+	if (kill) {
+		k->rest = 0;
+		if (k->rest_alive) {
+			k->rest_alive = false;
+			soon(w, of_worker(g, a->worker, EVENT_WORKER_TREE_GONE));
+		}
+		worker_dies(w, g, a->worker);
+	} else if (!k->ignores_term && k->alive) {
+		ev = of_worker(g, a->worker, EVENT_WORKER_EXITED);
+		later(w, some_time(w), ev);
+	} else if (k->rest_alive && !k->ignores_term) {
+		later(w, some_time(w), of_worker(g, a->worker, EVENT_WORKER_TREE_GONE));
+	}
+}
+
+static void do_steer(struct world *w, const struct action *a)
+{
+	struct service *sv = supervisor_service(w->s, a->service);
+	unsigned total = 0;
+	struct event ev = {.type = EVENT_STEERED, .service = a->service};
+
+	if (!sv) {
+		error(w, "STEER for no service");
+		return;
+	}
+	if (!w->quiet_life && one_in(&w->chance, 20)) {
+		ev.type = EVENT_STEER_FAILED;
+		ev.text = "Operation not permitted";
+		soon(w, ev);
+		if (sv->turn != TURN_STOP)
+			return;
+	}
+	for (unsigned i = 0; i < sv->n_generations; i++) {
+		struct generation *cg = sv->generations[i];
+		struct sim_generation *g = find(w, sv->id, cg->id);
+
+		total += cg->share;
+		if (!g) {
+			if (cg->share)
+				error(w, "a share for a generation without listeners");
+			continue;
+		}
+		if (cg->share && !g->share) {
+			unsigned ready = 0;
+
+			for (unsigned k = 0; k < cg->n_workers; k++)
+				ready += cg->workers[k].state == WORKER_READY || cg->workers[k].state == WORKER_RUNNING;
+			if (sv->turn == TURN_FLIP && !cg->died && ready != cg->n_workers)
+				error(w, "2: a share for a generation of which workers are missing");
+			if (g->settings->ready.by == READY_HTTP && !g->ready)
+				error(w, "2: a share for a generation that did not answer its probe");
+		}
+		if (g->share && !cg->share) {
+			g->share_lost = w->now;
+			g->half_open += pick(&w->chance, 3);
+		}
+		g->share = cg->share;
+	}
+	if (total != SHARE_ALL && total != 0)
+		error(w, "shares make %u", total);
+	if (ev.type == EVENT_STEERED)
+		soon(w, ev);
+}
+
+static void do_probe(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+	struct event ev;
+
+	if (!g) {
+		error(w, "PROBE of nothing");
+		return;
+	}
+	if (one_in(&w->chance, 10))
+		return; /* never answered */
+	ev = of_generation(g, EVENT_PROBE_DONE);
+	ev.ok = !one_in(&w->chance, 20);
+	later(w, some_time(w), ev);
+}
+
+static void do_check_quiet(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+	struct event ev;
+
+	if (!g) {
+		error(w, "CHECK_QUIET of nothing");
+		return;
+	}
+	ev = of_generation(g, EVENT_QUIET_CHECKED);
+	ev.ok = g->shared || (!g->queue && !g->half_open && w->now >= g->share_lost + 1000);
+	if (w->options->break_it)
+		ev.ok = true;
+	/* handshakes end, queues are served: at some pace */
+	if (g->half_open && one_in(&w->chance, 2)) {
+		g->half_open--;
+		g->queue++;
+	}
+	if (g->queue && has_processes(g) && one_in(&w->chance, 2)) {
+		g->open += g->queue;
+		g->queue = 0;
+	}
+	soon(w, ev);
+}
+
+static void do_watch(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+
+	if (!g) {
+		error(w, "WATCH_DRAIN of nothing");
+		return;
+	}
+	if (!w->quiet_life && one_in(&w->chance, 25)) {
+		soon(w, of_generation(g, EVENT_WATCH_FAILED));
+		return;
+	}
+	g->watched = true;
+	count_changed(w, g);
+}
+
+static void do_release(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+
+	if (!g || g->released) {
+		error(w, "8: RELEASE of what is released");
+		return;
+	}
+	if (has_processes(g))
+		error(w, "3: listeners of generation %u are closed beside a living process", g->id);
+	if (g->share)
+		error(w, "3: listeners of generation %u are closed while it has a share", g->id);
+	g->released = true;
+	g->watched = false;
+}
+
+static void do_answer(struct world *w, const struct action *a)
+{
+	struct request *r = a->request;
+
+	if (!r)
+		return;
+	w->result.answers++;
+	for (unsigned i = 0; i < w->n_requests; i++) {
+		if (w->requests[i].id != r->id)
+			continue;
+		if (w->requests[i].answered || w->requests[i].cancelled)
+			error(w, "7: request %u is answered twice, or after it was taken back", r->id);
+		w->requests[i].answered = true;
+	}
+	for (size_t i = 0; i < r->n_targets; i++) {
+		struct target *t = &r->targets[i];
+		struct sim_generation *g;
+
+		if (t->phase != TARGET_DONE)
+			error(w, "7: request %u is answered before service %s is done", r->id, t->name);
+		if (r->kind == REQUEST_RELOAD && t->code == CODE_DONE && r->wait == WAIT_SERVING && !t->generation)
+			error(w, "7: a reload that did not happen is called done");
+		(void)g;
+	}
+	request_free(r);
+}
+
+static void do_action(struct world *w, const struct action *a)
+{
+	struct sim_generation *g;
+	struct event ev;
+
+	switch (a->type) {
+	case ACTION_LOAD_CONFIG:
+		ev = (struct event){.type = EVENT_CONFIG_LOADED};
+		if (w->config_bad || one_in(&w->chance, 10)) {
+			ev.type = EVENT_CONFIG_REFUSED;
+			ev.text = "file:1: wrong";
+		} else {
+			ev.config = config_ref(w->config);
+		}
+		soon(w, ev);
+		break;
+	case ACTION_PREPARE:
+		do_prepare(w, a);
+		break;
+	case ACTION_START_WORKER:
+		do_start_worker(w, a);
+		break;
+	case ACTION_SIGNAL_WORKER:
+	case ACTION_KILL_WORKER:
+		do_signal(w, a, a->type == ACTION_KILL_WORKER);
+		break;
+	case ACTION_STEER:
+		do_steer(w, a);
+		break;
+	case ACTION_PROBE:
+		do_probe(w, a);
+		break;
+	case ACTION_CHECK_QUIET:
+		do_check_quiet(w, a);
+		break;
+	case ACTION_WATCH_DRAIN:
+		do_watch(w, a);
+		break;
+	case ACTION_STOP_WATCH:
+		g = find(w, a->service, a->generation);
+		if (g)
+			g->watched = false;
+		break;
+	case ACTION_NAME_CUT:
+		w->result.cut++;
+		break;
+	case ACTION_RELEASE:
+		do_release(w, a);
+		break;
+	case ACTION_ANSWER:
+		do_answer(w, a);
+		break;
+	case ACTION_EXIT:
+		w->exited = true;
+		break;
+	case ACTION_RECORD:
+		w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
+		w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
+		break;
+	case ACTION_FORGET_WORKER:
+	case ACTION_WATCH_EXEC:
+	case ACTION_STOP_PROBE:
+	case ACTION_FORGET_SERVICE:
+	case ACTION_TELL_SYSTEMD:
+	case ACTION_TYPE_COUNT:
+		break;
+	}
+}
+
+/* ---- one step ---- */
+
+static void step(struct world *w, const struct event *ev)
+{
+	const char *why;
+
+	w->result.steps++;
+	if (w->options->trace)
+		fprintf(w->options->trace, "%12.6f %s s%u g%u w%u #%u ok %d\n", (double)w->now / 1e6,
+			event_type_to_string(ev->type), ev->service & 0x1fff, ev->generation, ev->worker, ev->serial,
+			(ev->type == EVENT_PROBE_DONE || ev->type == EVENT_QUIET_CHECKED) && ev->ok);
+	supervisor_step(w->s, w->now, ev, &w->out);
+	for (size_t i = 0; i < w->out.n; i++) {
+		const struct action *a = &w->out.items[i];
+
+		if (w->options->trace)
+			fprintf(w->options->trace, "             -> %s s%u g%u w%u #%u %s %s\n",
+				action_type_to_string(a->type), a->service & 0x1fff, a->generation, a->worker, a->serial,
+				a->type == ACTION_RECORD ? record_type_to_string(a->record.type) : "",
+				a->type == ACTION_RECORD && a->record.text ? a->record.text : "");
+		do_action(w, a);
+	}
+	action_list_clear(&w->out);
+	why = supervisor_check(w->s);
+	if (why)
+		error(w, "invariant: %s", why);
+}
+
+/* New connections go where the shares say; old ones end. */
+static void clients(struct world *w)
+{
+	for (unsigned i = 0; i < w->n_gens; i++) {
+		struct sim_generation *g = &w->gens[i];
+
+		if (!g->used || g->released)
+			continue;
+		if (g->share && one_in(&w->chance, 2))
+			g->queue += pick(&w->chance, 3);
+		if (g->share && g->queue && has_processes(g) && !one_in(&w->chance, 3)) {
+			g->open += g->queue;
+			g->queue = 0;
+		}
+		if (g->open && (w->quiet_life ? one_in(&w->chance, 2) : one_in(&w->chance, 4))) {
+			g->open -= 1 + pick(&w->chance, g->open);
+			count_changed(w, g);
+		}
+	}
+	/* 1: a service that serves has somebody for its new connections */
+	for (size_t i = 0; i < w->s->n_slots; i++) {
+		const struct service *sv = w->s->services[i];
+		unsigned total = 0;
+
+		if (!sv || sv->state != SERVICE_SERVING || sv->turn != TURN_NONE)
+			continue;
+		for (unsigned k = 0; k < w->n_gens; k++)
+			if (w->gens[k].used && !w->gens[k].released && w->gens[k].service == sv->id)
+				total += w->gens[k].share;
+		if (total != SHARE_ALL)
+			error(w, "1: service %s serves, but new connections reach nobody (%u)", sv->name, total);
+	}
+}
+
+static void ask(struct world *w)
+{
+	static const enum request_kind kinds[] = {REQUEST_RELOAD, REQUEST_RELOAD, REQUEST_RELOAD, REQUEST_RELOAD,
+		REQUEST_STOP, REQUEST_START, REQUEST_RESTART, REQUEST_WAIT};
+	static const char *const names[] = {"web", "api", "job", "none"};
+	const char *some[2];
+	struct event ev = {.type = EVENT_REQUEST};
+	struct request_spec *r = &ev.request;
+
+	if (w->n_requests == MAX_REQUESTS)
+		return;
+	r->kind = kinds[pick(&w->chance, ARRAY_SIZE(kinds))];
+	r->wait = (enum wait_for)pick(&w->chance, 3);
+	r->timeout = one_in(&w->chance, 3) ? some_time(w) : USEC_INFINITY;
+	some[0] = names[pick(&w->chance, 4)];
+	some[1] = names[pick(&w->chance, 3)];
+	r->services = some;
+	r->n_services = pick(&w->chance, 3);
+	if (r->kind != REQUEST_RELOAD || !one_in(&w->chance, 3)) {
+		r->id = ++w->n_requests;
+		w->requests[w->n_requests - 1] = (struct sim_request){.id = r->id};
+	}
+	w->config_bad = one_in(&w->chance, 8);
+	if (one_in(&w->chance, 3)) {
+		config_unref(w->config);
+		w->config = make_config(w);
+	}
+	step(w, &ev);
+}
+
+static void order_stop(struct world *w)
+{
+	struct event ev = {.type = EVENT_REQUEST, .request = {.kind = REQUEST_SHUTDOWN, .timeout = USEC_INFINITY}};
+
+	w->at_once = w->stopping;
+	w->stopping = true;
+	w->stops++;
+	step(w, &ev);
+}
+
+static void trouble(struct world *w)
+{
+	struct sim_generation *g;
+	unsigned k;
+
+	switch (pick(&w->chance, 6)) {
+	case 0:
+	case 1:
+		ask(w);
+		break;
+	case 2: /* a worker dies at the worst moment */
+		if (!w->n_gens)
+			break;
+		g = &w->gens[w->n_gens - 1 - pick(&w->chance, w->n_gens < 4 ? w->n_gens : 4)];
+		k = pick(&w->chance, MAX_WORKERS);
+		if (g->used && !g->released)
+			worker_dies(w, g, k);
+		break;
+	case 3: /* somebody does not wait any more */
+		if (w->n_requests) {
+			struct sim_request *r = &w->requests[pick(&w->chance, w->n_requests)];
+			struct event ev = {.type = EVENT_REQUEST_GONE, .request_id = r->id};
+
+			if (!r->answered) {
+				r->cancelled = true;
+				step(w, &ev);
+			}
+		}
+		break;
+	case 4:
+		if (one_in(&w->chance, 30))
+			order_stop(w);
+		break;
+	default:
+		break;
+	}
+}
+
+/* The next thing that happens at or before `limit`; false: nothing. */
+static bool next_event(struct world *w)
+{
+	unsigned best = w->later_n;
+	usec_t due = supervisor_next_deadline(w->s);
+	struct event ev;
+
+	if (w->soon_n) {
+		ev = w->soon[w->soon_first];
+		w->soon_first = (w->soon_first + 1) % MAX_EVENTS;
+		w->soon_n--;
+		step(w, &ev);
+		return true;
+	}
+	for (unsigned i = 0; i < w->later_n; i++)
+		if (best == w->later_n || w->later[i].at < w->later[best].at)
+			best = i;
+	if (best < w->later_n && w->later[best].at < due) {
+		struct sim_generation *g;
+
+		ev = w->later[best].ev;
+		if (w->later[best].at > w->now)
+			w->now = w->later[best].at;
+		w->later[best] = w->later[--w->later_n];
+		g = find(w, ev.service, ev.generation);
+		if (!g || g->released)
+			return true;
+		if (ev.type == EVENT_WORKER_EXITED) {
+			if (g->workers[ev.worker].serial == ev.serial)
+				worker_dies(w, g, ev.worker);
+			return true;
+		}
+		if (ev.type == EVENT_WORKER_TREE_GONE) {
+			if (g->workers[ev.worker].serial != ev.serial || !g->workers[ev.worker].rest_alive)
+				return true;
+			g->workers[ev.worker].rest_alive = false;
+		}
+		if (ev.type == EVENT_WORKER_SAID && !g->workers[ev.worker].alive)
+			return true;
+		if (ev.type == EVENT_PROBE_DONE)
+			g->ready |= ev.ok;
+		step(w, &ev);
+		return true;
+	}
+	if (due == USEC_INFINITY)
+		return false;
+	if (due > w->now)
+		w->now = due;
+	ev = (struct event){.type = EVENT_TIMER};
+	step(w, &ev);
+	return true;
+}
+
+static void finish(struct world *w)
+{
+	unsigned limit = w->result.steps + 3000;
+
+	w->quiet_life = true;
+	while (!w->exited && !w->result.error[0]) {
+		if (w->result.steps > limit) {
+			error(w, "5: the stop does not come to an end");
+			return;
+		}
+		if (!w->stopping)
+			order_stop(w);
+		clients(w);
+		if (!next_event(w) && !w->exited) {
+			/* an infinite deadline: somebody orders a second time */
+			if (w->stops < 2)
+				order_stop(w);
+			else
+				error(w, "5: nothing happens any more, and handoffd has not stopped");
+		}
+	}
+	for (unsigned i = 0; i < w->n_gens; i++)
+		if (w->gens[i].used && (has_processes(&w->gens[i]) || !w->gens[i].released))
+			error(w, "something of generation %u is left behind", w->gens[i].id);
+	for (unsigned i = 0; i < w->n_requests; i++)
+		if (!w->requests[i].answered && !w->requests[i].cancelled)
+			error(w, "7: request %u was never answered", w->requests[i].id);
+}
+
+struct world_result world_live(struct chance chance, const struct world_options *options)
+{
+	struct world *w = calloc(1, sizeof *w);
+	struct world_result result;
+	struct event ev = {.type = EVENT_CONFIG_LOADED};
+	unsigned steps;
+
+	if (!w)
+		abort();
+	w->chance = chance;
+	w->options = options;
+	w->now = USEC_PER_SEC;
+	w->s = supervisor_new();
+	if (!w->s)
+		abort();
+	w->config = make_config(w);
+	ev.config = config_ref(w->config);
+	step(w, &ev);
+	steps = 200 + pick(&w->chance, 8) * 100;
+	while (w->result.steps < steps && w->result.steps < options->max_steps && !w->exited && !w->result.error[0] &&
+		!w->chance.ended) {
+		if (one_in(&w->chance, 8))
+			trouble(w);
+		clients(w);
+		if (w->exited || w->result.error[0])
+			break;
+		(void)next_event(w);
+	}
+	if (!w->result.error[0])
+		finish(w);
+	result = w->result;
+	for (; w->soon_n; w->soon_n--, w->soon_first = (w->soon_first + 1) % MAX_EVENTS)
+		if (w->soon[w->soon_first].type == EVENT_CONFIG_LOADED)
+			config_unref(w->soon[w->soon_first].config);
+	supervisor_free(w->s);
+	config_unref(w->config);
+	action_list_done(&w->out);
+	free(w);
+	return result;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* A world without processes and sockets: it does what the core wants (or fails to), has workers of every bad
+ * character, and knows on its own what must never happen. */
+#ifndef SIM_WORLD_H
+#define SIM_WORLD_H
+
+#include "core/supervisor.h"
+
+#include <stdio.h>
+
+/* Where choices come from: a seed, or the bytes of a fuzzer (zeros after their end). */
+struct chance {
+	uint64_t state;
+	const uint8_t *bytes;
+	size_t n_bytes;
+	bool from_bytes, ended;
+};
+struct chance chance_from_seed(uint64_t seed);
+struct chance chance_from_bytes(const uint8_t *bytes, size_t n);
+
+struct world_options {
+	FILE *trace;	/* NULL: none */
+	bool break_it;	/* the world lies to the core's disadvantage: an error must be found */
+	unsigned max_steps;
+};
+struct world_result {
+	unsigned steps;
+	unsigned generations, rollbacks, failures, answers, cut;
+	char error[512]; /* "" or what was violated */
+};
+/* Lives a whole life: start, trouble, stop; checks everything after every step. */
+struct world_result world_live(struct chance chance, const struct world_options *options);
+
+#endif
