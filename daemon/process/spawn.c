@@ -25,17 +25,16 @@
 #define START_TIMEOUT (10 * USEC_PER_SEC)
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-/* The address sanitizer's shadow memory must not be shared with a child that runs on another stack.
- */
+/* The address sanitizer cannot follow a child that runs on a stack of its own. */
 #if defined(__SANITIZE_ADDRESS__)
-#define SHARE_MEMORY 0
+#define CAN_SHARE_MEMORY false
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)
-#define SHARE_MEMORY 0
+#define CAN_SHARE_MEMORY false
 #endif
 #endif
-#ifndef SHARE_MEMORY
-#define SHARE_MEMORY (CLONE_VM | CLONE_VFORK)
+#ifndef CAN_SHARE_MEMORY
+#define CAN_SHARE_MEMORY true
 #endif
 
 enum step {
@@ -403,36 +402,57 @@ static void end_child(int pidfd)
 	while (r < 0 && errno == EINTR);
 }
 
-/* clone(2) on a stack of its own with a guard below, all signals blocked. */
-static int start_child(struct child *c, pid_t *ret_pid, int *ret_pidfd)
+/* The child runs in our memory, on a stack of its own with a guard below, while we wait. */
+static pid_t start_sharing(struct child *c, int *ret_pidfd)
 {
-	bool copy = c->plan->credentials->change;
-	int flags = CLONE_PIDFD | SIGCHLD | (copy ? 0 : SHARE_MEMORY);
 	char *stack = mmap(NULL, GUARD_BYTES + STACK_BYTES, PROT_READ | PROT_WRITE,
 	        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-	sigset_t all, before;
-	int r = 0, pidfd = -1;
 	pid_t pid;
 
 	if (stack == MAP_FAILED)
 		return -errno;
-	if (mprotect(stack, GUARD_BYTES, PROT_NONE) < 0) {
-		r = -errno;
-		goto finish;
-	}
+	pid = mprotect(stack, GUARD_BYTES, PROT_NONE);
+	if (pid == 0)
+		pid = clone(child_main, stack + GUARD_BYTES + STACK_BYTES,
+		        CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, c, ret_pidfd);
+	if (pid < 0)
+		pid = -errno;
+	(void)munmap(stack, GUARD_BYTES + STACK_BYTES);
+	return pid;
+}
+
+static pid_t start_on_copy(struct child *c, int *ret_pidfd)
+{
+	pid_t pid = fork();
+	int error;
+
+	if (pid == 0)
+		_exit(child_main(c));
+	if (pid < 0)
+		return -errno;
+	*ret_pidfd = pidfd_open(pid, 0);
+	if (*ret_pidfd >= 0)
+		return pid;
+	error = errno;
+	(void)kill(pid, SIGKILL);
+	(void)waitpid(pid, NULL, 0);
+	return -error;
+}
+
+/* Returns the pid or negative errno. No signal may find the child before its handlers are reset. */
+static pid_t start_child(struct child *c, int *ret_pidfd)
+{
+	sigset_t all, before;
+	pid_t pid;
+
 	(void)sigfillset(&all);
 	(void)sigprocmask(SIG_SETMASK, &all, &before);
-	pid = clone(child_main, stack + GUARD_BYTES + STACK_BYTES, flags, c, &pidfd);
-	if (pid < 0)
-		r = -errno;
+	if (CAN_SHARE_MEMORY && !c->plan->credentials->change)
+		pid = start_sharing(c, ret_pidfd);
+	else
+		pid = start_on_copy(c, ret_pidfd);
 	(void)sigprocmask(SIG_SETMASK, &before, NULL);
-	if (r == 0) {
-		*ret_pid = pid;
-		*ret_pidfd = pidfd;
-	}
-finish:
-	(void)munmap(stack, GUARD_BYTES + STACK_BYTES);
-	return r;
+	return pid;
 }
 
 static int run(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct ho_error *reterr)
@@ -440,17 +460,17 @@ static int run(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct ho_error 
 	_cleanup_close_ int read_end = -1, write_end = -1, pidfd = -1;
 	struct failure failure = {0};
 	int ends[2], r;
-	pid_t pid = 0;
+	pid_t pid;
 
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return ho_error_set(reterr, -errno, "cannot start \"%.200s\": no pipe: %s",
 		        c->plan->argv[0], strerror(errno));
 	read_end = ends[0];
 	write_end = c->report = ends[1];
-	r = start_child(c, &pid, &pidfd);
-	if (r < 0)
-		return ho_error_set(reterr, r, "cannot start a process for \"%.200s\": %s",
-		        c->plan->argv[0], strerror(-r));
+	pid = start_child(c, &pidfd);
+	if (pid < 0)
+		return ho_error_set(reterr, pid, "cannot start a process for \"%.200s\": %s",
+		        c->plan->argv[0], strerror(-pid));
 	write_end = close_fd(write_end);
 	r = await_report(read_end, &failure);
 	if (r == 0) {
