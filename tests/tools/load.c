@@ -47,27 +47,33 @@ void load_check_finished(struct load *l)
 
 /* Starts the short connections which are due. Late ones keep the time at which they were due, so
  * that a stall of this client shows in the latencies and in schedule_lag, and hides nothing. */
-static void on_tick(struct ev_loop *loop, ev_timer *w, int events)
+static void start_due(struct load *l)
 {
-	struct load *l = w->data;
 	double rate = l->options.rate;
 	usec_t now = load_now();
-	uint64_t due = (uint64_t)((double)usec_sub(now, l->started) / USEC_PER_SEC * rate);
+	usec_t elapsed = usec_sub(now, l->started);
+	uint64_t due;
 
-	(void)loop, (void)events;
+	if (elapsed > l->options.duration)
+		elapsed = l->options.duration;
+	due = (uint64_t)((double)elapsed / USEC_PER_SEC * rate);
 	for (int i = 0; i < STARTS_A_TICK && l->scheduled < due; i++, l->scheduled++) {
 		usec_t at = l->started +
 		            (usec_t)((double)(l->scheduled + 1) / rate * (double)USEC_PER_SEC);
 
 		if (usec_sub(now, at) > l->stats.schedule_lag)
 			l->stats.schedule_lag = usec_sub(now, at);
-		if (l->outstanding >= l->options.max_outstanding) {
-			if (!l->stats.skipped++)
-				load_say(l, "the cap on outstanding connections is reached");
-		} else {
+		if (l->outstanding < l->options.max_outstanding)
 			conn_start(l, KIND_SHORT, at);
-		}
+		else if (!l->stats.skipped++)
+			load_say(l, "the cap on outstanding connections is reached");
 	}
+}
+
+static void on_tick(struct ev_loop *loop, ev_timer *w, int events)
+{
+	(void)loop, (void)events;
+	start_due(w->data);
 }
 
 static void on_grace_end(struct ev_loop *loop, ev_timer *w, int events)
@@ -82,6 +88,7 @@ static void load_stop(struct load *l)
 		conns_give_up(l);
 		return;
 	}
+	start_due(l); /* so that rate and duration alone say how many there are */
 	l->stopping = true;
 	l->stats.ended_at = load_now();
 	load_say(l, "stopping");

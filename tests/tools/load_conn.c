@@ -130,8 +130,7 @@ static void conn_failed(struct conn *c, enum failure class, int error, const cha
 	        .kind = c->kind,
 	        .error = error,
 	        .status = c->response.status,
-	        .request = c->answers,
-	        .port = c->port};
+	        .request = c->answers};
 
 	if (!c->port)
 		note_port(c);
