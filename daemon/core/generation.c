@@ -289,8 +289,12 @@ static bool starting_advance(struct generation *g)
 	}
 	if (g->after_at == USEC_INFINITY && r->by == READY_AFTER)
 		g->after_at = usec_add(s->now, r->after);
-	if (g->after_at == USEC_INFINITY && r->by == READY_AUTO && !g->probeable)
-		g->after_at = usec_add(s->now, BLIND_USEC);
+	if (r->by == READY_AUTO && !g->probeable) {
+		if (g->speaks_notify)
+			g->after_at = USEC_INFINITY;
+		else if (g->after_at == USEC_INFINITY)
+			g->after_at = usec_add(s->now, BLIND_USEC);
+	}
 	if (!is_ready(g, s->now))
 		return false;
 	generation_set_state(g, GENERATION_READY);

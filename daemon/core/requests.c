@@ -190,18 +190,21 @@ void targets_failed(struct service *sv, uint32_t generation, enum outcome_code c
 	}
 }
 
+static bool starts_again(enum request_kind kind)
+{
+	return kind == REQUEST_RESTART || kind == REQUEST_START;
+}
+
 void targets_supersede(struct service *sv, const char *text)
 {
 	struct target *next;
 
 	for (struct target *t = sv->targets; t; t = next) {
 		next = t->next;
-		if (t->request->kind == REQUEST_STOP || t->request->kind == REQUEST_SHUTDOWN ||
-			t->phase == TARGET_STOPPING)
+		if (t->phase == TARGET_STOPPING)
 			continue;
-		if (t->request->kind == REQUEST_RESTART)
-			continue;
-		target_done(t, CODE_SUPERSEDED, "superseded", text);
+		if (t->phase != TARGET_PENDING || !starts_again(t->request->kind) || !sv->start_again)
+			target_done(t, CODE_SUPERSEDED, "superseded", text);
 	}
 }
 
@@ -328,6 +331,10 @@ static void begin_target(struct target *t)
 	struct service *sv = t->service;
 	bool stopped = sv->state == SERVICE_STOPPED || sv->state == SERVICE_FAILED;
 
+	if (sv->remove && starts_again(t->request->kind)) {
+		target_done(t, CODE_FAILED, "refused", "the service is not in the configuration any more");
+		return;
+	}
 	switch (t->request->kind) {
 	case REQUEST_RELOAD:
 		if (sv->remove)
@@ -336,6 +343,10 @@ static void begin_target(struct target *t)
 			target_done(t, CODE_FAILED, "refused", "the service is stopped; start it with `handoffctl start`");
 		break;
 	case REQUEST_START:
+		if (sv->state == SERVICE_STOPPING || sv->stop_wanted) {
+			sv->start_again = true;
+			break;
+		}
 		if (!stopped) {
 			target_done(t, CODE_DONE, "serving", "it was not stopped");
 			return;
@@ -345,6 +356,7 @@ static void begin_target(struct target *t)
 	case REQUEST_STOP:
 	case REQUEST_SHUTDOWN:
 		t->phase = TARGET_STOPPING;
+		service_stay_stopped(sv);
 		service_stop(sv);
 		break;
 	case REQUEST_RESTART:
@@ -406,7 +418,7 @@ static void shut_down(struct supervisor *s, const struct request_spec *spec)
 
 		if (!sv)
 			continue;
-		sv->start_again = false;
+		service_stay_stopped(sv);
 		if (sv->state != SERVICE_STOPPING)
 			service_stop(sv);
 		service_settle(sv);

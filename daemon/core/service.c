@@ -343,6 +343,14 @@ void service_stop(struct service *sv)
 	sv->stop_wanted = true;
 }
 
+void service_stay_stopped(struct service *sv)
+{
+	if (!sv->start_again)
+		return;
+	sv->start_again = false;
+	targets_supersede(sv, "the service was stopped");
+}
+
 static bool begin_stop(struct service *sv)
 {
 	sv->stop_wanted = false;
@@ -350,6 +358,7 @@ static bool begin_stop(struct service *sv)
 	sv->retry_at = USEC_INFINITY;
 	if (sv->state == SERVICE_STOPPED || (sv->state == SERVICE_FAILED && !sv->n_generations)) {
 		service_set_state(sv, SERVICE_STOPPED);
+		targets_check(sv);
 		return true;
 	}
 	sv->cut = 0;

@@ -81,6 +81,8 @@ void service_want(struct service *sv, struct config *config, const struct servic
 /* One more roll-out, now or after the running one. */
 void service_roll(struct service *sv, const char *cause);
 void service_stop(struct service *sv);
+/* A restart that is under way ends with the stop. */
+void service_stay_stopped(struct service *sv);
 /* The answer of a turn. */
 void service_steered(struct service *sv, bool ok, const char *why);
 /* Goes back to the previous generation; false if there is none that is whole. */

@@ -203,7 +203,7 @@ static void remove_services(struct supervisor *s, const struct config *config)
 		if (!sv || sv->remove || config_find(config, sv->name) || !wanted(s, sv->name))
 			continue;
 		sv->remove = true;
-		sv->start_again = false;
+		service_stay_stopped(sv);
 		supervisor_record(s, RECORD_SERVICE_REMOVED, sv, NULL, NULL);
 		service_stop(sv);
 	}
@@ -508,7 +508,7 @@ static void drop_ended(struct supervisor *s)
 			continue;
 		ended = (sv->state == SERVICE_STOPPED || sv->state == SERVICE_FAILED) && !sv->n_generations;
 		if (ended && sv->remove) {
-			targets_check(sv);
+			targets_supersede(sv, "the service was removed");
 			HO_ASSERT(!sv->targets);
 			supervisor_act(s, ACTION_FORGET_SERVICE, sv, NULL, NULL);
 			s->services[i] = service_free(sv);

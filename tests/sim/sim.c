@@ -6,6 +6,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+static uint64_t current_seed;
+
+static void say_seed(const char *expression, const char *file, int line)
+{
+	printf("seed %" PRIu64 ", assertion: %s at %s:%d\n", current_seed, expression, file, line);
+	fflush(stdout);
+}
+
 static int usage(void)
 {
 	fprintf(stderr, "usage: handoff-sim [--steps N | --worlds N] [--seed N] [--trace] [--break]\n");
@@ -36,9 +44,12 @@ int main(int argc, char **argv)
 		} else
 			return usage();
 	}
+	ho_assert_hook = say_seed;
 	for (n = 0; worlds ? n < worlds : steps < want_steps; n++, seed++) {
-		struct world_result r = world_live(chance_from_seed(seed), &options);
+		struct world_result r;
 
+		current_seed = seed;
+		r = world_live(chance_from_seed(seed), &options);
 		steps += r.steps;
 		generations += r.generations;
 		rollbacks += r.rollbacks;
