@@ -216,19 +216,27 @@ def test_timeout():
     assert failures(result) == {"timeout": 1}
 
 
+# In a network namespace of its own with ten ports: a server which never answers, and the client.
+TEN_PORTS = """
+import pathlib, socket, subprocess, sys
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("20000 20009")
+with socket.create_server(("127.0.0.1", 80)):
+    sys.exit(subprocess.run(sys.argv[1:]).returncode)
+"""
+
+
 def test_ports_of_the_client():
-    script = (
-        "ip link set lo up && echo 20000 20009 > /proc/sys/net/ipv4/ip_local_port_range &&"
-        " exec python3 -c 'import socket, subprocess, sys; s = socket.create_server((\"127.0.0.1\","
-        " 80)); sys.exit(subprocess.run(sys.argv[1:]).returncode)' \"$@\""
-    )
-    command = ["unshare", "-n", "sh", "-c", script, "sh", LOAD, "--json", "--target", "127.0.0.1:80"]
-    command += ["--rate", "100", "--duration", "200ms", "--timeout", "500ms"]
-    done = subprocess.run(command, capture_output=True, timeout=LIMIT, check=False)
-    if b"unshare" in done.stderr or not done.stdout:
-        pytest.skip(f"no private network namespace: {done.stderr.decode()}")
+    probe = subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"no private network namespace: {probe.stderr.decode()}")
+    command = ["unshare", "-n", sys.executable, "-c", TEN_PORTS, LOAD, "--json"]
+    command += ["--target", "127.0.0.1:80", "--rate", "100", "--duration", "200ms"]
+    command += ["--timeout", "500ms"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=LIMIT, check=False)
     result = json.loads(done.stdout)
     assert failures(result) == {"timeout": 10, "client-ports": 10}
+    assert "EADDRNOTAVAIL" in [e["errno"] for e in result["examples"]]
 
 
 LINE = b"pid=1 generation=2 n=NONCE\n"
