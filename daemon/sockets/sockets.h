@@ -29,7 +29,8 @@ const char *listener_origin_to_string(enum listener_origin o);
 
 struct sockets_options {
 	bool no_ebpf;	    /* never try eBPF (tests, and HANDOFF_STEERING=cbpf in the environment) */
-	int n_passed;	    /* descriptors that systemd passed, with their names; owned by `sockets` */
+	int n_passed;	    /* descriptors that systemd passed, with their names: the descriptors
+			     * are owned by `sockets` once sockets_new() has succeeded */
 	int *passed;
 	char **passed_names;
 };
@@ -56,7 +57,8 @@ int listener_set_open(struct sockets *s, struct config *config, const struct ser
 struct listener_set *listener_set_close(struct listener_set *set);
 
 size_t listener_set_count(const struct listener_set *set);
-/* Listener i belongs to service->listeners[i]. */
+/* Listener i belongs to service->listeners[i]; where systemd passed several descriptors of one name, the
+ * further ones follow after the last of these. */
 struct listener_info {
 	const struct listener_config *config;
 	int fd; /* borrowed */

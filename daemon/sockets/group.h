@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+/* One address and all listeners that share it, whatever way new connections are divided among them.
+ * A group lives as long as it has a member. */
+#ifndef SOCKETS_GROUP_H
+#define SOCKETS_GROUP_H
+
+#include "sockets/listener.h"
+#include "sockets/sockets.h"
+
+#define GROUP_MEMBERS 64
+
+struct bpf_program;
+struct address_group;
+struct reuseport;
+struct unix_name;
+struct unix_names;
+
+/* The listener of one set at one address. */
+struct member {
+	struct address_group *group;
+	const struct listener_set *set;
+	const struct listener_config *config; /* the set holds its configuration */
+	uint32_t generation;
+	uint64_t serial; /* later members have greater ones */
+	int fd;
+	uint8_t tag;
+	unsigned part; /* of SHARE_ALL, in force; the parts of a group make SHARE_ALL or 0 */
+	unsigned part_wanted, part_before; /* while sockets_steer() is at work */
+	char unix_path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* as bound; empty: none */
+};
+
+/* What all groups need to know. */
+struct group_context {
+	struct ev_loop *loop;
+	bool ebpf;
+	uid_t uid; /* owner of our TCP groups, which no other process has; UID_NONE: not permitted
+	            */
+	char token[9]; /* of this daemon's start, in private names */
+	uint64_t last_serial;
+	struct unix_names *unix_names;
+	struct address_group *groups;
+};
+
+struct address_group {
+	struct address_group *next;
+	struct group_context *context;
+	struct address address; /* own copies of its strings */
+	struct address ip;   /* the address of a TCP group; with systemd's sockets not `address` */
+	int passed_fd;       /* borrowed; -1: the socket is ours */
+	size_t passed_index; /* among systemd's sockets of one name */
+	enum steering steering;
+	struct member *members[GROUP_MEMBERS];
+	size_t n_members;
+	bool sticky, sticky_before;
+	bool concerned; /* while sockets_steer() is at work */
+	const struct member *probed;
+	struct reuseport *reuseport; /* STEERING_EBPF, _CBPF */
+	struct unix_name *name;      /* STEERING_RENAME */
+	int shared_fd;               /* STEERING_SHARED */
+};
+
+/* Makes `m` (config and generation are set) a listening member of the group of its address, which
+ * is opened if need be. The first living member of a group gets all connections at once, others
+ * none. `passed_fd` is -1 or what systemd passed for the address. */
+int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
+        struct ho_error *reterr);
+/* Closes the member's descriptor; the last one closes the group. */
+void group_leave(struct member *m);
+/* Makes the `part`s of the members true. On failure nothing has changed but them. */
+int group_apply(struct address_group *g, bool sticky, struct ho_error *reterr);
+
+int group_probe_begin(struct member *m, int *ret_fd, struct sockaddr_storage *ret_to,
+        socklen_t *ret_to_len, struct ho_error *reterr);
+void group_probe_end(struct member *m);
+
+#endif

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+/* See listener.h. Knows nothing of groups, generations or steering. */
+#include "sockets/listener.h"
+
+#include <errno.h>
+#include <libmnl/libmnl.h>
+#include <linux/sock_diag.h>
+#include <linux/unix_diag.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "system/fd.h"
+
+bool listener_unix_sockaddr(const char *path, struct sockaddr_un *ret, socklen_t *ret_len)
+{
+	*ret = (struct sockaddr_un){.sun_family = AF_UNIX};
+	*ret_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path) + 1);
+	return *path && copy_string(ret->sun_path, sizeof ret->sun_path, path);
+}
+
+bool listener_sockaddr(const struct address *a, struct sockaddr_storage *ret, socklen_t *ret_len)
+{
+	struct sockaddr_in *in = (struct sockaddr_in *)ret;
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)ret;
+	struct sockaddr_un *un = (struct sockaddr_un *)ret;
+	size_t n;
+
+	memset(ret, 0, sizeof *ret);
+	if (a->kind == ADDRESS_ABSTRACT) {
+		n = strlen(a->path);
+		if (n == 0 || n >= sizeof un->sun_path)
+			return false;
+		un->sun_family = AF_UNIX;
+		memcpy(un->sun_path + 1, a->path, n);
+		*ret_len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + n);
+	} else if (a->ipv6) {
+		in6->sin6_family = AF_INET6;
+		in6->sin6_port = htons(a->port);
+		in6->sin6_scope_id = a->scope_id;
+		memcpy(&in6->sin6_addr, a->ip, 16);
+		*ret_len = sizeof *in6;
+	} else {
+		in->sin_family = AF_INET;
+		in->sin_port = htons(a->port);
+		memcpy(&in->sin_addr, a->ip, 4);
+		*ret_len = sizeof *in;
+	}
+	return true;
+}
+
+static int get_option(int fd, int level, int option, int otherwise)
+{
+	int value = otherwise;
+	socklen_t n = sizeof value;
+
+	return getsockopt(fd, level, option, &value, &n) < 0 ? otherwise : value;
+}
+
+int listener_address_of(int fd, struct address *ret)
+{
+	struct sockaddr_storage ss = {0};
+	const struct sockaddr_in *in = (const struct sockaddr_in *)&ss;
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&ss;
+	socklen_t n = sizeof ss;
+
+	if (getsockname(fd, (struct sockaddr *)&ss, &n) < 0)
+		return -errno;
+	if (ss.ss_family != AF_INET && ss.ss_family != AF_INET6)
+		return -EAFNOSUPPORT;
+	ret->ipv6 = ss.ss_family == AF_INET6;
+	ret->kind =
+	        get_option(fd, SOL_SOCKET, SO_TYPE, -1) == SOCK_DGRAM ? ADDRESS_UDP : ADDRESS_TCP;
+	if (ret->ipv6) {
+		memcpy(ret->ip, &in6->sin6_addr, 16);
+		ret->port = ntohs(in6->sin6_port);
+		ret->scope_id = in6->sin6_scope_id;
+		ret->dual = !get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+	} else {
+		memcpy(ret->ip, &in->sin_addr, 4);
+		ret->port = ntohs(in->sin_port);
+	}
+	return 0;
+}
+
+static int set_option(int fd, int level, int option, int value)
+{
+	return setsockopt(fd, level, option, &value, sizeof value) < 0 ? -errno : 0;
+}
+
+int listener_set_uid(int fd, uid_t uid)
+{
+	return uid != UID_NONE && fchown(fd, uid, (gid_t)-1) < 0 ? -errno : 0;
+}
+
+static int bind_to(int fd, const struct address *a)
+{
+	struct sockaddr_storage ss;
+	socklen_t n;
+
+	if (!listener_sockaddr(a, &ss, &n))
+		return -ENAMETOOLONG;
+	return bind(fd, (struct sockaddr *)&ss, n) < 0 ? -errno : 0;
+}
+
+static int ip_socket(const struct address *a, int type, int *ret_fd)
+{
+	int r = 0,
+	    fd = socket(a->ipv6 ? AF_INET6 : AF_INET, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return -errno;
+	if (a->ipv6)
+		r = set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, !a->dual);
+	if (r < 0) {
+		(void)close_fd(fd);
+		return r;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+int listener_tcp(const struct address *a, uid_t uid, int *ret_fd)
+{
+	_cleanup_close_ int fd = -1;
+	int r = ip_socket(a, SOCK_STREAM, &fd);
+
+	if (r >= 0)
+		r = set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if (r >= 0)
+		r = set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1);
+	if (r >= 0)
+		r = set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	if (r >= 0)
+		r = listener_set_uid(fd, uid);
+	if (r >= 0)
+		r = bind_to(fd, a);
+	if (r >= 0)
+		*ret_fd = take_fd(fd);
+	return r;
+}
+
+int listener_tcp_free(const struct address *a)
+{
+	_cleanup_close_ int fd = -1;
+	int r = ip_socket(a, SOCK_STREAM, &fd);
+
+	if (r >= 0)
+		r = set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if (r >= 0)
+		r = bind_to(fd, a);
+	return r;
+}
+
+int listener_udp(const struct address *a, int *ret_fd)
+{
+	_cleanup_close_ int fd = -1;
+	int r = ip_socket(a, SOCK_DGRAM, &fd);
+
+	if (r >= 0)
+		r = bind_to(fd, a);
+	if (r >= 0)
+		*ret_fd = take_fd(fd);
+	return r;
+}
+
+int listener_abstract(const struct address *a, int backlog, int *ret_fd)
+{
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int r = fd < 0 ? -errno : bind_to(fd, a);
+
+	if (r >= 0 && listen(fd, backlog) < 0)
+		r = -errno;
+	if (r >= 0)
+		*ret_fd = take_fd(fd);
+	return r;
+}
+
+static int take_queue(const struct nlmsghdr *h, void *data)
+{
+	struct unix_diag_rqlen *ret = data;
+	const struct nlattr *attr;
+
+	mnl_attr_for_each(attr, h,
+	        sizeof(struct unix_diag_msg)) if (mnl_attr_get_type(attr) == UNIX_DIAG_RQLEN &&
+	                                          mnl_attr_get_payload_len(attr) >= sizeof *ret)
+	        memcpy(ret, mnl_attr_get_payload(attr), sizeof *ret);
+	return MNL_CB_STOP;
+}
+
+/* For a listening socket the kernel reports the queue and its limit as "read" and "write" length.
+ */
+static int unix_queue(int fd, struct unix_diag_rqlen *ret)
+{
+	char buffer[1024] __attribute__((aligned(8)));
+	struct nlmsghdr *h = mnl_nlmsg_put_header(buffer);
+	struct unix_diag_req *req = mnl_nlmsg_put_extra_header(h, sizeof *req);
+	_cleanup_close_ int nl = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+	struct stat st;
+	ssize_t n;
+
+	if (nl < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	h->nlmsg_type = SOCK_DIAG_BY_FAMILY;
+	h->nlmsg_flags = NLM_F_REQUEST;
+	req->sdiag_family = AF_UNIX;
+	req->udiag_ino = (uint32_t)st.st_ino;
+	req->udiag_cookie[0] = req->udiag_cookie[1] = UINT32_MAX; /* any */
+	req->udiag_show = UDIAG_SHOW_RQLEN;
+	if (send(nl, h, h->nlmsg_len, 0) < 0)
+		return -errno;
+	n = recv(nl, buffer, sizeof buffer, MSG_DONTWAIT); /* answered within send() */
+	if (n < 0)
+		return -errno;
+	ret->udiag_rqueue = ret->udiag_wqueue = UINT32_MAX;
+	if (mnl_cb_run(buffer, (size_t)n, 0, 0, take_queue, ret) < 0)
+		return -errno;
+	return ret->udiag_rqueue == UINT32_MAX ? -ENODATA : 0;
+}
+
+int listener_queue(int fd, unsigned *ret_queue, unsigned *ret_limit)
+{
+	int domain = get_option(fd, SOL_SOCKET, SO_DOMAIN, -1);
+	struct unix_diag_rqlen q;
+	struct tcp_info info;
+	socklen_t n = sizeof info;
+	int r;
+
+	if (!listener_is_listening(fd))
+		return -EOPNOTSUPP;
+	if (domain == AF_UNIX) {
+		r = unix_queue(fd, &q);
+		if (r < 0)
+			return r;
+		*ret_queue = q.udiag_rqueue;
+		*ret_limit = q.udiag_wqueue;
+		return 0;
+	}
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) < 0)
+		return -errno;
+	*ret_queue = info.tcpi_unacked;
+	*ret_limit = info.tcpi_sacked;
+	return 0;
+}
+
+bool listener_is_listening(int fd)
+{
+	return get_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0);
+}
+
+int listener_failed(struct ho_error *reterr, int code, const struct listener_config *c)
+{
+	const char *why = strerror(-code), *more = "";
+
+	switch (-code) {
+	case EACCES:
+	case EPERM:
+		if (c->address.kind == ADDRESS_UNIX)
+			more = ": the directory must be writable for handoffd";
+		else if (c->address.port < 1024)
+			more = ": needs CAP_NET_BIND_SERVICE";
+		break;
+	case EADDRINUSE:
+		more = " by another program";
+		break;
+	case EADDRNOTAVAIL:
+		more = ": no interface of this machine has the address";
+		break;
+	case EMFILE:
+		more = ": raise LimitNOFILE";
+		break;
+	case ENAMETOOLONG:
+		why = "the name is too long";
+		break;
+	}
+	(void)ho_error_set(reterr, code,
+	        "cannot listen on %s (listener \"%s\"): %s%s; nothing changed", c->address.text,
+	        c->name, why, more);
+	if (reterr && c->origin.file)
+		(void)snprintf(reterr->where, sizeof reterr->where, "%s:%d", c->origin.file,
+		        c->origin.line);
+	return code;
+}

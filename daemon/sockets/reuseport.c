@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: MIT */
+/* See reuseport.h. The classic program returns indexes, so `order` repeats what the kernel does
+ * with them (6.18, and so since 4.6): listen(2) adds a socket at the end; when one leaves, the last
+ * one moves into its place; an index that is too great means any of them. Hence the rule all
+ * functions here keep: a socket leaves only if neither it nor the last one is a target of the
+ * program in force. Where the last one is a target, a fresh control listener joins before and is
+ * what moves.
+ *
+ * A socket leaves at shutdown(2) at the latest, whoever else holds a descriptor of it. */
+#include "sockets/reuseport.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "sockets/bpf.h"
+#include "sockets/tag.h"
+#include "system/fd.h"
+
+#define ORDER_MAX 64
+#define SLOT_PASSED 31
+#define STRAYS_MAX 65536
+
+_Static_assert(TAG_COUNT < SLOT_PASSED, "a slot for every tag");
+_Static_assert(TAG_COUNT <= STEER_SIDES, "a side for every tag");
+
+struct entry {
+	int fd; /* members own theirs, controls are owned here */
+	struct member
+	        *member; /* NULL: a control listener, or the passed one while nobody uses it */
+	bool target;     /* of the program in force */
+};
+
+struct reuseport {
+	const struct address *ip;
+	uid_t uid;
+	struct bpf_program *program; /* NULL: classic */
+	int passed_fd;
+	int control_fd; /* the newest of our control listeners */
+	struct entry order[ORDER_MAX];
+	size_t n;
+	uint8_t last_tag;
+	const struct member *probed;
+	struct sockaddr_storage probe_from;
+};
+
+static bool is_control(const struct reuseport *r, const struct entry *e)
+{
+	return !e->member && e->fd != r->passed_fd;
+}
+
+static struct entry *entry_of(struct reuseport *r, const struct member *m)
+{
+	for (size_t i = 0; i < r->n; i++)
+		if (r->order[i].member == m)
+			return &r->order[i];
+	return NULL;
+}
+
+static unsigned slot_of(const struct reuseport *r, const struct entry *e)
+{
+	if (e->fd == r->passed_fd)
+		return SLOT_PASSED;
+	return e->member ? STEER_CONTROL + 1u + e->member->tag : STEER_CONTROL;
+}
+
+static unsigned aim(const struct reuseport *r, const struct entry *e)
+{
+	return r->program ? slot_of(r, e) : (unsigned)(e - r->order);
+}
+
+/* ---- the rule ---- */
+
+static void add_probe(struct reuseport *r, struct steer_rule *rule)
+{
+	const struct sockaddr_in *in = (const struct sockaddr_in *)&r->probe_from;
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&r->probe_from;
+	struct entry *e = r->probed ? entry_of(r, r->probed) : NULL;
+
+	if (!e)
+		return;
+	rule->probe_to = aim(r, e);
+	rule->probe_ipv6 = r->probe_from.ss_family == AF_INET6;
+	rule->probe_port = ntohs(rule->probe_ipv6 ? in6->sin6_port : in->sin_port);
+	if (rule->probe_ipv6)
+		memcpy(rule->probe_from, &in6->sin6_addr, 16);
+	else
+		memcpy(rule->probe_from, &in->sin_addr, 4);
+}
+
+/* Newer members lie below older ones, so that a client on a new one's side stays there when its
+ * part is raised. */
+static const struct entry *next_older(const struct reuseport *r, const struct entry *than)
+{
+	const struct entry *best = NULL;
+
+	for (const struct entry *e = r->order; e < r->order + r->n; e++) {
+		if (!e->member || e->member->part == 0)
+			continue;
+		if (than && e->member->serial >= than->member->serial)
+			continue;
+		if (!best || e->member->serial > best->member->serial)
+			best = e;
+	}
+	return best;
+}
+
+static const struct entry *resting_place(const struct reuseport *r)
+{
+	int fd = r->control_fd >= 0 ? r->control_fd : r->passed_fd;
+
+	for (const struct entry *e = r->order; e < r->order + r->n; e++)
+		if (e->fd == fd)
+			return e;
+	return NULL;
+}
+
+static void make_rule(struct reuseport *r, bool sticky, struct steer_rule *rule)
+{
+	const struct entry *rest = resting_place(r);
+	unsigned sum = 0, below = 0;
+
+	*rule = (struct steer_rule){.sticky = sticky};
+	for (size_t i = 0; i < r->n; i++)
+		sum += r->order[i].member ? r->order[i].member->part : 0;
+	for (const struct entry *e = next_older(r, NULL); e && rule->n < STEER_SIDES;
+	        e = next_older(r, e)) {
+		below += e->member->part;
+		rule->sides[rule->n].below = (unsigned)((uint64_t)below * SHARE_ALL / sum);
+		rule->sides[rule->n++].to = aim(r, e);
+	}
+	if (rest)
+		rule->rest = aim(r, rest);
+	add_probe(r, rule);
+}
+
+static void mark_targets(struct reuseport *r, const struct steer_rule *rule)
+{
+	const struct entry *rest = rule->n == 0 ? resting_place(r) : NULL;
+
+	for (struct entry *e = r->order; e < r->order + r->n; e++)
+		e->target = (e->member && e->member->part > 0) || e == rest ||
+		            (e->member && e->member == r->probed);
+}
+
+void reuseport_probe(
+        struct reuseport *r, const struct member *m, const struct sockaddr_storage *from)
+{
+	r->probed = m;
+	if (from)
+		r->probe_from = *from;
+}
+
+/* ---- joining and leaving ---- */
+
+static int append(struct reuseport *r, int fd, struct member *m)
+{
+	struct entry *e = &r->order[r->n];
+	int code;
+
+	*e = (struct entry){.fd = fd, .member = m};
+	if (r->program) {
+		code = bpf_program_put(r->program, slot_of(r, e), fd);
+		if (code < 0)
+			return code;
+	}
+	r->n++;
+	return 0;
+}
+
+/* Out of the group, now, and out of the table. The caller has seen that nobody is led astray by it.
+ */
+static void remove_entry(struct reuseport *r, struct entry *e)
+{
+	(void)shutdown(e->fd, SHUT_RD);
+	if (is_control(r, e))
+		(void)close_fd(e->fd);
+	*e = r->order[--r->n];
+}
+
+static bool removable(const struct reuseport *r, const struct entry *e)
+{
+	const struct entry *last = &r->order[r->n - 1];
+
+	return r->program || (!e->target && (e == last || !last->target));
+}
+
+/* A new control listener, the last of the group; the program must be attached already, or be
+ * attached next. */
+static int add_control(struct reuseport *r)
+{
+	_cleanup_close_ int fd = -1;
+	int code;
+
+	if (r->n == ORDER_MAX)
+		return -EUSERS;
+	code = listener_tcp(r->ip, r->uid, &fd);
+	if (code >= 0)
+		code = bpf_drop_all(fd);
+	if (code >= 0)
+		code = tag_set(fd, TAG_CONTROL);
+	if (code >= 0 && r->n == 0 && r->program)
+		code = bpf_program_attach(r->program, fd);
+	if (code >= 0 && r->n == 0 && !r->program)
+		code = bpf_classic_attach(fd, &(struct steer_rule){.rest = 0});
+	if (code >= 0 && listen(fd, 1) < 0)
+		code = -errno;
+	if (code >= 0)
+		code = append(r, fd, NULL);
+	if (code >= 0)
+		r->control_fd = take_fd(fd);
+	return code;
+}
+
+/* Closes the control listeners that a newer one has made needless, as far as that can be done now.
+ */
+static void drop_old_controls(struct reuseport *r)
+{
+	for (size_t i = r->n; i-- > 0;) {
+		struct entry *e = &r->order[i];
+
+		if (is_control(r, e) && e->fd != r->control_fd && removable(r, e))
+			remove_entry(r, e);
+	}
+}
+
+int reuseport_apply(struct reuseport *r, bool sticky)
+{
+	struct steer_rule rule;
+	int code = 0;
+
+	make_rule(r, sticky, &rule);
+	if (r->program)
+		bpf_program_apply(r->program, &rule);
+	else
+		code = bpf_classic_attach(r->control_fd >= 0 ? r->control_fd : r->passed_fd, &rule);
+	if (code < 0)
+		return code;
+	mark_targets(r, &rule);
+	drop_old_controls(r);
+	return 0;
+}
+
+static uint8_t free_tag(struct reuseport *r)
+{
+	uint32_t used = 1u << TAG_CONTROL;
+
+	for (size_t i = 0; i < r->n; i++)
+		if (r->order[i].member)
+			used |= 1u << r->order[i].member->tag;
+	for (unsigned i = 1; i <= TAG_COUNT; i++) {
+		uint8_t tag = (uint8_t)((r->last_tag + i) % TAG_COUNT);
+
+		if (!(used & 1u << tag))
+			return tag;
+	}
+	return TAG_NONE;
+}
+
+static int join_passed(struct reuseport *r, struct member *m, struct entry *e)
+{
+	int fd = fcntl(r->passed_fd, F_DUPFD_CLOEXEC, 3);
+	int code = fd < 0 ? -errno : tag_set(fd, m->tag);
+
+	if (code < 0) {
+		(void)close_fd(fd);
+		return code;
+	}
+	m->fd = fd;
+	e->member = m;
+	return 0;
+}
+
+static int join_beside(struct reuseport *r, struct member *m)
+{
+	_cleanup_close_ int fd = -1;
+	int one = 1, code;
+
+	if (r->n + 1 >= ORDER_MAX)
+		return -EUSERS;
+	code = listener_tcp(r->ip, r->uid, &fd);
+	if (code >= 0)
+		code = tag_set(fd, m->tag);
+	if (code >= 0 && setsockopt(fd, SOL_SOCKET, SO_LOCK_FILTER, &one, sizeof one) < 0)
+		code = -errno;
+	if (code >= 0 && listen(fd, m->config->backlog) < 0)
+		code = -errno;
+	if (code >= 0)
+		code = append(r, fd, m);
+	if (code < 0)
+		return code;
+	code = add_control(r);
+	if (code < 0) {
+		remove_entry(r, entry_of(r, m));
+		return code;
+	}
+	drop_old_controls(r);
+	m->fd = take_fd(fd);
+	return 0;
+}
+
+int reuseport_join(struct reuseport *r, struct member *m)
+{
+	int code;
+
+	m->tag = free_tag(r);
+	if (m->tag == TAG_NONE)
+		return -EUSERS;
+	for (struct entry *e = r->order; e < r->order + r->n; e++)
+		if (e->fd == r->passed_fd && !e->member)
+			return join_passed(r, m, e);
+	code = join_beside(r, m);
+	if (code >= 0)
+		r->last_tag = m->tag;
+	return code;
+}
+
+/* With tcp_migrate_req the kernel may move what a closed listener had to a control listener, where
+ * it would wait for ever. */
+static void reset_strays(struct reuseport *r)
+{
+	for (int i = 0; i < STRAYS_MAX; i++) {
+		int fd = accept4(r->control_fd, NULL, NULL, SOCK_CLOEXEC);
+
+		if (fd < 0)
+			return;
+		(void)close_fd(fd);
+	}
+}
+
+void reuseport_leave(struct reuseport *r, struct member *m, bool sticky)
+{
+	struct entry *e = entry_of(r, m);
+
+	m->part = 0;
+	if (r->probed == m)
+		r->probed = NULL;
+	if (e && e->target) {
+		(void)reuseport_apply(r, sticky);
+		e = entry_of(r, m);
+	}
+	if (e && e->fd == r->passed_fd) {
+		e->member = NULL;
+	} else if (e) {
+		if (!removable(r, e))
+			(void)add_control(r);
+		remove_entry(r, e);
+	}
+	m->fd = close_fd(m->fd);
+	reuseport_verify(r, sticky);
+	if (!r->program)
+		reset_strays(r);
+}
+
+void reuseport_verify(struct reuseport *r, bool sticky)
+{
+	for (size_t i = r->n; i-- > 0;)
+		if (r->order[i].member && !listener_is_listening(r->order[i].fd))
+			r->order[i] = r->order[--r->n];
+	(void)reuseport_apply(r, sticky);
+}
+
+/* ---- opening and closing ---- */
+
+/* An unused listener of systemd's becomes the first member of a group; only when a second socket
+ * listens is there something to attach to. Until then, some microseconds, that one may drop a
+ * client's packet, which the client sends again. */
+static int open_around(struct reuseport *r, bool *ebpf)
+{
+	int one = 1, code = 0;
+	struct stat st;
+	struct steer_rule rule = {.rest = 0};
+
+	r->order[r->n++] = (struct entry){.fd = r->passed_fd};
+	if (fstat(r->passed_fd, &st) < 0 ||
+	        setsockopt(r->passed_fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) < 0)
+		return -errno;
+	r->uid = st.st_uid == geteuid() ? UID_NONE : st.st_uid;
+	code = add_control(r);
+	if (code >= 0 && r->program)
+		code = bpf_program_put(r->program, SLOT_PASSED, r->passed_fd);
+	if (code == -EBUSY) {
+		/* In the array of a handoffd that died: its program goes with the next attach. */
+		r->program = bpf_program_free(r->program);
+		*ebpf = false;
+		code = 0;
+	}
+	if (code < 0)
+		return code;
+	r->order[0].target = true;
+	if (!r->program)
+		return bpf_classic_attach(r->control_fd, &rule);
+	rule.rest = SLOT_PASSED;
+	bpf_program_apply(r->program, &rule);
+	return bpf_program_attach(r->program, r->control_fd);
+}
+
+int reuseport_open(const struct address *ip, const struct group_context *x, int passed_fd,
+        struct reuseport **ret, bool *ret_ebpf)
+{
+	struct reuseport *r = calloc(1, sizeof *r);
+	int code = 0;
+
+	if (!r)
+		return -ENOMEM;
+	r->ip = ip;
+	r->passed_fd = passed_fd;
+	r->control_fd = -1;
+	r->uid = x->uid;
+	r->last_tag = TAG_COUNT - 1;
+	*ret_ebpf = x->ebpf && bpf_program_new(&r->program, NULL) >= 0;
+	if (passed_fd >= 0) {
+		code = open_around(r, ret_ebpf);
+	} else {
+		if (r->uid == UID_NONE)
+			code = listener_tcp_free(ip);
+		if (code >= 0)
+			code = add_control(r);
+	}
+	if (code < 0) {
+		(void)reuseport_close(r);
+		return code;
+	}
+	*ret = r;
+	return 0;
+}
+
+/* What systemd keeps must work without us: all connections to its socket, then no program at all.
+ */
+static void leave_passed_alone(struct reuseport *r)
+{
+	int zero = 0;
+
+	r->control_fd = -1;
+	(void)reuseport_apply(r, false);
+	while (r->n > 1) {
+		struct entry *last = &r->order[r->n - 1];
+
+		remove_entry(r, last->fd == r->passed_fd ? last - 1 : last);
+		(void)reuseport_apply(r, false);
+	}
+	(void)setsockopt(r->passed_fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, &zero, sizeof zero);
+	if (r->program)
+		bpf_program_remove(r->program, SLOT_PASSED);
+}
+
+struct reuseport *reuseport_close(struct reuseport *r)
+{
+	if (!r)
+		return NULL;
+	if (r->passed_fd >= 0)
+		leave_passed_alone(r);
+	else
+		for (size_t i = r->n; i-- > 0;)
+			remove_entry(r, &r->order[i]);
+	(void)bpf_program_free(r->program);
+	free(r);
+	return NULL;
+}

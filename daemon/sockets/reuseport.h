@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* A SO_REUSEPORT group of TCP listeners: who is in it, in which order, and the program that
+ * chooses.
+ *
+ * Beside the generations' listeners there is always a control listener of our own. It holds the
+ * group and the program, drops every packet (a client that is sent to it waits and tries again, it
+ * is neither refused nor accepted), and was the last to join, because the kernel's lookup stops at
+ * a last one that turns SO_REUSEPORT off. */
+#ifndef SOCKETS_REUSEPORT_H
+#define SOCKETS_REUSEPORT_H
+
+#include "sockets/group.h"
+
+/* Opens the group at `ip` (borrowed for its life). With `passed_fd` (listening, borrowed) the group
+ * is built around this socket, which keeps its connections and serves the first member; *ret_ebpf
+ * tells which program it got. */
+int reuseport_open(const struct address *ip, const struct group_context *x, int passed_fd,
+        struct reuseport **ret, bool *ret_ebpf);
+/* Only when all members have left. Accepts NULL. */
+struct reuseport *reuseport_close(struct reuseport *r);
+
+/* Fills fd and tag of `m`; it gets no connection before reuseport_apply(). -EUSERS: too many
+ * generations. */
+int reuseport_join(struct reuseport *r, struct member *m);
+/* Closes m->fd. No connection that another member would have got goes astray. */
+void reuseport_leave(struct reuseport *r, struct member *m, bool sticky);
+
+/* Makes the parts of the members, and the probe, true. */
+int reuseport_apply(struct reuseport *r, bool sticky);
+/* From now on (after reuseport_apply) the connection from `from` goes to `m`; NULL: no probe. */
+void reuseport_probe(
+        struct reuseport *r, const struct member *m, const struct sockaddr_storage *from);
+/* Somebody else's doing may have closed a listener: forget those that do not listen any more. */
+void reuseport_verify(struct reuseport *r, bool sticky);
+
+#endif

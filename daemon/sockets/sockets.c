@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: MIT */
+/* See sockets.h. Sets of listeners, their groups, and what systemd passed; the means are in group.c
+ * and below it. */
+#include "sockets/sockets.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "sockets/bpf.h"
+#include "sockets/group.h"
+#include "sockets/listener.h"
+#include "sockets/unix_name.h"
+#include "system/fd.h"
+
+/* Owners of our TCP groups lie here, far above what anybody hands out to users. Every start takes
+ * another one, so that not even a second handoffd can join a group of the first. */
+#define UID_FIRST 0xf0000000u
+#define UID_MASK 0x00ffffffu
+
+struct sockets {
+	struct group_context context;
+	int n_passed;
+	int *passed;
+	char **passed_names;
+	struct listener_set *sets;
+};
+
+struct listener_set {
+	struct sockets *sockets;
+	struct listener_set *next;
+	struct config *config;
+	const struct service_config *service;
+	uint32_t generation;
+	size_t n;
+	struct member members[]; /* n of them; groups point to them */
+};
+
+const char *steering_to_string(enum steering s)
+{
+	static const char *const names[] = {
+	        [STEERING_EBPF] = "ebpf",
+	        [STEERING_CBPF] = "cbpf",
+	        [STEERING_RENAME] = "rename",
+	        [STEERING_SHARED] = "shared",
+	};
+
+	return (size_t)s < ARRAY_SIZE(names) ? names[s] : "unknown";
+}
+
+const char *listener_origin_to_string(enum listener_origin o)
+{
+	static const char *const names[] = {
+	        [ORIGIN_BOUND] = "bound",
+	        [ORIGIN_SYSTEMD] = "systemd",
+	        [ORIGIN_ADOPTED] = "adopted",
+	        [ORIGIN_TAKEN] = "taken",
+	};
+
+	return (size_t)o < ARRAY_SIZE(names) ? names[o] : "unknown";
+}
+
+/* ---- the whole ---- */
+
+static void free_passed(struct sockets *s)
+{
+	for (int i = 0; i < s->n_passed; i++) {
+		(void)close_fd(s->passed[i]);
+		free(s->passed_names[i]);
+	}
+	free(s->passed);
+	free(s->passed_names);
+}
+
+static int copy_passed(struct sockets *s, const struct sockets_options *o)
+{
+	size_t n = o->n_passed > 0 ? (size_t)o->n_passed : 0;
+
+	if (n == 0)
+		return 0;
+	s->passed = calloc(n, sizeof *s->passed);
+	s->passed_names = calloc(n, sizeof *s->passed_names);
+	if (!s->passed || !s->passed_names)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		s->passed_names[i] = strdup(o->passed_names[i]);
+		if (!s->passed_names[i])
+			return -ENOMEM;
+	}
+	/* Owned only when nothing can fail any more. */
+	memcpy(s->passed, o->passed, n * sizeof *s->passed);
+	s->n_passed = o->n_passed;
+	return 0;
+}
+
+static void probe_kernel(struct sockets *s, bool no_ebpf)
+{
+	struct bpf_program *program;
+	uint32_t random = 0;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (getrandom(&random, sizeof random, GRND_NONBLOCK) != sizeof random)
+		random = (uint32_t)getpid() ^ (uint32_t)now_usec();
+	(void)snprintf(s->context.token, sizeof s->context.token, "%08x", random);
+	s->context.uid = UID_FIRST | (random & UID_MASK);
+	if (fd < 0 || listener_set_uid(fd, s->context.uid) < 0)
+		s->context.uid = UID_NONE;
+	(void)close_fd(fd);
+	if (!no_ebpf && bpf_program_new(&program, NULL) == 0) {
+		s->context.ebpf = true;
+		(void)bpf_program_free(program);
+	}
+}
+
+int sockets_new(struct ev_loop *loop, const struct sockets_options *options, struct sockets **ret,
+        struct ho_error *reterr)
+{
+	const char *wanted = getenv("HANDOFF_STEERING");
+	struct sockets *s = calloc(1, sizeof *s);
+
+	if (!s)
+		return ho_error_set(reterr, -ENOMEM, "no memory for the table of sockets");
+	s->context.loop = loop;
+	s->context.unix_names = unix_names_new(loop);
+	if (!s->context.unix_names || copy_passed(s, options) < 0) {
+		(void)sockets_free(s);
+		return ho_error_set(reterr, -ENOMEM, "no memory for the table of sockets");
+	}
+	probe_kernel(s, options->no_ebpf || (wanted && !strcmp(wanted, "cbpf")));
+	*ret = s;
+	return 0;
+}
+
+struct sockets *sockets_free(struct sockets *s)
+{
+	if (!s)
+		return NULL;
+	while (s->sets)
+		(void)listener_set_close(s->sets);
+	(void)unix_names_free(s->context.unix_names);
+	free_passed(s);
+	free(s);
+	return NULL;
+}
+
+enum steering sockets_steering(const struct sockets *s)
+{
+	return s->context.ebpf ? STEERING_EBPF : STEERING_CBPF;
+}
+
+static bool is_claimed(const struct config *config, const char *name)
+{
+	for (size_t i = 0; i < config->n_services; i++) {
+		const struct service_config *service = &config->services[i];
+
+		for (size_t k = 0; k < service->n_listeners; k++) {
+			const struct address *a = &service->listeners[k].address;
+
+			if (a->kind == ADDRESS_SYSTEMD && !strcmp(a->path, name))
+				return true;
+		}
+	}
+	return false;
+}
+
+void sockets_unclaimed(const struct sockets *s, const struct config *config,
+        void (*report)(const char *name, void *data), void *data)
+{
+	for (int i = 0; i < s->n_passed; i++)
+		if (!is_claimed(config, s->passed_names[i]))
+			report(s->passed_names[i], data);
+}
+
+/* ---- sets ---- */
+
+/* The `nth` passed descriptor of this name, or -1. */
+static int find_passed(const struct sockets *s, const char *name, size_t nth)
+{
+	for (int i = 0; i < s->n_passed; i++)
+		if (!strcmp(s->passed_names[i], name) && nth-- == 0)
+			return s->passed[i];
+	return -1;
+}
+
+static size_t count_members(const struct sockets *s, const struct service_config *service)
+{
+	size_t n = service->n_listeners;
+
+	for (size_t i = 0; i < service->n_listeners; i++) {
+		const struct address *a = &service->listeners[i].address;
+
+		for (size_t k = 1; a->kind == ADDRESS_SYSTEMD && find_passed(s, a->path, k) >= 0;
+		        k++)
+			n++;
+	}
+	return n;
+}
+
+static int join(struct listener_set *set, const struct listener_config *c, size_t nth,
+        struct ho_error *reterr)
+{
+	struct member *m = &set->members[set->n];
+	bool passed = c->address.kind == ADDRESS_SYSTEMD;
+	int r, fd = passed ? find_passed(set->sockets, c->address.path, nth) : -1;
+
+	if (passed && fd < 0)
+		return ho_error_set(reterr, -ENOENT,
+		        "cannot listen on %s (listener \"%s\"): systemd passed no descriptor of "
+		        "this name; "
+		        "nothing changed",
+		        c->address.text, c->name);
+	m->set = set;
+	m->config = c;
+	m->generation = set->generation;
+	r = group_join(&set->sockets->context, m, fd, nth, reterr);
+	if (r >= 0)
+		set->n++;
+	return r;
+}
+
+/* First one for every configured listener, so that their numbers agree, then the further ones of
+ * systemd's. */
+static int join_all(struct listener_set *set, struct ho_error *reterr)
+{
+	const struct service_config *service = set->service;
+	int r = 0;
+
+	for (size_t i = 0; r >= 0 && i < service->n_listeners; i++)
+		r = join(set, &service->listeners[i], 0, reterr);
+	for (size_t i = 0; r >= 0 && i < service->n_listeners; i++) {
+		const struct listener_config *c = &service->listeners[i];
+
+		for (size_t k = 1; r >= 0 && c->address.kind == ADDRESS_SYSTEMD &&
+		                   find_passed(set->sockets, c->address.path, k) >= 0;
+		        k++)
+			r = join(set, c, k, reterr);
+	}
+	return r;
+}
+
+int listener_set_open(struct sockets *s, struct config *config,
+        const struct service_config *service, uint32_t generation, struct listener_set **ret,
+        struct ho_error *reterr)
+{
+	struct listener_set *set =
+	        calloc(1, sizeof *set + count_members(s, service) * sizeof set->members[0]);
+	int r;
+
+	if (!set)
+		return ho_error_set(reterr, -ENOMEM,
+		        "no memory for the listeners of service \"%s\"; nothing changed",
+		        service->name);
+	set->sockets = s;
+	set->config = config_ref(config);
+	set->service = service;
+	set->generation = generation;
+	set->next = s->sets;
+	s->sets = set;
+	r = join_all(set, reterr);
+	if (r < 0) {
+		(void)listener_set_close(set);
+		return r;
+	}
+	*ret = set;
+	return 0;
+}
+
+struct listener_set *listener_set_close(struct listener_set *set)
+{
+	struct listener_set **p;
+
+	if (!set)
+		return NULL;
+	for (p = &set->sockets->sets; *p != set; p = &(*p)->next)
+		;
+	*p = set->next;
+	for (size_t i = 0; i < set->n; i++)
+		group_leave(&set->members[i]);
+	(void)config_unref(set->config);
+	free(set);
+	return NULL;
+}
+
+size_t listener_set_count(const struct listener_set *set)
+{
+	return set->n;
+}
+
+struct listener_info listener_set_info(const struct listener_set *set, size_t i)
+{
+	const struct member *m = &set->members[i];
+
+	HO_ASSERT(i < set->n);
+	return (struct listener_info){
+	        .config = m->config,
+	        .fd = m->fd,
+	        .steering = m->group->steering,
+	        .origin = m->group->passed_fd >= 0 ? ORIGIN_SYSTEMD : ORIGIN_BOUND,
+	        .tag = m->tag,
+	        .unix_name = m->unix_path[0] ? m->unix_path : NULL,
+	};
+}
+
+uint32_t listener_set_generation(const struct listener_set *set)
+{
+	return set->generation;
+}
+
+const struct service_config *listener_set_service(const struct listener_set *set)
+{
+	return set->service;
+}
+
+int listener_set_queue(
+        const struct listener_set *set, size_t i, unsigned *ret_queue, unsigned *ret_limit)
+{
+	HO_ASSERT(i < set->n);
+	return listener_queue(set->members[i].fd, ret_queue, ret_limit);
+}
+
+/* ---- steering ---- */
+
+static const struct share *share_of(const struct member *m, const struct share *shares, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (m->set == shares[i].set)
+			return &shares[i];
+	return NULL;
+}
+
+static void want(struct address_group *g, const struct share *shares, size_t n)
+{
+	for (size_t k = 0; k < g->n_members; k++) {
+		const struct share *share = share_of(g->members[k], shares, n);
+
+		g->members[k]->part_wanted = share ? share->part : 0;
+	}
+}
+
+/* A group is concerned if any of the sets is in it; but an address that has gone over to another
+ * service is not taken away from it by the one that leaves. */
+static bool is_concerned(const struct address_group *g, const struct share *shares, size_t n)
+{
+	bool any = false, wanted = false, foreign = false;
+
+	for (size_t k = 0; k < g->n_members; k++) {
+		const struct member *m = g->members[k];
+		bool named = share_of(m, shares, n);
+
+		any |= named;
+		wanted |= named && m->part_wanted > 0;
+		foreign |= !named && m->part > 0;
+	}
+	return any && (wanted || !foreign);
+}
+
+static void set_parts(struct address_group *g, bool back)
+{
+	for (size_t k = 0; k < g->n_members; k++) {
+		struct member *m = g->members[k];
+
+		if (!back)
+			m->part_before = m->part;
+		m->part = back ? m->part_before : m->part_wanted;
+	}
+}
+
+int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool sticky,
+        struct ho_error *reterr)
+{
+	struct address_group *g, *failed = NULL;
+	int r = 0;
+
+	for (g = s->context.groups; g && !failed; g = g->next) {
+		want(g, shares, n);
+		g->concerned = is_concerned(g, shares, n);
+		if (!g->concerned)
+			continue;
+		g->sticky_before = g->sticky;
+		set_parts(g, false);
+		r = group_apply(g, sticky, reterr);
+		if (r < 0)
+			failed = g;
+	}
+	if (!failed)
+		return 0;
+	set_parts(failed, true);
+	for (g = s->context.groups; g != failed; g = g->next) {
+		if (!g->concerned)
+			continue;
+		set_parts(g, true);
+		(void)group_apply(g, g->sticky_before, NULL);
+	}
+	return r;
+}
+
+int listener_set_probe_begin(struct listener_set *set, size_t i, int *ret_fd,
+        struct sockaddr_storage *ret_to, socklen_t *ret_to_len, struct ho_error *reterr)
+{
+	HO_ASSERT(i < set->n);
+	return group_probe_begin(&set->members[i], ret_fd, ret_to, ret_to_len, reterr);
+}
+
+void listener_set_probe_end(struct listener_set *set, size_t i)
+{
+	HO_ASSERT(i < set->n);
+	group_probe_end(&set->members[i]);
+}

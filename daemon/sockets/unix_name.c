@@ -1,0 +1,439 @@
+/* SPDX-License-Identifier: MIT */
+/* See unix_name.h. All names are taken relative to a descriptor of the directory, so a directory
+ * that is renamed stays the right one and long paths do no harm. Private names are
+ * ".NAME.TOKEN.gN": TOKEN is of one start of handoffd, N is never used twice in it. */
+#include "sockets/unix_name.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <ev.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "system/fd.h"
+
+#define BASE_MAX 60 /* of NAME in private names, so that they fit behind /proc/self/fd/ */
+#define SCAN_MAX 65536
+
+struct unix_names {
+	struct ev_loop *loop;
+	int inotify_fd;
+	struct ev_io watcher;
+	struct unix_name *first;
+};
+
+struct unix_name {
+	struct unix_names *all;
+	struct unix_name *next;
+	int dir_fd;
+	int wd; /* -1: not watched */
+	char *directory;
+	char name[NAME_MAX + 1];
+	char prefix[BASE_MAX + 3];     /* ".NAME." */
+	char temporary[BASE_MAX + 32]; /* ".NAME.TOKEN.new" */
+	const char *token;
+	const struct member *published;
+};
+
+static const char *private_name(const struct member *m)
+{
+	const char *slash = strrchr(m->unix_path, '/');
+
+	return slash ? slash + 1 : m->unix_path;
+}
+
+/* ---- what is in the directory ---- */
+
+/* 1: a socket somebody listens on, 0: a dead socket, -ENOENT, -ENOTSOCK, or why that cannot be
+ * told. */
+static int examine(int dir_fd, const char *name)
+{
+	_cleanup_close_ int fd = openat(dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC), s = -1;
+	struct sockaddr_un un;
+	socklen_t n;
+	struct stat st;
+	char path[32];
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -ENOTSOCK;
+	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	(void)listener_unix_sockaddr(path, &un, &n);
+	s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (s < 0)
+		return -errno;
+	if (connect(s, (struct sockaddr *)&un, n) == 0 || errno == EAGAIN || errno == EPROTOTYPE)
+		return 1;
+	return errno == ECONNREFUSED ? 0 : -errno;
+}
+
+static bool is_private_name(const struct unix_name *u, const char *name)
+{
+	size_t prefix = strlen(u->prefix), hex, digits;
+
+	if (strncmp(name, u->prefix, prefix) != 0)
+		return false;
+	name += prefix;
+	hex = strspn(name, "0123456789abcdef");
+	if (hex != 8)
+		return false;
+	name += hex;
+	if (!strcmp(name, ".new"))
+		return true;
+	if (strncmp(name, ".g", 2) != 0)
+		return false;
+	digits = strspn(name + 2, "0123456789");
+	return digits > 0 && name[2 + digits] == '\0';
+}
+
+/* Private names that nobody listens on were left by a handoffd that crashed. */
+static void remove_leftovers(const struct unix_name *u)
+{
+	int fd = openat(u->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *d = fd < 0 ? NULL : fdopendir(fd);
+	const struct dirent *e;
+
+	if (!d) {
+		(void)close_fd(fd);
+		return;
+	}
+	for (int i = 0; i < SCAN_MAX && (e = readdir(d)); i++)
+		if (is_private_name(u, e->d_name) && examine(u->dir_fd, e->d_name) == 0)
+			(void)unlinkat(u->dir_fd, e->d_name, 0);
+	(void)closedir(d);
+}
+
+static bool same_inode(const struct unix_name *u, const char *a, const char *b)
+{
+	struct stat sa, sb;
+
+	return fstatat(u->dir_fd, a, &sa, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       fstatat(u->dir_fd, b, &sb, AT_SYMLINK_NOFOLLOW) == 0 && sa.st_dev == sb.st_dev &&
+	       sa.st_ino == sb.st_ino;
+}
+
+/* ---- the public name ---- */
+
+static int put_in_place(struct unix_name *u, const struct member *m)
+{
+	const char *from = private_name(m);
+	int r = 0;
+
+	(void)unlinkat(u->dir_fd, u->temporary, 0);
+	if (linkat(u->dir_fd, from, u->dir_fd, u->temporary, 0) < 0)
+		return -errno;
+	if (renameat(u->dir_fd, u->temporary, u->dir_fd, u->name) < 0)
+		r = -errno;
+	/* rename(2) between two names of one inode does nothing and leaves both. */
+	(void)unlinkat(u->dir_fd, u->temporary, 0);
+	return r;
+}
+
+int unix_name_publish(struct unix_name *u, const struct member *m, struct ho_error *reterr)
+{
+	int r;
+
+	if (!m) {
+		if (u->published && same_inode(u, private_name(u->published), u->name))
+			(void)unlinkat(u->dir_fd, u->name, 0);
+		u->published = NULL;
+		return 0;
+	}
+	r = put_in_place(u, m);
+	if (r < 0)
+		return ho_error_set(reterr, r,
+		        "cannot put the socket of generation %u in place of \"%s/%s\": %s; nothing "
+		        "changed",
+		        m->generation, u->directory, u->name, strerror(-r));
+	u->published = m;
+	return 0;
+}
+
+/* Only what was removed is put back: whoever puts something else there knows what he does. */
+static void restore(struct unix_name *u)
+{
+	struct stat st;
+
+	if (u->published && fstatat(u->dir_fd, u->name, &st, AT_SYMLINK_NOFOLLOW) < 0 &&
+	        errno == ENOENT)
+		(void)put_in_place(u, u->published);
+}
+
+static void on_inotify(struct ev_loop *loop, struct ev_io *w, int revents)
+{
+	struct unix_names *all = w->data;
+	char buffer[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
+	const struct inotify_event *e;
+	ssize_t n = read(all->inotify_fd, buffer, sizeof buffer);
+
+	(void)loop;
+	(void)revents;
+	for (const char *p = buffer; n > 0 && p < buffer + n; p += sizeof *e + e->len) {
+		e = (const struct inotify_event *)p;
+		for (struct unix_name *u = all->first; u; u = u->next)
+			if ((e->mask & IN_Q_OVERFLOW) ||
+			        (e->wd == u->wd && e->len > 0 && !strcmp(e->name, u->name)))
+				restore(u);
+	}
+}
+
+static void watch(struct unix_name *u)
+{
+	struct unix_names *all = u->all;
+	char path[32];
+
+	if (all->inotify_fd < 0) {
+		all->inotify_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+		if (all->inotify_fd < 0)
+			return; /* too many instances: the name is only not put back */
+		ev_io_init(&all->watcher, on_inotify, all->inotify_fd, EV_READ);
+		all->watcher.data = all;
+		ev_io_start(all->loop, &all->watcher);
+	}
+	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", u->dir_fd);
+	u->wd = inotify_add_watch(all->inotify_fd, path, IN_DELETE | IN_MOVED_FROM);
+}
+
+static void unwatch(struct unix_name *u)
+{
+	struct unix_names *all = u->all;
+
+	for (const struct unix_name *other = all->first; other; other = other->next)
+		if (other->wd == u->wd)
+			return; /* two names in one directory have one watch */
+	if (u->wd >= 0)
+		(void)inotify_rm_watch(all->inotify_fd, u->wd);
+	if (!all->first && all->inotify_fd >= 0) {
+		ev_io_stop(all->loop, &all->watcher);
+		all->inotify_fd = close_fd(all->inotify_fd);
+	}
+}
+
+struct unix_names *unix_names_new(struct ev_loop *loop)
+{
+	struct unix_names *all = calloc(1, sizeof *all);
+
+	if (all) {
+		all->loop = loop;
+		all->inotify_fd = -1;
+	}
+	return all;
+}
+
+struct unix_names *unix_names_free(struct unix_names *all)
+{
+	HO_ASSERT(!all || !all->first);
+	free(all);
+	return NULL;
+}
+
+/* ---- listeners ---- */
+
+static int find_owner(const struct listener_config *c, uid_t *ret_uid, gid_t *ret_gid)
+{
+	const struct passwd *user;
+	const struct group *group;
+	uint64_t number;
+
+	*ret_uid = UID_NONE;
+	*ret_gid = (gid_t)-1;
+	if (c->owner && parse_number(c->owner, UINT32_MAX - 1, &number)) {
+		*ret_uid = (uid_t)number;
+	} else if (c->owner) {
+		user = getpwnam(c->owner);
+		if (!user)
+			return -ESRCH;
+		*ret_uid = user->pw_uid;
+	}
+	if (c->group && parse_number(c->group, UINT32_MAX - 1, &number)) {
+		*ret_gid = (gid_t)number;
+	} else if (c->group) {
+		group = getgrnam(c->group);
+		if (!group)
+			return -ESRCH;
+		*ret_gid = group->gr_gid;
+	}
+	return 0;
+}
+
+/* By a descriptor of the inode, because somebody might have put another file at the name. */
+static int set_access(const struct unix_name *u, const char *name, const struct listener_config *c)
+{
+	_cleanup_close_ int fd = openat(u->dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	char path[32];
+	struct stat st;
+	uid_t uid;
+	gid_t gid;
+	int r;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -ENOTSOCK;
+	r = find_owner(c, &uid, &gid);
+	if (r < 0)
+		return r;
+	if ((uid != UID_NONE || gid != (gid_t)-1) && fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0)
+		return -errno;
+	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	return chmod(path, c->mode & 0777) < 0 ? -errno : 0;
+}
+
+static int bind_private(const struct unix_name *u, int fd, struct member *m)
+{
+	char name[NAME_MAX + 1], path[PATH_MAX];
+	struct sockaddr_un un;
+	socklen_t n;
+	mode_t mask;
+	int r;
+
+	(void)snprintf(name, sizeof name, "%s%s.g%llu", u->prefix, u->token,
+	        (unsigned long long)m->serial);
+	(void)snprintf(path, sizeof path, "%s/%s", u->directory, name);
+	if (!listener_unix_sockaddr(path, &un, &n)) {
+		(void)snprintf(path, sizeof path, "/proc/self/fd/%d/%s", u->dir_fd, name);
+		if (!listener_unix_sockaddr(path, &un, &n))
+			return -ENAMETOOLONG;
+	}
+	mask = umask(0177);
+	r = bind(fd, (struct sockaddr *)&un, n) < 0 ? -errno : 0;
+	(void)umask(mask);
+	if (r >= 0)
+		(void)copy_string(m->unix_path, sizeof m->unix_path, un.sun_path);
+	return r;
+}
+
+int unix_name_join(struct unix_name *u, struct member *m, struct ho_error *reterr)
+{
+	const struct listener_config *c = m->config;
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int r = fd < 0 ? -errno : bind_private(u, fd, m);
+
+	if (r < 0)
+		return listener_failed(reterr, r, c);
+	r = set_access(u, private_name(m), c);
+	if (r >= 0 && listen(fd, c->backlog) < 0)
+		r = -errno;
+	if (r >= 0) {
+		m->fd = take_fd(fd);
+		return 0;
+	}
+	(void)unlinkat(u->dir_fd, private_name(m), 0);
+	m->unix_path[0] = '\0';
+	if (r == -ESRCH)
+		return ho_error_set(reterr, r,
+		        "cannot listen on %s (listener \"%s\"): no user \"%s\" or no group \"%s\"; "
+		        "nothing changed",
+		        c->address.text, c->name, c->owner ? c->owner : "",
+		        c->group ? c->group : "");
+	if (r == -EPERM)
+		return ho_error_set(reterr, r,
+		        "cannot give %s (listener \"%s\") to its owner: needs CAP_CHOWN; nothing "
+		        "changed",
+		        c->address.text, c->name);
+	return listener_failed(reterr, r, c);
+}
+
+void unix_name_leave(struct unix_name *u, struct member *m)
+{
+	if (u->published == m)
+		(void)unix_name_publish(u, NULL, NULL);
+	(void)unlinkat(u->dir_fd, private_name(m), 0);
+	m->fd = close_fd(m->fd);
+}
+
+/* ---- opening and closing ---- */
+
+static int split_path(struct unix_name *u, const char *path)
+{
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+
+	if (!*name || !strcmp(name, ".") || !strcmp(name, ".."))
+		return -EISDIR;
+	if (!copy_string(u->name, sizeof u->name, name))
+		return -ENAMETOOLONG;
+	if (!slash)
+		u->directory = strdup(".");
+	else
+		u->directory = strndup(path, slash == path ? 1 : (size_t)(slash - path));
+	if (!u->directory)
+		return -ENOMEM;
+	(void)snprintf(u->prefix, sizeof u->prefix, ".%.*s.", BASE_MAX, u->name);
+	(void)snprintf(u->temporary, sizeof u->temporary, "%s%s.new", u->prefix, u->token);
+	u->dir_fd = open(u->directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return u->dir_fd < 0 ? -errno : 0;
+}
+
+static int check_place(
+        const struct unix_name *u, const struct listener_config *c, struct ho_error *reterr)
+{
+	int r = examine(u->dir_fd, u->name);
+	const char *why;
+
+	if (r == 0 || r == -ENOENT)
+		return 0;
+	if (r == -ENOTSOCK) {
+		r = -EEXIST;
+		why = "something that is not a socket is there, and it is not overwritten";
+	} else if (r > 0) {
+		r = -EADDRINUSE;
+		why = "another program listens there";
+	} else {
+		why = strerror(-r);
+	}
+	return ho_error_set(reterr, r, "cannot listen on %s (listener \"%s\"): %s; nothing changed",
+	        c->address.text, c->name, why);
+}
+
+int unix_name_open(struct unix_names *all, const char *token, const struct listener_config *c,
+        struct unix_name **ret, struct ho_error *reterr)
+{
+	struct unix_name *u = calloc(1, sizeof *u);
+	int r;
+
+	if (!u)
+		return listener_failed(reterr, -ENOMEM, c);
+	u->all = all;
+	u->dir_fd = u->wd = -1;
+	u->token = token;
+	r = split_path(u, c->address.path);
+	r = r < 0 ? listener_failed(reterr, r, c) : check_place(u, c, reterr);
+	if (r < 0) {
+		(void)close_fd(u->dir_fd);
+		free(u->directory);
+		free(u);
+		return r;
+	}
+	remove_leftovers(u);
+	u->next = all->first;
+	all->first = u;
+	watch(u);
+	*ret = u;
+	return 0;
+}
+
+struct unix_name *unix_name_close(struct unix_name *u)
+{
+	struct unix_name **p;
+
+	if (!u)
+		return NULL;
+	(void)unix_name_publish(u, NULL, NULL);
+	for (p = &u->all->first; *p != u; p = &(*p)->next)
+		;
+	*p = u->next;
+	unwatch(u);
+	(void)close_fd(u->dir_fd);
+	free(u->directory);
+	free(u);
+	return NULL;
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* A UNIX stream path that several listeners stand behind, one at a time. Every listener is bound to
+ * a private, hidden name beside the public one; link(2) and rename(2) put it in the public place in
+ * one step. A public name that somebody removes is put back. The directory must be writable for us,
+ * and should not be for those we do not trust. */
+#ifndef SOCKETS_UNIX_NAME_H
+#define SOCKETS_UNIX_NAME_H
+
+#include "sockets/group.h"
+
+/* Watches the directories of all public names. */
+struct unix_names *unix_names_new(struct ev_loop *loop);
+/* Only when no name is left. Accepts NULL. */
+struct unix_names *unix_names_free(struct unix_names *all);
+
+/* Takes the public place of `c`: refuses if something else than a dead socket is there, and removes
+ * what a crashed handoffd left beside it. */
+int unix_name_open(struct unix_names *all, const char *token, const struct listener_config *c,
+        struct unix_name **ret, struct ho_error *reterr);
+/* Removes the public name if it is still ours. Accepts NULL. */
+struct unix_name *unix_name_close(struct unix_name *u);
+
+/* Fills fd and unix_path of `m`: listening under a private name with the mode and the owner that
+ * the configuration says. */
+int unix_name_join(struct unix_name *u, struct member *m, struct ho_error *reterr);
+/* Closes m->fd and removes its private name. */
+void unix_name_leave(struct unix_name *u, struct member *m);
+/* Gives the public name to `m`; NULL: to nobody, it is removed. */
+int unix_name_publish(struct unix_name *u, const struct member *m, struct ho_error *reterr);
+
+#endif
