@@ -40,6 +40,7 @@ struct side {
 	usec_t most_idle, least_idle; /* of those not yet idle, at the last dump */
 	uint64_t untracked; /* of the last dump: not in `live` for lack of memory or of a cookie */
 	uint64_t untracked_queued;
+	unsigned urgent; /* so many dumps are wanted soon */
 	bool polled;
 };
 
@@ -185,6 +186,11 @@ static usec_t bounded(const struct side *s, usec_t interval)
 	return interval > least ? interval : least;
 }
 
+static usec_t urgent_pause(const struct side *s)
+{
+	return URGENT_FACTOR * s->cost * s->watch->c->n_watches;
+}
+
 /* When can the next connection, or the last one, have become idle? */
 static usec_t idle_interval(const struct side *s)
 {
@@ -227,7 +233,10 @@ static void plan(struct side *s, bool changed)
 		s->interval = s->polled ? POLL_FIRST : SAFETY_FIRST;
 	else
 		s->interval = s->interval * 2 < last ? s->interval * 2 : last;
-	arm(s, bounded(s, s->interval < idle ? s->interval : idle));
+	if (s->urgent && --s->urgent)
+		arm(s, urgent_pause(s));
+	else
+		arm(s, bounded(s, s->interval < idle ? s->interval : idle));
 }
 
 static void poll_instead(struct side *s)
@@ -361,12 +370,11 @@ static void hasten(struct side *s, usec_t within)
 static void events_lost(struct connections *c)
 {
 	struct drain_watch *w;
-	usec_t pause, since;
 
 	for (w = c->watches; w; w = w->next) {
-		pause = URGENT_FACTOR * w->tcp.cost * c->n_watches;
-		since = now_usec() - w->tcp.dumped;
-		hasten(&w->tcp, usec_sub(pause, since));
+		/* What is gone has to be missing in two. */
+		w->tcp.urgent = 2;
+		hasten(&w->tcp, usec_sub(urgent_pause(&w->tcp), now_usec() - w->tcp.dumped));
 	}
 }
 
