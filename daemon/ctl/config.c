@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/* A configuration file as handoffd would read it; no handoffd need run. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "conf/load.h"
+#include "ctl/ctl.h"
+
+#define DEFAULT_FILE "/etc/handoffd/handoffd.conf"
+
+static void print_mistakes(const struct mistakes *m)
+{
+	for (size_t i = 0; i < m->count; i++)
+		put_lines(stderr, "", m->lines[i]);
+	if (m->more)
+		(void)fputs("… and more\n", stderr);
+}
+
+int command_config(struct ctl *ctl)
+{
+	const char *what = ctl->arguments[0];
+	const char *environment =
+	        ctl->environment ? ctl->environment : getenv("HANDOFF_ENVIRONMENT");
+	const char *file = ctl->n_arguments > 1 ? ctl->arguments[1] : ctl->config;
+	_cleanup_(config_unrefp) struct config *config = NULL;
+	_cleanup_free_ char *text = NULL;
+	struct mistakes mistakes = {0};
+	int e;
+
+	if (strcmp(what, "check") && strcmp(what, "show"))
+		return complain(
+		        CODE_USAGE, "config does not know \"%s\", but check and show", what);
+	if (ctl->n_arguments > 1 && ctl->config)
+		return complain(CODE_USAGE, "the file is named twice: \"%s\" and \"%s\"", file,
+		        ctl->config);
+	if (!file)
+		file = DEFAULT_FILE;
+	e = config_load(file, environment, &config, &mistakes);
+	print_mistakes(&mistakes);
+	mistakes_done(&mistakes);
+	if (e)
+		return CODE_USAGE;
+	if (!strcmp(what, "check")) {
+		(void)printf("%s: correct, %zu service%s\n", file, config->n_services,
+		        config->n_services == 1 ? "" : "s");
+		return 0;
+	}
+	text = config_print(config);
+	if (!text)
+		return complain(CODE_FAILED, "memory is short");
+	(void)fputs(text, stdout);
+	return 0;
+}

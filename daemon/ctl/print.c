@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "ctl/ctl.h"
+
+void put_text(FILE *f, const char *text, unsigned columns)
+{
+	const unsigned char *s = (const unsigned char *)text;
+	unsigned used = 0;
+
+	for (; *s; s++) {
+		/* C1 controls are two bytes in UTF-8, and terminals obey them too. */
+		bool c1 = s[0] == 0xc2 && s[1] >= 0x80 && s[1] < 0xa0;
+
+		if ((*s & 0xc0) != 0x80 && columns && used++ == columns)
+			return;
+		if (c1)
+			s++;
+		if (c1 || (*s < 0x20 && *s != '\t') || *s == 0x7f)
+			(void)fputc('?', f);
+		else
+			(void)fputc(*s, f);
+	}
+}
+
+void put_lines(FILE *f, const char *indent, const char *text)
+{
+	while (*text) {
+		size_t n = strcspn(text, "\n");
+		_cleanup_free_ char *line = strndup(text, n);
+
+		(void)fputs(indent, f);
+		put_text(f, line ? line : "", 0);
+		(void)fputc('\n', f);
+		text += n + (text[n] == '\n');
+	}
+}
+
+int complain(int code, const char *format, ...)
+{
+	_cleanup_free_ char *text = NULL;
+	va_list ap;
+
+	va_start(ap, format);
+	if (vasprintf(&text, format, ap) < 0)
+		text = NULL;
+	va_end(ap);
+	(void)fputs("handoffctl: ", stderr);
+	put_text(stderr, text ? text : "memory is short", 0);
+	(void)fputc('\n', stderr);
+	return code;
+}
+
+void put_json(const json_t *j)
+{
+	/* What is cut by a full disk shows when stdout is closed. */
+	(void)json_dumpf(j, stdout, JSON_REAL_PRECISION(15));
+	(void)fputc('\n', stdout);
+	(void)fflush(stdout);
+}
+
+unsigned terminal_columns(void)
+{
+	struct winsize size;
+	const char *term = getenv("TERM");
+
+	if (!isatty(STDOUT_FILENO) || !term || !*term || !strcmp(term, "dumb"))
+		return 0;
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_col < 20)
+		return 80;
+	return size.ws_col;
+}
+
+const char *member(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? text : "";
+}
+
+void add_local_time(struct text *t, const char *rfc3339)
+{
+	struct tm tm = {0}, today;
+	time_t now = time(NULL), then;
+	char buffer[32];
+
+	if (!strptime(rfc3339, "%Y-%m-%dT%H:%M:%S", &tm))
+		return;
+	then = timegm(&tm);
+	if (!localtime_r(&then, &tm) || !localtime_r(&now, &today))
+		return;
+	if (strftime(buffer, sizeof buffer,
+	            tm.tm_year == today.tm_year && tm.tm_yday == today.tm_yday
+	                    ? "%H:%M:%S"
+	                    : "%Y-%m-%d %H:%M:%S",
+	            &tm))
+		text_add(t, "%s", buffer);
+}

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: MIT */
+/* The commands that ask for something and wait until it is so: reload, stop, start, restart, wait.
+ */
+#include <string.h>
+
+#include "ctl/ctl.h"
+#include "wire/interface.h"
+
+/* One line for a result that is well, else the cause and what else its text says. */
+static void print_result(const json_t *r)
+{
+	json_int_t code = json_integer_value(json_object_get(r, "exit_code"));
+	json_int_t cut = json_integer_value(json_object_get(r, "cut"));
+	const json_t *generation = json_object_get(r, "generation");
+	const char *text = member(r, "text"), *rest = strchr(text, '\n');
+	FILE *f = code ? stderr : stdout;
+	char line[2048];
+	struct text t = TEXT_ON(line);
+
+	text_add(&t, "%s: ", member(r, "service"));
+	if (*text)
+		text_add_bytes(&t, text, rest ? (size_t)(rest - text) : strlen(text));
+	else
+		text_add(&t, "%s -> %s", member(r, "request"), member(r, "outcome"));
+	if (json_is_integer(generation) && !*text)
+		text_add(&t, ", generation %" JSON_INTEGER_FORMAT, json_integer_value(generation));
+	if (cut)
+		text_add(&t, " (%" JSON_INTEGER_FORMAT " connection%s cut)", cut,
+		        cut == 1 ? "" : "s");
+	put_text(f, line, 0);
+	(void)fputc('\n', f);
+	if (rest)
+		put_lines(f, "    ", rest + 1);
+}
+
+/* `document` is what a good reply and the error Failed have in common. */
+static void print_results(const struct ctl *ctl, const json_t *document, int code)
+{
+	json_t *results = json_object_get(document, "results"), *result;
+	const char *text = member(document, "text");
+	size_t i;
+
+	if (ctl->json) {
+		_cleanup_json_ json_t *j = json_pack(
+		        "{s:i, s:i, s:O}", "version", 1, "exit_code", code, "results", results);
+
+		if (j && !json_array_size(results) && *text)
+			(void)json_object_set_new(j, "text", wire_string(text));
+		if (j)
+			put_json(j);
+	}
+	json_array_foreach(results, i, result)
+	{
+		if (!ctl->json || json_integer_value(json_object_get(result, "exit_code")))
+			print_result(result);
+	}
+	if (code && !json_array_size(results))
+		(void)complain(code, "%s", *text ? text : "handoffd did not say why it failed");
+}
+
+/* Takes the reference to `parameters`. */
+static int run(struct ctl *ctl, const char *method, json_t *parameters)
+{
+	_cleanup_json_ json_t *reply = NULL, *failure = NULL;
+	struct progress *progress = NULL;
+	struct client c;
+	bool more = true;
+	int r = client_open(&c, ctl);
+
+	if (r) {
+		json_decref(parameters);
+		return r;
+	}
+	if (ctl->timeout != USEC_INFINITY)
+		(void)json_object_set_new(parameters, "timeout",
+		        json_real((double)ctl->timeout / (double)USEC_PER_SEC));
+	r = client_send(&c, method, parameters, !ctl->json);
+	if (!ctl->json)
+		progress = progress_new();
+	while (!r && more) {
+		json_decref(reply);
+		reply = NULL;
+		r = client_receive(&c, &reply, &more, &failure);
+		if (!r && more)
+			progress_show(progress, json_object_get(reply, "progress"));
+	}
+	progress = progress_free(progress);
+	client_close(&c);
+	if (!r || failure)
+		print_results(ctl, failure ? failure : reply, r);
+	return r;
+}
+
+static int run_services(struct ctl *ctl, const char *method)
+{
+	json_t *services = json_array(), *parameters;
+
+	for (int i = 0; i < ctl->n_arguments; i++)
+		(void)json_array_append_new(services, wire_string(ctl->arguments[i]));
+	parameters = json_pack("{s:o}", "services", services);
+	if (parameters && ctl->wait)
+		(void)json_object_set_new(parameters, "wait", wire_string(ctl->wait));
+	return run(ctl, method, parameters);
+}
+
+int command_reload(struct ctl *ctl)
+{
+	return run_services(ctl, INTERFACE_MANAGER ".Reload");
+}
+
+int command_stop(struct ctl *ctl)
+{
+	return run_services(ctl, INTERFACE_MANAGER ".Stop");
+}
+
+int command_start(struct ctl *ctl)
+{
+	return run_services(ctl, INTERFACE_MANAGER ".Start");
+}
+
+int command_restart(struct ctl *ctl)
+{
+	return run_services(ctl, INTERFACE_MANAGER ".Restart");
+}
+
+int command_wait(struct ctl *ctl)
+{
+	json_t *parameters = json_pack("{s:o}", "service", wire_string(ctl->arguments[0]));
+
+	if (parameters && ctl->wait)
+		(void)json_object_set_new(parameters, "for", wire_string(ctl->wait));
+	return run(ctl, INTERFACE_MANAGER ".Wait", parameters);
+}

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: MIT */
+/* The state of everything as aligned text, or the document as it came. */
+#include <string.h>
+
+#include "ctl/ctl.h"
+#include "wire/interface.h"
+
+struct out {
+	char line[2048];
+	struct text t;
+	unsigned columns; /* of a terminal; longer lines are cut there */
+};
+
+static struct text *begin(struct out *o)
+{
+	o->t = TEXT_ON(o->line);
+	return &o->t;
+}
+
+static void end(struct out *o)
+{
+	put_text(stdout, o->line, o->columns);
+	(void)fputc('\n', stdout);
+}
+
+static json_int_t number(const json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
+}
+
+/* "in flight" of workers and generations; nothing when it is not known. */
+static void add_in_flight(struct text *t, const json_t *object)
+{
+	if (json_is_integer(json_object_get(object, "in_flight")))
+		text_add(t, "  %" JSON_INTEGER_FORMAT " in flight", number(object, "in_flight"));
+}
+
+/* A time in seconds, in the largest unit that leaves at least one. */
+static void add_duration(struct text *t, const char *before, const json_t *j)
+{
+	double s = json_number_value(j);
+
+	if (!json_is_number(j))
+		return;
+	if (s < 120)
+		text_add(t, "  %s %.0fs", before, s);
+	else if (s < 7200)
+		text_add(t, "  %s %.0fmin", before, s / 60);
+	else
+		text_add(t, "  %s %.0fh", before, s / 3600);
+}
+
+static void print_worker(struct out *o, const json_t *w)
+{
+	struct text *t = begin(o);
+
+	text_add(t, "     worker %" JSON_INTEGER_FORMAT, number(w, "index"));
+	if (json_is_integer(json_object_get(w, "pid")))
+		text_add(t, "  pid %" JSON_INTEGER_FORMAT, number(w, "pid"));
+	text_add(t, "  %s", member(w, "state"));
+	add_in_flight(t, w);
+	if (number(w, "restarts"))
+		text_add(t, "  %" JSON_INTEGER_FORMAT " restarts", number(w, "restarts"));
+	if (*member(w, "status"))
+		text_add(t, "  %s", member(w, "status"));
+	end(o);
+}
+
+static void print_generation(struct out *o, const json_t *g)
+{
+	json_t *drain = json_object_get(g, "drain"), *worker;
+	struct text *t = begin(o);
+	size_t i;
+
+	text_add(t, "  %-2" JSON_INTEGER_FORMAT " %-8s  %4.4g%%", number(g, "id"),
+	        member(g, "state"), json_number_value(json_object_get(g, "share")));
+	add_in_flight(t, g);
+	if (json_is_object(drain)) {
+		add_duration(t, "oldest", json_object_get(drain, "oldest"));
+		add_duration(t, "deadline in", json_object_get(drain, "deadline_in"));
+	} else {
+		text_add(t, "  since ");
+		add_local_time(t, member(g, "started"));
+	}
+	if (*member(g, "release"))
+		text_add(t, "  %s", member(g, "release"));
+	end(o);
+	if (*member(g, "reason"))
+		put_lines(stdout, "     ", member(g, "reason"));
+	json_array_foreach(json_object_get(g, "workers"), i, worker) print_worker(o, worker);
+}
+
+/* The first line of the text is the cause; `--json` has all of it. */
+static void print_last(struct out *o, const json_t *last)
+{
+	const char *text = member(last, "text");
+	struct text *t;
+
+	if (!json_is_object(last))
+		return;
+	t = begin(o);
+	text_add(t, "  last: %s ->", member(last, "request"));
+	if (json_is_integer(json_object_get(last, "generation")))
+		text_add(t, " generation %" JSON_INTEGER_FORMAT, number(last, "generation"));
+	text_add(t, " %s (%" JSON_INTEGER_FORMAT ")", member(last, "outcome"),
+	        number(last, "exit_code"));
+	if (number(last, "exit_code") && *text) {
+		text_add(t, ": ");
+		text_add_bytes(t, text, strcspn(text, "\n"));
+	}
+	end(o);
+}
+
+static void print_service(struct out *o, const json_t *s)
+{
+	struct text *t = begin(o);
+	json_t *item;
+	size_t i;
+
+	text_add(t, "%s  %s", member(s, "name"), member(s, "state"));
+	if (json_is_integer(json_object_get(s, "generation")))
+		text_add(t, "  generation %" JSON_INTEGER_FORMAT, number(s, "generation"));
+	if (json_is_true(json_object_get(s, "reloading")))
+		text_add(t, "  reloading");
+	end(o);
+	json_array_foreach(json_object_get(s, "listeners"), i, item)
+	{
+		t = begin(o);
+		text_add(t, "  %s  %s  %s  queue %" JSON_INTEGER_FORMAT "/%" JSON_INTEGER_FORMAT,
+		        member(item, "name"), member(item, "address"), member(item, "steering"),
+		        number(item, "queue"), number(item, "backlog"));
+		if (strcmp(member(item, "origin"), "bound"))
+			text_add(t, "  %s", member(item, "origin"));
+		end(o);
+	}
+	json_array_foreach(json_object_get(s, "generations"), i, item) print_generation(o, item);
+	print_last(o, json_object_get(s, "last_result"));
+}
+
+static void print_status(const json_t *status)
+{
+	struct out o = {.columns = terminal_columns()};
+	struct text *t = begin(&o);
+	json_t *service;
+	size_t i;
+
+	text_add(t, "handoffd %s  pid %" JSON_INTEGER_FORMAT "  %s  environment %s  steering %s",
+	        member(status, "handoffd"), number(status, "pid"), member(status, "state"),
+	        member(status, "environment"), member(status, "steering"));
+	end(&o);
+	if (*member(status, "config_error")) {
+		(void)fputs("the last configuration was refused, the one before it is in use:\n",
+		        stdout);
+		put_lines(stdout, "  ", member(status, "config_error"));
+	}
+	json_array_foreach(json_object_get(status, "services"), i, service)
+	        print_service(&o, service);
+}
+
+int command_status(struct ctl *ctl)
+{
+	json_t *parameters = ctl->n_arguments
+	                             ? json_pack("{s:o}", "service", wire_string(ctl->arguments[0]))
+	                             : json_object();
+	_cleanup_json_ json_t *reply = NULL;
+	json_t *status;
+	int r = client_ask(ctl, INTERFACE_MANAGER ".GetStatus", parameters, &reply);
+
+	if (r)
+		return r;
+	status = json_object_get(reply, "status");
+	if (!json_is_object(status))
+		return complain(CODE_FAILED, "handoffd answered without a status");
+	if (ctl->json)
+		put_json(status);
+	else
+		print_status(status);
+	return 0;
+}
