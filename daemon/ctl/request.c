@@ -86,6 +86,11 @@ static int run(struct ctl *ctl, const char *method, json_t *parameters)
 	}
 	progress = progress_free(progress);
 	client_close(&c);
+	/* Nothing but its own word means that it is done. */
+	if (!r && (!json_is_integer(json_object_get(reply, "exit_code")) ||
+	                  json_integer_value(json_object_get(reply, "exit_code")) != CODE_DONE ||
+	                  !json_is_array(json_object_get(reply, "results"))))
+		return complain(CODE_FAILED, "handoffd answered without a result");
 	if (!r || failure)
 		print_results(ctl, failure ? failure : reply, r);
 	return r;
