@@ -47,12 +47,12 @@ static void note_origin(struct maker *mk, struct service_config *s, const struct
 	s->origins[i].origin = origin_at(mk, set->line);
 }
 
-struct origin origin_of(const struct service_config *s, const char *key)
+const struct origin *origin_of(const struct service_config *s, const char *key)
 {
 	for (size_t i = 0; i < s->n_origins; i++)
 		if (!strcmp(s->origins[i].key, key))
-			return s->origins[i].origin;
-	return s->origin;
+			return &s->origins[i].origin;
+	return NULL;
 }
 
 static void set_addresses(

@@ -15,7 +15,7 @@ int build_config(
 void check_service(struct maker *mk, const struct service_config *s, bool whole);
 void check_addresses(struct maker *mk);
 
-/* Where a key of a service was set, or the service itself. */
-struct origin origin_of(const struct service_config *s, const char *key);
+/* Where a key of a service was set, rightly or not; NULL: nowhere. */
+const struct origin *origin_of(const struct service_config *s, const char *key);
 
 #endif

@@ -16,6 +16,7 @@ static void at_key(
 	va_list ap;
 	enum raw_kind kind;
 	const struct key *k = mk->file ? NULL : key_by_option(key, &kind);
+	const struct origin *o = origin_of(s, key);
 	size_t n;
 	const struct key *keys = keys_of(RAW_SERVICE, &n);
 
@@ -28,7 +29,7 @@ static void at_key(
 	if (k && k->option)
 		mistakes_add(mk->m, NULL, 0, "--%s: %s", k->option, what);
 	else
-		mistakes_add(mk->m, mk->file, origin_of(s, key).line, "%s: %s", key, what);
+		mistakes_add(mk->m, mk->file, o ? o->line : s->origin.line, "%s: %s", key, what);
 }
 
 static bool has_stream_listener(const struct service_config *s)
@@ -70,7 +71,7 @@ static void check_ready(struct maker *mk, const struct service_config *s, bool w
 
 void check_service(struct maker *mk, const struct service_config *s, bool whole)
 {
-	if (whole && !s->command.count)
+	if (whole && !s->command.count && !origin_of(s, "command"))
 		mistakes_add(mk->m, mk->file, s->origin.line,
 		        "service \"%s\" has no command; write for example command = "
 		        "{\"bin/server\", \"--port\", \"8080\"}",

@@ -76,7 +76,7 @@ static const struct key listen_keys[] = {
 #define YEAR (365 * 86400 * USEC_PER_SEC)
 
 static const struct key service_keys[] = {
-        {"command", NULL, NULL, NULL, KEY_COMMAND, SERVICE(command), 0, 0, NULL},
+        {"command", NULL, NULL, NULL, KEY_COMMAND, SERVICE(command), 1, 0, NULL},
         {"directory", "directory", "DIR",
                 "run the command there; links are resolved anew each time", KEY_STRING,
                 SERVICE(directory), 0, 0, NULL},
@@ -122,7 +122,7 @@ static const struct key service_keys[] = {
                 KEY_READY, 0, 0, 0, NULL},
         {"ready.timeout", "ready-timeout", "DURATION",
                 "a generation not ready by then failed (30s)", KEY_DURATION, SERVICE(ready.timeout),
-                1, YEAR, NULL},
+                USEC_PER_MSEC, YEAR, NULL},
         {"drain.by", "drain", "HOW", "auto, idle or signal (auto)", KEY_WORD, SERVICE(drain.by), 0,
                 0, drain_words},
         {"drain.signal", "drain-signal", "SIGNAL", "tells the command to finish (TERM)", KEY_SIGNAL,
@@ -249,7 +249,7 @@ const struct key *key_by_option(const char *option, enum raw_kind *ret_kind)
 void nearest_try(struct nearest *n, const char *candidate)
 {
 	size_t length = strlen(n->word);
-	unsigned limit = length < 3 ? 0 : length < 6 ? 1 : length < 10 ? 2 : 3;
+	unsigned limit = length < 3 ? 0 : length < 4 ? 1 : length < 10 ? 2 : 3;
 	unsigned d = edit_distance(n->word, candidate, limit);
 
 	if (d <= limit && (!n->best || d < n->distance)) {

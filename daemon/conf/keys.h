@@ -21,7 +21,7 @@ enum key_type {
 	KEY_SIGNAL,
 	KEY_STRING,
 	KEY_LIST,    /* of non-empty strings */
-	KEY_COMMAND, /* list, of which only the first must not be empty */
+	KEY_COMMAND, /* list of at least `min`, of which only the first must not be empty */
 	KEY_ENVIRON,
 	KEY_DIALECT,
 	KEY_READY,

@@ -130,6 +130,14 @@ static void print_signal(FILE *f, int sig)
 		(void)fprintf(f, "\"%d\"", sig);
 }
 
+static void print_share(FILE *f, unsigned share)
+{
+	if (share % 100)
+		(void)fprintf(f, "\"%u.%02u%%\"", share / 100, share % 100);
+	else
+		(void)fprintf(f, "\"%u%%\"", share / 100);
+}
+
 /* The value of a key that has a simple type, as it is written behind "=". */
 static bool print_simple(FILE *f, const struct key *k, const void *place)
 {
@@ -160,8 +168,7 @@ static bool print_simple(FILE *f, const struct key *k, const void *place)
 		                                                                        : buffer);
 		break;
 	case KEY_SHARE:
-		(void)fprintf(f, "\"%u.%02u%%\"", *(const unsigned *)place / 100,
-		        *(const unsigned *)place % 100);
+		print_share(f, *(const unsigned *)place);
 		break;
 	case KEY_SIGNAL:
 		print_signal(f, *(const int *)place);
@@ -230,14 +237,6 @@ static bool has_value(const struct service_config *s, const struct key *k)
 	}
 }
 
-static struct origin set_at(const struct service_config *s, const char *key)
-{
-	for (size_t i = 0; i < s->n_origins; i++)
-		if (!strcmp(s->origins[i].key, key))
-			return s->origins[i].origin;
-	return (struct origin){0};
-}
-
 static bool same_listener(const struct listener_config *a, const struct listener_config *b)
 {
 	return !strcmp(a->name, b->name);
@@ -289,6 +288,7 @@ static bool print_service(FILE *f, const struct service_config *s)
 	for (size_t i = 0; i < n; i++) {
 		const struct key *k = &keys[i];
 		size_t section = key_section_length(k);
+		const struct origin *o = origin_of(s, k->name);
 
 		if (!has_value(s, k))
 			continue;
@@ -303,7 +303,7 @@ static bool print_service(FILE *f, const struct service_config *s)
 		}
 		(void)fprintf(f, "%s\t%s = ", open ? "\t" : "", key_leaf(k));
 		good = print_value(f, s, k) && good;
-		print_origin(f, set_at(s, k->name));
+		print_origin(f, o ? *o : (struct origin){0});
 	}
 	(void)fputs(open ? "\t}\n}\n" : "}\n", f);
 	return good;

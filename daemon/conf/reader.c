@@ -228,21 +228,26 @@ static const struct key *misplaced(const char *name)
 
 static void unknown_key(cfg_t *cfg, const char *name)
 {
-	struct nearest nearest = {.word = name};
-	const struct key *other = misplaced(name);
+	struct nearest nearest = {.word = name}, inner = {.word = name};
+	size_t n;
+	const struct key *keys = keys_of(RAW_SERVICE, &n), *other = misplaced(name);
 	char where[160], buffer[SHOWN_SIZE], hint[160];
 	struct text t = TEXT_ON(hint);
 
 	for (unsigned i = 0; i < cfg_num(cfg); i++)
 		if (strncmp(cfg->opts[i].name, "__", 2) != 0)
 			nearest_try(&nearest, cfg->opts[i].name);
+	for (size_t i = 0; reading->depth == 1 && i < n; i++)
+		if (!key_section_length(&keys[i]))
+			nearest_try(&inner, keys[i].name);
 	if (nearest.best)
 		text_add(&t, "did you mean \"%s\"?", nearest.best);
+	else if (inner.best)
+		text_add(
+		        &t, "did you mean \"%s\", inside of service \"NAME\" { ... }?", inner.best);
 	else if (other && !top()->section && top()->block->kind != RAW_LISTEN)
-		text_add(&t, "write %.*s { %s = ... } in a service", (int)key_section_length(other),
-		        other->name, key_leaf(other));
-	else if (reading->depth == 1 && key_find(RAW_SERVICE, NULL, name))
-		text_add(&t, "write it inside of service \"NAME\" { ... }");
+		text_add(&t, "in a service, write %.*s { %s = ... }",
+		        (int)key_section_length(other), other->name, key_leaf(other));
 	else
 		text_add(&t, "take it out, or see handoffd.conf(5) for the keys there are");
 	mistakes_add(reading->m, reading->file, cfg->line, "unknown key \"%s\"%s; %s",

@@ -290,6 +290,10 @@ static void set_list(struct maker *mk, const struct raw_setting *s, struct strin
 		if (mk->oom)
 			return;
 	}
+	if (list.count < s->key->min && is_empty_list(s->values))
+		wrong(mk, s, s->line,
+		        "is empty; write for example {\"bin/server\", \"--port\", "
+		        "\"8080\"}");
 	*target = list;
 }
 
