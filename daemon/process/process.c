@@ -87,12 +87,16 @@ struct processes *processes_free(struct processes *ps)
 
 static void destroy(struct process *p)
 {
+	siginfo_t info;
+
 	(void)checker_free(p->checker);
 	if (p->ready_fd >= 0)
 		ev_io_stop(p->ps->loop, &p->ready_io);
 	(void)close_fd(p->ready_fd);
-	if (p->pidfd >= 0)
+	if (p->pidfd >= 0) {
 		ev_io_stop(p->ps->loop, &p->exit_io);
+		(void)waitid(P_PIDFD, (id_t)p->pidfd, &info, WEXITED | WNOHANG);
+	}
 	(void)close_fd(p->pidfd);
 	notify_stop(&p->notify);
 	output_stop(&p->outputs[0]);

@@ -51,7 +51,7 @@ struct process_handlers {
 };
 
 struct processes_options {
-	const char *runtime_directory; /* for the notify sockets (mode 0700, owned by us); NULL: abstract names */
+	const char *runtime_directory; /* not used yet: notify sockets have abstract names, see notify.h */
 };
 
 /* Becomes child subreaper, blocks nothing, installs no SIGCHLD handler of its own: the caller calls
@@ -59,7 +59,8 @@ struct processes_options {
 int processes_new(struct ev_loop *loop, const struct processes_options *options, const struct process_handlers *handlers,
 	struct processes **ret, struct ho_error *reterr);
 struct processes *processes_free(struct processes *ps);
-/* Reaps orphans that were given to us; never a worker's main process, which is reaped by its pidfd. */
+/* Reaps orphans that were given to us, and with them every other child of handoffd that is no worker. The end of a
+ * worker's main process is dealt with as if its pidfd had spoken: `exited` may be called from here. */
 void processes_reap(struct processes *ps);
 /* The worker that `pid` belongs to: its main process, or any descendant of its session; NULL if none. */
 struct process *processes_find(struct processes *ps, pid_t pid);

@@ -121,7 +121,8 @@ static void place_descriptors(struct child *c)
 			break;
 		}
 		if (r < 0)
-			fail(c, (struct failure){STEP_DESCRIPTORS, s->to, 0, errno});
+			fail(c, (struct failure){STEP_DESCRIPTORS,
+			                s->kind == FDMAP_SEAL ? s->from : s->to, 0, errno});
 	}
 }
 

@@ -144,6 +144,8 @@ static int tear_down(void **state)
 {
 	struct world *w = *state;
 
+	if (w->process)
+		(void)process_signal_tree(w->process, SIGKILL, true);
 	w->ps = processes_free(w->ps);
 	w->release = release_unref(w->release);
 	w->config = config_unref(w->config);
@@ -224,6 +226,17 @@ static void run(struct world *w)
 {
 	start(w);
 	WAIT_FOR(w, w->exited);
+}
+
+/* The end is the first thing that is noticed: all the rest must be found on the way. */
+static void run_and_reap(struct world *w)
+{
+	siginfo_t info;
+
+	start(w);
+	assert_int_equal(waitid(P_PID, (id_t)process_pid(w->process), &info, WEXITED | WNOWAIT), 0);
+	processes_reap(w->ps);
+	assert_int_equal(w->exited, 1);
 }
 
 static void assert_exit(const struct world *w, int code, int status)
@@ -678,6 +691,23 @@ static void test_capabilities_are_applied(void **state)
 	        strtoull(strstr(w->out, "CapBnd:") + 7, NULL, 16) & (1ull << 22), 0); /* sys_boot */
 }
 
+static void test_directory_is_entered_as_the_user(void **state)
+{
+	struct world *w = *state;
+	char directory[] = "/tmp/handoff-test-XXXXXX", text[128];
+
+	need_root();
+	assert_non_null(mkdtemp(directory)); /* 0700 */
+	w->service->directory = directory;
+	w->service->user = "nobody";
+	w->service->capabilities = "^cap_net_bind_service";
+	command(w, "true", NULL);
+	(void)snprintf(
+	        text, sizeof text, "cannot enter directory \"%s\": Permission denied", directory);
+	assert_start_fails(w, -EACCES, text);
+	assert_int_equal(rmdir(directory), 0);
+}
+
 static void test_unknown_names_have_words(void **state)
 {
 	struct world *w = *state;
@@ -753,7 +783,7 @@ static void test_ready_just_before_the_end(void **state)
 	struct world *w = *state;
 
 	command(w, self, "notify", "STATUS=caf\xc3\xa9\x01\xff\nREADY=1\nSTOPPING=1\n", NULL);
-	run(w);
+	run_and_reap(w);
 	assert_exit(w, CLD_EXITED, 0);
 	assert_int_equal(w->ready, 1);
 	assert_int_equal(w->stopping, 1);
@@ -813,7 +843,7 @@ static void test_output_comes_in_lines(void **state)
 	        "echo one; echo error >&2; head -c 20000 /dev/zero | tr '\\0' x; echo; printf "
 	        "'last \\377'",
 	        NULL);
-	run(w);
+	run_and_reap(w);
 	assert_string_equal(w->err, "error\n");
 	assert_int_equal(w->longest, 8192);
 	assert_int_equal(w->out_length, 4 + 20000 + 3 + 6 + 1);
@@ -832,6 +862,17 @@ static void test_tail(void **state)
 	        "line 26\nline 27\nline 28\nline 29\nline 30\nline 31\nline 32\nline 33\nline "
 	        "34\nline 35\n"
 	        "line 36\nline 37\nline 38\nline 39\nline 40\nend");
+}
+
+static void test_last_words_of_a_pipe_still_held(void **state)
+{
+	struct world *w = *state;
+
+	command(w, "sh", "-c", "sleep 1000 & printf 'no newline'", NULL);
+	run(w);
+	assert_string_equal(w->out, "no newline\n");
+	assert_string_equal(w->order, "OX");
+	assert_int_equal(process_signal_tree(w->process, SIGKILL, false), 1);
 }
 
 static void test_leftovers_are_ended(void **state)
@@ -868,14 +909,10 @@ static void test_leftovers_are_ended(void **state)
 static void test_reap_leaves_status(void **state)
 {
 	struct world *w = *state;
-	siginfo_t info;
 
 	command(w, "sh", "-c", "exit 42", NULL);
-	start(w);
-	assert_int_equal(waitid(P_PID, (id_t)process_pid(w->process), &info, WEXITED | WNOWAIT), 0);
+	run_and_reap(w);
 	processes_reap(w->ps);
-	processes_reap(w->ps);
-	WAIT_FOR(w, w->exited);
 	assert_exit(w, CLD_EXITED, 42);
 }
 
@@ -946,13 +983,14 @@ int main(int argc, char **argv)
 	        TEST(test_settings_are_applied), TEST(test_limit_error_has_words),
 	        TEST(test_signals_are_reset), TEST(test_session_is_its_own),
 	        TEST(test_user_is_applied), TEST(test_numeric_user),
-	        TEST(test_capabilities_are_applied), TEST(test_unknown_names_have_words),
-	        TEST(test_user_needs_root), TEST(test_exit_status), TEST(test_exit_by_signal),
-	        TEST(test_exit_with_core), TEST(test_ready_just_before_the_end),
-	        TEST(test_ready_of_a_grandchild), TEST(test_ready_of_a_stranger),
-	        TEST(test_freed_inside_of_a_handler), TEST(test_output_comes_in_lines),
-	        TEST(test_tail), TEST(test_leftovers_are_ended), TEST(test_reap_leaves_status),
-	        TEST(test_exec_readiness), TEST(test_nothing_leaks),
+	        TEST(test_capabilities_are_applied), TEST(test_directory_is_entered_as_the_user),
+	        TEST(test_unknown_names_have_words), TEST(test_user_needs_root),
+	        TEST(test_exit_status), TEST(test_exit_by_signal), TEST(test_exit_with_core),
+	        TEST(test_ready_just_before_the_end), TEST(test_ready_of_a_grandchild),
+	        TEST(test_ready_of_a_stranger), TEST(test_freed_inside_of_a_handler),
+	        TEST(test_output_comes_in_lines), TEST(test_tail),
+	        TEST(test_last_words_of_a_pipe_still_held), TEST(test_leftovers_are_ended),
+	        TEST(test_reap_leaves_status), TEST(test_exec_readiness), TEST(test_nothing_leaks),
 	        TEST(test_environment_is_exact), /* changes our own: the last */
 	};
 
