@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "sockets/reuseport.h"
@@ -228,6 +229,31 @@ static void leave_means(struct address_group *g, struct member *m)
 	}
 }
 
+/* Asks for no event at all: the kernel reports a hang-up nevertheless, and nothing wakes us for a
+ * connection. */
+static void watch_hangup(struct group_context *x, const struct member *m)
+{
+	struct epoll_event e = {.data.fd = m->fd};
+
+	(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_ADD, m->fd, &e);
+}
+
+void group_on_hangup(struct group_context *x)
+{
+	struct epoll_event e[64];
+	int n = epoll_wait(x->hangups_fd, e, ARRAY_SIZE(e), 0);
+
+	for (int i = 0; i < n; i++)
+		(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_DEL, e[i].data.fd, NULL);
+	for (struct address_group *g = x->groups; n > 0 && g; g = g->next)
+		if (g->reuseport)
+			reuseport_verify(g->reuseport, g->sticky);
+	for (struct address_group *g = x->groups; n > 0 && g; g = g->next)
+		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
+			if (listener_is_listening(g->members[i]->fd))
+				watch_hangup(x, g->members[i]); /* -EEXIST for most */
+}
+
 int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
         struct ho_error *reterr)
 {
@@ -236,7 +262,7 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 
 	m->fd = -1;
 	m->tag = TAG_NONE;
-	m->part = 0;
+	m->part = m->revivals = 0;
 	m->unix_path[0] = '\0';
 	m->serial = ++x->last_serial;
 	if (!g)
@@ -257,6 +283,8 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 	}
 	m->group = g;
 	g->members[g->n_members++] = m;
+	if (g->reuseport)
+		watch_hangup(x, m);
 	/* What comes before the first steering waits in the first one's queue. */
 	if (g->n_members == 1) {
 		m->part = SHARE_ALL;
@@ -279,6 +307,9 @@ void group_leave(struct member *m)
 	if (g->probed == m)
 		g->probed = NULL;
 	m->part = 0;
+	/* Its workers may hold the socket, then it would stay in there after our close. */
+	if (g->reuseport)
+		(void)epoll_ctl(g->context->hangups_fd, EPOLL_CTL_DEL, m->fd, NULL);
 	leave_means(g, m);
 	m->group = NULL;
 	if (g->n_members == 0)

@@ -24,6 +24,7 @@ struct member {
 	uint64_t serial; /* later members have greater ones */
 	int fd;
 	uint8_t tag;
+	unsigned revivals;
 	unsigned part; /* of SHARE_ALL, in force; the parts of a group make SHARE_ALL or 0 */
 	unsigned part_wanted, part_before; /* while sockets_steer() is at work */
 	char unix_path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* as bound; empty: none */
@@ -38,6 +39,7 @@ struct group_context {
 	char token[9]; /* of this daemon's start, in private names */
 	uint64_t last_serial;
 	struct unix_names *unix_names;
+	int hangups_fd; /* an epoll that tells which TCP listener was shut down */
 	struct address_group *groups;
 };
 
@@ -66,6 +68,8 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
         struct ho_error *reterr);
 /* Closes the member's descriptor; the last one closes the group. */
 void group_leave(struct member *m);
+/* Something hung up: sees to all listeners that did. */
+void group_on_hangup(struct group_context *x);
 /* Makes the `part`s of the members true. On failure nothing has changed but them. */
 int group_apply(struct address_group *g, bool sticky, struct ho_error *reterr);
 

@@ -179,6 +179,15 @@ int listener_abstract(const struct address *a, int backlog, int *ret_fd)
 	return r;
 }
 
+int listener_drop_ttl(int fd)
+{
+	int r = set_option(fd, IPPROTO_IP, IP_MINTTL, 255);
+
+	if (r >= 0 && get_option(fd, SOL_SOCKET, SO_DOMAIN, -1) == AF_INET6)
+		r = set_option(fd, IPPROTO_IPV6, IPV6_MINHOPCOUNT, 255);
+	return r;
+}
+
 static int take_queue(const struct nlmsghdr *h, void *data)
 {
 	struct unix_diag_rqlen *ret = data;

@@ -31,6 +31,11 @@ int listener_tcp_free(const struct address *a);
 int listener_udp(const struct address *a, int *ret_fd);
 int listener_abstract(const struct address *a, int backlog, int *ret_fd);
 
+/* Where a socket filter is not permitted (6.18 asks for a privilege on TCP): drops every packet
+ * that has come over a router, or from a sender that does not begin with the greatest TTL; hardly
+ * any does. */
+int listener_drop_ttl(int fd);
+
 /* Accept queue and its limit of a TCP or UNIX stream listener; -EOPNOTSUPP for others. */
 int listener_queue(int fd, unsigned *ret_queue, unsigned *ret_limit);
 bool listener_is_listening(int fd);

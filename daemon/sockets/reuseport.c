@@ -24,6 +24,7 @@
 #define ORDER_MAX 64
 #define SLOT_PASSED 31
 #define STRAYS_MAX 65536
+#define REVIVALS_MAX 64 /* of one member: a worker that does nothing else is left alone */
 
 _Static_assert(TAG_COUNT < SLOT_PASSED, "a slot for every tag");
 _Static_assert(TAG_COUNT <= STEER_SIDES, "a side for every tag");
@@ -201,6 +202,8 @@ static int add_control(struct reuseport *r)
 	code = listener_tcp(r->ip, r->uid, &fd);
 	if (code >= 0)
 		code = bpf_drop_all(fd);
+	if (code == -EPERM)
+		code = listener_drop_ttl(fd);
 	if (code >= 0)
 		code = tag_set(fd, TAG_CONTROL);
 	if (code >= 0 && r->n == 0 && r->program)
@@ -356,12 +359,35 @@ void reuseport_leave(struct reuseport *r, struct member *m, bool sticky)
 		reset_strays(r);
 }
 
+/* Listening again costs what waited in its queue, which is lost already. */
+static int revive(struct reuseport *r, int fd, struct member *m)
+{
+	int code;
+
+	if (r->n + 1 >= ORDER_MAX || m->revivals++ >= REVIVALS_MAX)
+		return -EUSERS;
+	if (listen(fd, m->config->backlog) < 0)
+		return -errno;
+	code = append(r, fd, m);
+	return code < 0 ? code : add_control(r);
+}
+
 void reuseport_verify(struct reuseport *r, bool sticky)
 {
-	for (size_t i = r->n; i-- > 0;)
-		if (r->order[i].member && !listener_is_listening(r->order[i].fd))
-			r->order[i] = r->order[--r->n];
+	struct entry lost[ORDER_MAX];
+	size_t n = 0;
+
+	for (size_t i = r->n; i-- > 0;) {
+		if (!r->order[i].member || listener_is_listening(r->order[i].fd))
+			continue;
+		lost[n++] = r->order[i];
+		r->order[i] = r->order[--r->n];
+	}
 	(void)reuseport_apply(r, sticky);
+	for (size_t i = 0; i < n; i++)
+		(void)revive(r, lost[i].fd, lost[i].member);
+	if (n > 0)
+		(void)reuseport_apply(r, sticky);
 }
 
 /* ---- opening and closing ---- */

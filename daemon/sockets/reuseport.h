@@ -30,7 +30,8 @@ int reuseport_apply(struct reuseport *r, bool sticky);
 /* From now on (after reuseport_apply) the connection from `from` goes to `m`; NULL: no probe. */
 void reuseport_probe(
         struct reuseport *r, const struct member *m, const struct sockaddr_storage *from);
-/* Somebody else's doing may have closed a listener: forget those that do not listen any more. */
+/* A worker may have shut a listener down, which takes it out of the group for all: such ones listen
+ * again, at the end of the group, and the program is put in order. */
 void reuseport_verify(struct reuseport *r, bool sticky);
 
 #endif

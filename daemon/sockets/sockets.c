@@ -4,9 +4,11 @@
 #include "sockets/sockets.h"
 
 #include <errno.h>
+#include <ev.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -27,6 +29,7 @@ struct sockets {
 	int *passed;
 	char **passed_names;
 	struct listener_set *sets;
+	struct ev_io hangups;
 };
 
 struct listener_set {
@@ -115,6 +118,15 @@ static void probe_kernel(struct sockets *s, bool no_ebpf)
 	}
 }
 
+static void on_hangup(struct ev_loop *loop, struct ev_io *w, int revents)
+{
+	struct sockets *s = w->data;
+
+	(void)loop;
+	(void)revents;
+	group_on_hangup(&s->context);
+}
+
 int sockets_new(struct ev_loop *loop, const struct sockets_options *options, struct sockets **ret,
         struct ho_error *reterr)
 {
@@ -123,7 +135,16 @@ int sockets_new(struct ev_loop *loop, const struct sockets_options *options, str
 
 	if (!s)
 		return ho_error_set(reterr, -ENOMEM, "no memory for the table of sockets");
+	s->context.hangups_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (s->context.hangups_fd < 0) {
+		free(s);
+		return ho_error_set(reterr, -errno, "cannot create an epoll for the listeners: %s",
+		        strerror(errno));
+	}
 	s->context.loop = loop;
+	ev_io_init(&s->hangups, on_hangup, s->context.hangups_fd, EV_READ);
+	s->hangups.data = s;
+	ev_io_start(loop, &s->hangups);
 	s->context.unix_names = unix_names_new(loop);
 	if (!s->context.unix_names || copy_passed(s, options) < 0) {
 		(void)sockets_free(s);
@@ -141,6 +162,8 @@ struct sockets *sockets_free(struct sockets *s)
 	while (s->sets)
 		(void)listener_set_close(s->sets);
 	(void)unix_names_free(s->context.unix_names);
+	ev_io_stop(s->context.loop, &s->hangups);
+	(void)close_fd(s->context.hangups_fd);
 	free_passed(s);
 	free(s);
 	return NULL;
