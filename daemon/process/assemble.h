@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Puts together what a worker is started with: its command and environment with everything filled in, and
- * who it runs as. Starts nothing and owns no descriptor. */
+/* Puts together what a worker is started with: its command and environment with everything filled
+ * in, and who it runs as. Starts nothing and owns no descriptor. */
 #ifndef PROCESS_ASSEMBLE_H
 #define PROCESS_ASSEMBLE_H
 
@@ -12,18 +12,18 @@
 struct assembly {
 	struct environment environment;
 	struct credentials credentials;
-	char **argv; /* owned, NULL-terminated */
+	char **argv;      /* owned, NULL-terminated */
 	char *listen_pid; /* inside of environment: where the child writes its pid, or NULL */
 };
 
 /* Fails with words; nothing is left then. */
 int assembly_make(const struct process_spec *spec, const char *notify_socket, struct assembly *ret,
-	struct ho_error *reterr);
+        struct ho_error *reterr);
 void assembly_done(struct assembly *a);
 
-/* The same environment for a command that looks at the worker from beside: without the sockets and the notify
- * socket, with the worker's pid as MAINPID. */
+/* The same environment for a command that looks at the worker from beside: without the sockets and
+ * the notify socket, with the worker's pid as MAINPID. */
 int assembly_beside(
-	const struct assembly *a, pid_t worker, struct environment *ret, struct ho_error *reterr);
+        const struct assembly *a, pid_t worker, struct environment *ret, struct ho_error *reterr);
 
 #endif

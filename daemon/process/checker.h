@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* ready.by = exec:COMMAND: runs a command again and again until it exits 0, 200 ms after each failure. One
- * run at a time, in a session of its own that is killed when the checker ends. */
+/* ready.by = exec:COMMAND: runs a command again and again until it exits 0, 200 ms after each
+ * failure. One run at a time, in a session of its own that is killed when the checker ends. */
 #ifndef PROCESS_CHECKER_H
 #define PROCESS_CHECKER_H
 
@@ -24,11 +24,12 @@ struct checker {
 	void *data;
 };
 
-/* Runs `command` by /bin/sh -c, standard descriptors on /dev/null, otherwise as `like` says (whose strings
- * and credentials are borrowed) with `environment`, which the checker owns from now on, also on failure. */
+/* Runs `command` by /bin/sh -c, standard descriptors on /dev/null, otherwise as `like` says (whose
+ * strings and credentials are borrowed) with `environment`, which the checker owns from now on,
+ * also on failure. */
 int checker_new(struct ev_loop *loop, const char *command, const struct spawn_plan *like,
-	struct environment *environment, void (*succeeded)(void *data), void *data,
-	struct checker **ret, struct ho_error *reterr);
+        struct environment *environment, void (*succeeded)(void *data), void *data,
+        struct checker **ret, struct ho_error *reterr);
 struct checker *checker_free(struct checker *c);
 pid_t checker_pid(const struct checker *c);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Who a worker runs as. Everything that needs names, memory or libraries is looked up beforehand by
- * handoffd; the child only makes system calls on plain numbers, by itself alone (the C library's setuid
- * and friends speak to all threads and must not be used there). */
+ * handoffd; the child only makes system calls on plain numbers, by itself alone (the C library's
+ * setuid and friends speak to all threads and must not be used there). */
 #ifndef PROCESS_CREDENTIALS_H
 #define PROCESS_CREDENTIALS_H
 
@@ -16,14 +16,16 @@ struct credentials {
 	gid_t gid;
 	gid_t *groups; /* owned */
 	size_t n_groups;
-	char *name, *home, *shell; /* owned; of the password entry, NULL without `user` or an entry */
-	bool capabilities;	   /* some are configured */
+	char *name, *home,
+	        *shell;    /* owned; of the password entry, NULL without `user` or an entry */
+	bool capabilities; /* some are configured */
 	uint64_t inheritable, ambient, dropped; /* bits; `dropped` leave the bounding set */
 };
 
-/* Looks everything up. Fails with words: an unknown name, a wrong capability, no right to change. */
+/* Looks everything up. Fails with words: an unknown name, a wrong capability, no right to change.
+ */
 int credentials_find(
-	const struct service_config *s, struct credentials *ret, struct ho_error *reterr);
+        const struct service_config *s, struct credentials *ret, struct ho_error *reterr);
 void credentials_done(struct credentials *c);
 
 enum credentials_step {
@@ -34,13 +36,13 @@ enum credentials_step {
 	CREDENTIALS_CAPABILITIES,
 	CREDENTIALS_AMBIENT,
 };
-/* Does it, in the child: only async-signal-safe calls, no memory. 0, or negative errno with the step and
- * what it was about (a capability). */
+/* Does it, in the child: only async-signal-safe calls, no memory. 0, or negative errno with the
+ * step and what it was about (a capability). */
 int credentials_apply(
-	const struct credentials *c, enum credentials_step *reterr_step, int *reterr_index);
+        const struct credentials *c, enum credentials_step *reterr_step, int *reterr_index);
 
 /* "change to user \"web\"": what was attempted in a step, for a message. */
-void credentials_describe(struct text *t, const struct service_config *s, enum credentials_step step,
-	int index);
+void credentials_describe(
+        struct text *t, const struct service_config *s, enum credentials_step step, int index);
 
 #endif

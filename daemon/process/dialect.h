@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The ways in which programs expect to be told of inherited sockets: variables for each dialect, made
- * from the numbers the sockets will have in the worker. Pure. */
+/* The ways in which programs expect to be told of inherited sockets: variables for each dialect,
+ * made from the numbers the sockets will have in the worker. Pure. */
 #ifndef PROCESS_DIALECT_H
 #define PROCESS_DIALECT_H
 
@@ -14,8 +14,8 @@
 
 struct dialect_fd {
 	const char *name;
-	const struct address *address; /* one of kind ADDRESS_SYSTEMD is left out where an address is
-					  needed */
+	const struct address *address; /* one of kind ADDRESS_SYSTEMD is left out where an address
+	                                  is needed */
 };
 
 struct dialect_input {
@@ -27,13 +27,13 @@ struct dialect_input {
 	enum listen_pid listen_pid;
 };
 
-/* Adds the variables of every dialect in `dialects`, nothing at all if there are no sockets. With the
- * systemd dialect and LISTEN_PID_CHILD the value of LISTEN_PID has room for any pid, to be written by
- * the child itself. */
+/* Adds the variables of every dialect in `dialects`, nothing at all if there are no sockets. With
+ * the systemd dialect and LISTEN_PID_CHILD the value of LISTEN_PID has room for any pid, to be
+ * written by the child itself. */
 void dialect_add(struct environment *e, unsigned dialects, const struct dialect_input *in);
 
-/* HANDOFF_FD_<NAME>, the name in capitals with _ for all but letters and digits; the second address of
- * one name has the suffix _2 and so on. */
+/* HANDOFF_FD_<NAME>, the name in capitals with _ for all but letters and digits; the second address
+ * of one name has the suffix _2 and so on. */
 void dialect_add_handoff(struct environment *e, const struct dialect_input *in);
 
 /* Number of the worker's descriptor for the nth (from 1) address of listener `name`, or -1. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Plans how a child gets exactly the descriptors it should have, whatever numbers they have in handoffd
- * and however sources and targets overlap. Pure: the plan is a list of steps that somebody else carries
- * out in order. First every source that a target would overwrite is lifted above all targets, then all
- * are placed, then everything that is no target is sealed (close-on-exec). */
+/* Plans how a child gets exactly the descriptors it should have, whatever numbers they have in
+ * handoffd and however sources and targets overlap. Pure: the plan is a list of steps that somebody
+ * else carries out in order. First every source that a target would overwrite is lifted above all
+ * targets, then all are placed, then everything that is no target is sealed (close-on-exec). */
 #ifndef PROCESS_FDMAP_H
 #define PROCESS_FDMAP_H
 
@@ -23,7 +23,8 @@ struct fdmap {
 
 enum fdmap_kind {
 	FDMAP_LIFT,  /* slot := a close-on-exec copy of descriptor `from`, numbered `to` or above */
-	FDMAP_PLACE, /* descriptor `to` := slot if that was lifted, else `from` (never equal to `to`) */
+	FDMAP_PLACE, /* descriptor `to` := slot if that was lifted, else `from` (never equal to
+	                `to`) */
 	FDMAP_SEAL,  /* every descriptor from..to becomes close-on-exec; `to` may be INT_MAX */
 };
 
@@ -40,8 +41,8 @@ struct fdmap_plan {
 	int floor; /* lowest number above all targets */
 };
 
-/* The child's descriptor `to` shall be handoffd's `from`. -EEXIST: `to` is taken already; -EINVAL: a
- * negative number; -E2BIG: too many. */
+/* The child's descriptor `to` shall be handoffd's `from`. -EEXIST: `to` is taken already; -EINVAL:
+ * a negative number; -E2BIG: too many. */
 int fdmap_add(struct fdmap *m, int from, int to);
 void fdmap_make(const struct fdmap *m, struct fdmap_plan *ret);
 

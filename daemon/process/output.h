@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What a worker writes: lines out of a pipe, and the last of them kept for messages. Bytes are passed on
- * as they are, whether they are text or not; a line longer than OUTPUT_MAX_LINE comes in parts. */
+/* What a worker writes: lines out of a pipe, and the last of them kept for messages. Bytes are
+ * passed on as they are, whether they are text or not; a line longer than OUTPUT_MAX_LINE comes in
+ * parts. */
 #ifndef PROCESS_OUTPUT_H
 #define PROCESS_OUTPUT_H
 
@@ -41,12 +42,13 @@ struct output {
 	int fd;
 	struct lines lines;
 };
-/* Takes ownership of `fd` (non-blocking); `lines` is set up by the caller before. `readable` is called with
- * io.data == lines.data and is to call output_read(). */
+/* Takes ownership of `fd` (non-blocking); `lines` is set up by the caller before. `readable` is
+ * called with io.data == lines.data and is to call output_read(). */
 void output_start(struct output *o, struct ev_loop *loop, int fd,
-	void (*readable)(struct ev_loop *loop, ev_io *io, int events));
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events));
 void output_stop(struct output *o);
-/* Reads what is there, at most `limit` bytes (OUTPUT_READ_BYTES for one wake-up), without blocking; false if the callback said so. */
+/* Reads what is there, at most `limit` bytes (OUTPUT_READ_BYTES for one wake-up), without blocking;
+ * false if the callback said so. */
 bool output_read(struct output *o, size_t limit);
 
 #endif

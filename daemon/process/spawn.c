@@ -95,7 +95,7 @@ static void write_pid(char *to)
 static void place_descriptors(struct child *c)
 {
 	const struct fdmap_plan *plan = c->plan->fds;
-	int lifted[FDMAP_MAX_ENTRIES];
+	int lifted[FDMAP_MAX_ENTRIES] = {0};
 
 	if (c->report < plan->floor) {
 		int high = fcntl(c->report, F_DUPFD_CLOEXEC, plan->floor);

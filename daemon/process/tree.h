@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The processes of a worker, found in /proc: the members of its session (which the main process leads),
- * and the descendants of all of these by parent, also where they left the session. A process that left the
- * session and whose parent is gone cannot be told from others any more and is not found. */
+/* The processes of a worker, found in /proc: the members of its session (which the main process
+ * leads), and the descendants of all of these by parent, also where they left the session. A
+ * process that left the session and whose parent is gone cannot be told from others any more and is
+ * not found. */
 #ifndef PROCESS_TREE_H
 #define PROCESS_TREE_H
 
@@ -19,14 +20,15 @@ struct tree_entry {
 /* 0, or negative errno (-ESRCH: no such process). */
 int tree_entry_read(pid_t pid, struct tree_entry *ret);
 
-/* Every process of the machine, ours marked as `member`; `*ret` is to be freed. `main_gone`: the main
- * process was reaped, so whoever has its pid now is a stranger. Returns the count or negative errno. */
+/* Every process of the machine, ours marked as `member`; `*ret` is to be freed. `main_gone`: the
+ * main process was reaped, so whoever has its pid now is a stranger. Returns the count or negative
+ * errno. */
 ssize_t tree_scan(pid_t main_pid, bool main_gone, struct tree_entry **ret);
 /* Marks the members; `entries` ascend by pid. Pure. */
 void tree_mark(struct tree_entry *entries, size_t n, pid_t main_pid, bool main_gone);
 
-/* Sends `signo` to every member, to the main process only if asked. SIGKILL is repeated until no new
- * member appears. Returns how many were reached, or negative errno. */
+/* Sends `signo` to every member, to the main process only if asked. SIGKILL is repeated until no
+ * new member appears. Returns how many were reached, or negative errno. */
 int tree_signal(pid_t main_pid, bool main_gone, int signo, bool include_main);
 
 #endif
