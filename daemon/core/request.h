@@ -39,6 +39,7 @@ struct request_spec {
 	usec_t timeout; /* how long the caller waits; USEC_INFINITY: for ever */
 	const char *const *services; /* names; n_services 0: all */
 	size_t n_services;
+	void *caller; /* the shell's: to whom the answer goes */
 	const char *cause; /* "SIGHUP", "handoffctl (uid 0, pid 17)": for the records */
 };
 

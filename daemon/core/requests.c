@@ -254,6 +254,7 @@ static struct request *request_new(struct supervisor *s, const struct request_sp
 	if (!r)
 		goto fail;
 	r->id = spec->id;
+	r->caller = spec->caller;
 	r->kind = spec->kind;
 	r->wait = spec->wait;
 	r->all = !spec->n_services;
@@ -442,7 +443,10 @@ void requests_add(struct supervisor *s, const struct request_spec *spec)
 	if (spec->id) {
 		r = request_new(s, spec);
 		if (!r) {
-			action_push(s->out, ACTION_ANSWER)->serial = spec->id;
+			struct action *a = action_push(s->out, ACTION_ANSWER);
+
+			a->serial = spec->id;
+			a->shell = spec->caller;
 			return;
 		}
 	}

@@ -38,6 +38,7 @@ struct target {
 struct request {
 	struct request *next;
 	uint32_t id;
+	void *caller;
 	enum request_kind kind;
 	enum wait_for wait;
 	struct timer timer;

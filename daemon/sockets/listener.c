@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <libmnl/libmnl.h>
+#include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
 #include <netinet/in.h>
@@ -188,52 +189,137 @@ int listener_drop_ttl(int fd)
 	return r;
 }
 
-static int take_queue(const struct nlmsghdr *h, void *data)
+/* One question to sock_diag, which answers within send(2). `take` sees the answer; -ENOENT if there
+ * is no such socket. */
+static int ask(const struct nlmsghdr *question, mnl_cb_t take, void *data)
 {
-	struct unix_diag_rqlen *ret = data;
-	const struct nlattr *attr;
+	_cleanup_close_ int nl = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+	char buffer[4096] __attribute__((aligned(8)));
+	ssize_t n;
 
-	mnl_attr_for_each(attr, h,
-	        sizeof(struct unix_diag_msg)) if (mnl_attr_get_type(attr) == UNIX_DIAG_RQLEN &&
-	                                          mnl_attr_get_payload_len(attr) >= sizeof *ret)
-	        memcpy(ret, mnl_attr_get_payload(attr), sizeof *ret);
+	if (nl < 0 || send(nl, question, question->nlmsg_len, 0) < 0)
+		return -errno;
+	n = recv(nl, buffer, sizeof buffer, MSG_DONTWAIT);
+	if (n < 0)
+		return -errno;
+	return mnl_cb_run(buffer, (size_t)n, 0, 0, take, data) < 0 ? -errno : 0;
+}
+
+struct unix_answer {
+	uint32_t queue, limit, peer;
+	bool has_queue, has_peer;
+};
+
+static int take_unix(const struct nlmsghdr *h, void *data)
+{
+	struct unix_answer *ret = data;
+	const struct nlattr *attr;
+	struct unix_diag_rqlen length;
+
+	if (h->nlmsg_len < NLMSG_LENGTH(sizeof(struct unix_diag_msg)))
+		return MNL_CB_STOP;
+	mnl_attr_for_each(attr, h, sizeof(struct unix_diag_msg))
+	{
+		unsigned type = mnl_attr_get_type(attr), size = mnl_attr_get_payload_len(attr);
+
+		if (type == UNIX_DIAG_RQLEN && size >= sizeof length) {
+			memcpy(&length, mnl_attr_get_payload(attr), sizeof length);
+			ret->queue = length.udiag_rqueue;
+			ret->limit = length.udiag_wqueue;
+			ret->has_queue = true;
+		} else if (type == UNIX_DIAG_PEER && size >= sizeof ret->peer) {
+			ret->peer = mnl_attr_get_u32(attr);
+			ret->has_peer = true;
+		}
+	}
 	return MNL_CB_STOP;
 }
 
-/* For a listening socket the kernel reports the queue and its limit as "read" and "write" length.
- */
-static int unix_queue(int fd, struct unix_diag_rqlen *ret)
+/* For a listening socket the kernel reports the queue and its limit as "read" and "write" length; a
+ * peer that was not accepted yet has no inode. */
+static int ask_unix(int fd, struct unix_answer *ret)
 {
-	char buffer[1024] __attribute__((aligned(8)));
+	char buffer[256] __attribute__((aligned(8)));
 	struct nlmsghdr *h = mnl_nlmsg_put_header(buffer);
 	struct unix_diag_req *req = mnl_nlmsg_put_extra_header(h, sizeof *req);
-	_cleanup_close_ int nl = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
 	struct stat st;
-	ssize_t n;
 
-	if (nl < 0 || fstat(fd, &st) < 0)
+	if (fstat(fd, &st) < 0)
 		return -errno;
 	h->nlmsg_type = SOCK_DIAG_BY_FAMILY;
 	h->nlmsg_flags = NLM_F_REQUEST;
 	req->sdiag_family = AF_UNIX;
 	req->udiag_ino = (uint32_t)st.st_ino;
 	req->udiag_cookie[0] = req->udiag_cookie[1] = UINT32_MAX; /* any */
-	req->udiag_show = UDIAG_SHOW_RQLEN;
-	if (send(nl, h, h->nlmsg_len, 0) < 0)
+	req->udiag_show = UDIAG_SHOW_RQLEN | UDIAG_SHOW_PEER;
+	*ret = (struct unix_answer){0};
+	return ask(h, take_unix, ret);
+}
+
+static int take_inode(const struct nlmsghdr *h, void *data)
+{
+	const struct inet_diag_msg *m = mnl_nlmsg_get_payload(h);
+
+	if (mnl_nlmsg_get_payload_len(h) >= sizeof *m)
+		*(uint32_t *)data = m->idiag_inode;
+	return MNL_CB_STOP;
+}
+
+static void put_end(const struct sockaddr_storage *ss, void *address, uint16_t *port)
+{
+	const struct sockaddr_in *in = (const struct sockaddr_in *)ss;
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)ss;
+	bool ipv6 = ss->ss_family == AF_INET6;
+
+	*port = ipv6 ? in6->sin6_port : in->sin_port;
+	memcpy(address, ipv6 ? (const void *)&in6->sin6_addr : (const void *)&in->sin_addr,
+	        ipv6 ? 16 : 4);
+}
+
+/* The server's end of the connection, by its addresses; without an inode nobody has accepted it. */
+static int took_tcp(const struct sockaddr_storage *client, const struct sockaddr_storage *server)
+{
+	char buffer[256] __attribute__((aligned(8)));
+	struct nlmsghdr *h = mnl_nlmsg_put_header(buffer);
+	struct inet_diag_req_v2 *req = mnl_nlmsg_put_extra_header(h, sizeof *req);
+	uint32_t inode = 0;
+	int r;
+
+	h->nlmsg_type = SOCK_DIAG_BY_FAMILY;
+	h->nlmsg_flags = NLM_F_REQUEST;
+	req->sdiag_family = (uint8_t)client->ss_family;
+	req->sdiag_protocol = IPPROTO_TCP;
+	put_end(server, req->id.idiag_src, &req->id.idiag_sport);
+	put_end(client, req->id.idiag_dst, &req->id.idiag_dport);
+	req->id.idiag_cookie[0] = req->id.idiag_cookie[1] = INET_DIAG_NOCOOKIE;
+	r = ask(h, take_inode, &inode);
+	return r < 0 ? r : inode != 0;
+}
+
+int listener_took(int client_fd)
+{
+	struct sockaddr_storage client = {0}, server = {0};
+	socklen_t n = sizeof client, m = sizeof server;
+	struct unix_answer answer;
+	int r;
+
+	if (getsockname(client_fd, (struct sockaddr *)&client, &n) < 0)
 		return -errno;
-	n = recv(nl, buffer, sizeof buffer, MSG_DONTWAIT); /* answered within send() */
-	if (n < 0)
-		return -errno;
-	ret->udiag_rqueue = ret->udiag_wqueue = UINT32_MAX;
-	if (mnl_cb_run(buffer, (size_t)n, 0, 0, take_queue, ret) < 0)
-		return -errno;
-	return ret->udiag_rqueue == UINT32_MAX ? -ENODATA : 0;
+	if (client.ss_family == AF_UNIX) {
+		r = ask_unix(client_fd, &answer);
+		if (r < 0)
+			return r;
+		return answer.has_peer ? answer.peer != 0 : -ENOENT;
+	}
+	if (getpeername(client_fd, (struct sockaddr *)&server, &m) < 0)
+		return errno == ENOTCONN ? -ENOENT : -errno;
+	return took_tcp(&client, &server);
 }
 
 int listener_queue(int fd, unsigned *ret_queue, unsigned *ret_limit)
 {
 	int domain = get_option(fd, SOL_SOCKET, SO_DOMAIN, -1);
-	struct unix_diag_rqlen q;
+	struct unix_answer answer;
 	struct tcp_info info;
 	socklen_t n = sizeof info;
 	int r;
@@ -241,12 +327,12 @@ int listener_queue(int fd, unsigned *ret_queue, unsigned *ret_limit)
 	if (!listener_is_listening(fd))
 		return -EOPNOTSUPP;
 	if (domain == AF_UNIX) {
-		r = unix_queue(fd, &q);
+		r = ask_unix(fd, &answer);
 		if (r < 0)
 			return r;
-		*ret_queue = q.udiag_rqueue;
-		*ret_limit = q.udiag_wqueue;
-		return 0;
+		*ret_queue = answer.queue;
+		*ret_limit = answer.limit;
+		return answer.has_queue ? 0 : -ENODATA;
 	}
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) < 0)
 		return -errno;

@@ -40,6 +40,10 @@ int listener_drop_ttl(int fd);
 int listener_queue(int fd, unsigned *ret_queue, unsigned *ret_limit);
 bool listener_is_listening(int fd);
 
+/* Has the server taken the connection of this TCP or UNIX client socket on this machine out of its
+ * accept queue? 1 yes, 0 it waits, -ENOENT the server's side is gone. */
+int listener_took(int client_fd);
+
 /* 'cannot listen on tcp:0.0.0.0:80 (listener "http"): Permission denied: ...; nothing changed' */
 int listener_failed(struct ho_error *reterr, int code, const struct listener_config *c);
 

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* The running daemon: the core, the rooms of the shell, and the events between them. */
+#ifndef DAEMON_H
+#define DAEMON_H
+
+#include <ev.h>
+#include <sys/stat.h>
+
+#include "control/control.h"
+#include "core/supervisor.h"
+#include "process/process.h"
+#include "sockets/connections.h"
+#include "sockets/probe.h"
+#include "sockets/sockets.h"
+#include "system/systemd.h"
+
+struct daemon;
+
+/* The shell's side of a generation: what the core's action PREPARE made. */
+struct live_generation {
+	struct daemon *daemon;
+	struct live_generation *next; /* of those that are being probed */
+	uint32_t service, generation;
+	struct release *release;
+	struct listener_set *set; /* NULL: no listeners */
+	struct quiet_check *quiet;
+	struct drain_watch *watch;
+	struct probe **probes; /* one a listener, NULL where it is done */
+	size_t n_probes, probes_left;
+};
+
+/* The shell's side of a worker. */
+struct live_worker {
+	struct daemon *daemon;
+	struct live_worker *next; /* of those whose main process is gone */
+	uint32_t service, generation, serial;
+	unsigned index;
+	struct process *process;
+	bool rest;
+};
+
+/* The last words of a worker that is gone. */
+struct last_words {
+	char service[CONFIG_MAX_NAME];
+	uint32_t generation;
+	unsigned worker;
+	int pid;
+	char *text;
+};
+#define LAST_WORDS_MAX 32
+
+struct posted {
+	struct posted *next;
+	struct event ev;
+	char text[]; /* of ev, if it has one */
+};
+
+struct config_source {
+	const char *file; /* NULL: the command line */
+	const char *environment;
+	struct config *config; /* referenced: what the last good load gave */
+	struct stat seen;      /* of the file at that time */
+	bool fresh;	       /* the file may have changed unseen since */
+};
+
+struct daemon {
+	struct ev_loop *loop;
+	struct supervisor *supervisor;
+	struct action_list actions;
+	size_t carried; /* of them: those behind are done, what they named may be freed */
+	struct sockets *sockets;
+	struct connections *connections;
+	struct processes *processes;
+	struct control *control; /* NULL: none */
+	struct systemd_watchdog *watchdog;
+	struct config_source source;
+	ev_timer timer;
+	ev_prepare prepare;
+	ev_io signals;
+	int signal_fd;
+	struct posted *first, **last;
+	bool load_wanted;
+	struct live_generation *probing;
+	struct live_worker *rests;
+	struct last_words words[LAST_WORDS_MAX];
+	unsigned n_words;
+	char status_text[256];
+	bool out_of_memory; /* an event could not be queued: told once there is room */
+	int exit_code;
+};
+
+/* events.c: what happens outside, as events */
+void daemon_post(struct daemon *d, const struct event *ev);
+/* Takes all events at hand to the core, carries out what it wants, until nothing is left. */
+void daemon_run_events(struct daemon *d);
+extern const struct control_handlers daemon_control_handlers;
+extern const struct process_handlers daemon_process_handlers;
+void daemon_on_drain(void *data, const struct inflight *now);
+void daemon_on_probe(void *data, bool ok, const char *text);
+void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events);
+
+/* effects.c: what the core wants, as calls */
+void daemon_carry_out(struct daemon *d, const struct action *a);
+void live_generation_free(struct live_generation *g);
+
+/* source.c: the configuration, from a file or the command line */
+void config_source_load(struct daemon *d);
+
+/* status.c */
+void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
+void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
+
+#endif

@@ -1,0 +1,389 @@
+/* SPDX-License-Identifier: MIT */
+/* What happens outside becomes events; the events at hand are run to completion before the loop waits again. */
+#include "daemon.h"
+#include "system/fd.h"
+#include "system/log.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+void daemon_post(struct daemon *d, const struct event *ev)
+{
+	size_t n = ev->text ? strlen(ev->text) + 1 : 0;
+	struct posted *p = malloc(sizeof *p + n);
+
+	if (!p) {
+		if (ev->type == EVENT_CONFIG_LOADED)
+			config_unref(ev->config);
+		d->out_of_memory = true;
+		return;
+	}
+	p->next = NULL;
+	p->ev = *ev;
+	if (n) {
+		memcpy(p->text, ev->text, n);
+		p->ev.text = p->text;
+	}
+	*d->last = p;
+	d->last = &p->next;
+}
+
+/* A probe that has not succeeded knows why; the core wants to know it when time runs out. */
+static void tell_trouble(struct daemon *d)
+{
+	for (struct live_generation *g = d->probing; g; g = g->next)
+		for (size_t i = 0; i < g->n_probes; i++) {
+			struct event ev = {.type = EVENT_WORKER_SAID, .service = g->service, .generation = g->generation,
+				.serial = 1, .said.word = WORD_TROUBLE};
+
+			if (!g->probes[i])
+				continue;
+			ev.text = probe_status(g->probes[i]);
+			supervisor_step(d->supervisor, now_usec(), &ev, &d->actions);
+			break;
+		}
+}
+
+static void step(struct daemon *d, const struct event *ev)
+{
+	if (ev->type == EVENT_TIMER && d->probing)
+		tell_trouble(d);
+	supervisor_step(d->supervisor, now_usec(), ev, &d->actions);
+	for (d->carried = 0; d->carried < d->actions.n;)
+		daemon_carry_out(d, &d->actions.items[d->carried++]);
+	action_list_clear(&d->actions);
+	d->carried = 0;
+}
+
+static void run_queue(struct daemon *d)
+{
+	struct posted *p;
+
+	while ((p = d->first)) {
+		d->first = p->next;
+		if (!d->first)
+			d->last = &d->first;
+		step(d, &p->ev);
+		free(p);
+	}
+}
+
+static void set_timer(struct daemon *d)
+{
+	usec_t at = supervisor_next_deadline(d->supervisor);
+
+	ev_timer_stop(d->loop, &d->timer);
+	if (at == USEC_INFINITY)
+		return;
+	ev_now_update(d->loop);
+	ev_timer_set(&d->timer, (double)usec_sub(at, now_usec()) / USEC_PER_SEC, 0.);
+	ev_timer_start(d->loop, &d->timer);
+}
+
+static void tell_status(struct daemon *d)
+{
+	char text[sizeof d->status_text];
+	struct text t = TEXT_ON(text);
+
+	if (!systemd_present())
+		return;
+	supervisor_summary(d->supervisor, &t);
+	if (!strcmp(text, d->status_text))
+		return;
+	memcpy(d->status_text, text, sizeof text);
+	systemd_status(text);
+}
+
+void daemon_run_events(struct daemon *d)
+{
+	run_queue(d);
+	while (d->load_wanted) { /* once for all who asked until now */
+		d->load_wanted = false;
+		config_source_load(d);
+		run_queue(d);
+	}
+	if (d->out_of_memory) {
+		d->out_of_memory = false;
+		log_line(RECORD_ERROR, "memory is short: an event was lost");
+	}
+	set_timer(d);
+	tell_status(d);
+}
+
+/* ---- workers ---- */
+
+static struct event of_worker(const struct live_worker *w, enum event_type type)
+{
+	return (struct event){.type = type, .service = w->service, .generation = w->generation, .worker = w->index,
+		.serial = w->serial};
+}
+
+static void count_one(pid_t pid, void *arg)
+{
+	(void)pid;
+	++*(unsigned *)arg;
+}
+
+static unsigned count_rest(struct live_worker *w)
+{
+	unsigned n = 0;
+
+	process_each(w->process, count_one, &n);
+	return n;
+}
+
+static void on_exited(void *data, struct process *p, struct exit_info how)
+{
+	struct live_worker *w = process_user(p);
+	struct event ev = of_worker(w, EVENT_WORKER_EXITED);
+
+	ev.exited.code = how.code;
+	ev.exited.status = how.status;
+	ev.exited.rest = count_rest(w);
+	ev.text = process_tail(p);
+	if (ev.exited.rest) {
+		w->rest = true;
+		w->next = w->daemon->rests;
+		w->daemon->rests = w;
+	}
+	daemon_post(data, &ev);
+}
+
+static void on_notified(void *data, struct process *p, const struct notify_message *m)
+{
+	struct live_worker *w = process_user(p);
+	struct event ev = of_worker(w, EVENT_WORKER_SAID);
+
+	switch (m->kind) {
+	case NOTIFY_READY:
+	case NOTIFY_READY_FD:
+	case NOTIFY_EXEC_READY:
+		ev.said.word = WORD_READY;
+		break;
+	case NOTIFY_STATUS:
+		ev.said.word = WORD_STATUS;
+		ev.text = m->text;
+		break;
+	case NOTIFY_STOPPING:
+		ev.said.word = WORD_STOPPING;
+		break;
+	case NOTIFY_EXTEND:
+		ev.said.word = WORD_EXTEND;
+		ev.said.number = m->number;
+		break;
+	case NOTIFY_ERRNO:
+	case NOTIFY_WATCHDOG:
+	case NOTIFY_WATCHDOG_TRIGGER:
+	case NOTIFY_RELOADING:
+	case NOTIFY_MAINPID_IGNORED:
+		return;
+	}
+	daemon_post(data, &ev);
+}
+
+static void on_output(void *data, struct process *p, bool is_stderr, const char *line, size_t length)
+{
+	(void)data;
+	(void)p;
+	log_output(is_stderr, line, length);
+}
+
+const struct process_handlers daemon_process_handlers = {
+	.exited = on_exited,
+	.notified = on_notified,
+	.output = on_output,
+};
+
+/* Somebody of what dead workers left behind may be gone now. */
+static void check_rests(struct daemon *d)
+{
+	struct live_worker **at = &d->rests, *w;
+
+	while ((w = *at)) {
+		struct event ev = of_worker(w, EVENT_WORKER_TREE_GONE);
+
+		if (count_rest(w)) {
+			at = &w->next;
+			continue;
+		}
+		*at = w->next;
+		w->rest = false;
+		daemon_post(d, &ev);
+	}
+}
+
+/* ---- connections and probes ---- */
+
+void daemon_on_drain(void *data, const struct inflight *now)
+{
+	struct live_generation *g = data;
+	struct event ev = {.type = EVENT_INFLIGHT, .service = g->service, .generation = g->generation};
+
+	ev.inflight.total = now->total;
+	ev.inflight.idle = now->idle;
+	ev.inflight.oldest = now->oldest;
+	daemon_post(g->daemon, &ev);
+}
+
+void daemon_on_probe(void *data, bool ok, const char *text)
+{
+	struct live_generation *g = data;
+	struct event ev = {.type = EVENT_PROBE_DONE, .service = g->service, .generation = g->generation};
+
+	ev.ok = ok;
+	ev.text = ok ? NULL : text;
+	if (!ok || --g->probes_left == 0)
+		daemon_post(g->daemon, &ev);
+}
+
+/* ---- signals ---- */
+
+static void request_all(struct daemon *d, enum request_kind kind, const char *cause)
+{
+	struct event ev = {.type = EVENT_REQUEST};
+
+	ev.request = (struct request_spec){.kind = kind, .timeout = USEC_INFINITY, .cause = cause};
+	daemon_post(d, &ev);
+}
+
+static void on_one_signal(struct daemon *d, const struct signalfd_siginfo *si)
+{
+	struct record r = {.type = RECORD_SIGNAL_IGNORED, RECORD_NONE};
+	char text[120];
+
+	switch (si->ssi_signo) {
+	case SIGCHLD:
+		processes_reap(d->processes);
+		check_rests(d);
+		break;
+	case SIGHUP:
+		request_all(d, REQUEST_RELOAD, "SIGHUP");
+		break;
+	case SIGTERM:
+	case SIGINT:
+	case SIGQUIT:
+		/* some servers that replace themselves end their parent (DIALECTS B 4) */
+		if (si->ssi_pid && processes_find(d->processes, (pid_t)si->ssi_pid)) {
+			struct text t = TEXT_ON(text);
+
+			text_add(&t, "%s from worker process %u is no order to stop", strsignal((int)si->ssi_signo),
+				si->ssi_pid);
+			r.text = text;
+			log_record(&r);
+			if (d->control)
+				control_publish(d->control, &r);
+			break;
+		}
+		request_all(d, REQUEST_SHUTDOWN, strsignal((int)si->ssi_signo));
+		break;
+	default:
+		break;
+	}
+}
+
+void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct daemon *d = io->data;
+	struct signalfd_siginfo si;
+
+	(void)loop;
+	(void)events;
+	while (read(d->signal_fd, &si, sizeof si) == sizeof si)
+		on_one_signal(d, &si);
+}
+
+/* ---- control ---- */
+
+static void on_status(void *data, struct control_call *call, const char *service)
+{
+	daemon_answer_status(data, call, service);
+}
+
+static void on_logs(void *data, struct control_call *call, const char *service)
+{
+	daemon_answer_logs(data, call, service);
+}
+
+/* Answers may lead to the next call of the same client at once: so a call is an event like any other, with its strings. */
+static void on_request(void *data, struct control_call *call, const struct request_spec *spec)
+{
+	struct daemon *d = data;
+	size_t n = spec->cause ? strlen(spec->cause) + 1 : 1;
+	struct posted *p;
+	const char **names;
+	char *at;
+
+	for (size_t i = 0; i < spec->n_services; i++)
+		n += strlen(spec->services[i]) + 1;
+	n += spec->n_services * sizeof *names + _Alignof(char *);
+	p = malloc(sizeof *p + n);
+	if (!p) {
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		return;
+	}
+	names = (const char **)(((uintptr_t)p->text + _Alignof(char *) - 1) / _Alignof(char *) * _Alignof(char *));
+	at = (char *)(names + spec->n_services);
+	p->next = NULL;
+	p->ev = (struct event){.type = EVENT_REQUEST, .request = *spec};
+	p->ev.request.caller = call;
+	p->ev.request.services = names;
+	p->ev.request.cause = at;
+	at = stpcpy(at, spec->cause ? spec->cause : "") + 1;
+	for (size_t i = 0; i < spec->n_services; i++) {
+		names[i] = at;
+		at = stpcpy(at, spec->services[i]) + 1;
+	}
+	*d->last = p;
+	d->last = &p->next;
+}
+
+/* The call must not be touched any more, wherever its request is by now. */
+static void on_gone(void *data, struct control_call *call, uint32_t request_id)
+{
+	struct daemon *d = data;
+	struct event ev = {.type = EVENT_REQUEST_GONE, .request_id = request_id};
+
+	for (struct posted *p = d->first; p; p = p->next)
+		if (p->ev.type == EVENT_REQUEST && p->ev.request.caller == call)
+			p->ev.request.caller = NULL;
+	for (struct request *r = d->supervisor->requests; r; r = r->next)
+		if (r->caller == call)
+			r->caller = NULL;
+	for (size_t i = 0; i < d->actions.n; i++) {
+		struct action *a = &d->actions.items[i];
+
+		if (a->type != ACTION_ANSWER)
+			continue;
+		if (a->shell == call)
+			a->shell = NULL;
+		if (a->request && i >= d->carried && a->request->caller == call)
+			a->request->caller = NULL;
+	}
+	daemon_post(d, &ev);
+}
+
+static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, const char *why)
+{
+	struct daemon *d = data;
+	struct record r = {.type = RECORD_CALL_REFUSED, RECORD_NONE};
+	char text[300];
+	struct text t = TEXT_ON(text);
+
+	text_add(&t, "%s for uid %u, pid %d: %s", method, (unsigned)uid, (int)pid, why);
+	r.text = text;
+	log_record(&r);
+	if (d->control)
+		control_publish(d->control, &r);
+}
+
+const struct control_handlers daemon_control_handlers = {
+	.status = on_status,
+	.request = on_request,
+	.gone = on_gone,
+	.logs = on_logs,
+	.refused = on_refused,
+};

@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: MIT */
+/* The picture for `status`: the core's tables with the kernel's numbers of this moment. */
+#include "daemon.h"
+#include "system/fd.h"
+#include "system/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Everything a picture owns. */
+struct picture {
+	struct view view;
+	struct view_service *services;
+	struct view_generation *generations;
+	struct view_worker *workers;
+	struct view_listener *listeners;
+	struct listener_set **sets;
+	struct inflight *counts;
+	size_t n_services, n_generations, n_workers, n_listeners;
+};
+
+static void picture_done(struct picture *p)
+{
+	free(p->services);
+	free(p->generations);
+	free(p->workers);
+	free(p->listeners);
+	free(p->sets);
+	free(p->counts);
+}
+
+static bool wanted(const struct service *sv, const char *name)
+{
+	return sv && (!name || !strcmp(sv->name, name));
+}
+
+static const struct live_generation *live(const struct generation *g)
+{
+	return g->shell;
+}
+
+/* The listeners of a service are shown as its newest generation has them. */
+static const struct live_generation *newest_live(const struct service *sv)
+{
+	for (unsigned i = sv->n_generations; i-- > 0;)
+		if (live(sv->generations[i]) && live(sv->generations[i])->set)
+			return live(sv->generations[i]);
+	return NULL;
+}
+
+static bool make_room(struct picture *p, const struct supervisor *s, const char *name)
+{
+	size_t services = 0, generations = 0, workers = 0, listeners = 0;
+
+	for (size_t i = 0; i < s->n_slots; i++) {
+		const struct service *sv = s->services[i];
+		const struct live_generation *g;
+
+		if (!wanted(sv, name))
+			continue;
+		services++;
+		generations += sv->n_generations;
+		for (unsigned k = 0; k < sv->n_generations; k++)
+			workers += sv->generations[k]->n_workers;
+		g = newest_live(sv);
+		listeners += g ? listener_set_count(g->set) : 0;
+	}
+	p->services = calloc(services + 1, sizeof *p->services);
+	p->generations = calloc(generations + 1, sizeof *p->generations);
+	p->workers = calloc(workers + 1, sizeof *p->workers);
+	p->listeners = calloc(listeners + 1, sizeof *p->listeners);
+	p->sets = calloc(generations + 1, sizeof *p->sets);
+	p->counts = calloc(generations + 1, sizeof *p->counts);
+	return p->services && p->generations && p->workers && p->listeners && p->sets && p->counts;
+}
+
+static const char *worker_state(const struct generation *g, const struct worker *w)
+{
+	switch (w->state) {
+	case WORKER_ABSENT:
+		return w->retry_at == USEC_INFINITY ? "gone" : "starting";
+	case WORKER_STARTING:
+		return "starting";
+	case WORKER_STOPPING:
+	case WORKER_REST:
+		return "stopping";
+	case WORKER_RUNNING:
+	case WORKER_READY:
+		break;
+	}
+	if (g->state == GENERATION_STARTING && w->state == WORKER_READY)
+		return "ready";
+	return generation_state_to_string(g->state);
+}
+
+static void show_workers(struct picture *p, const struct generation *g, struct view_generation *v)
+{
+	v->workers = &p->workers[p->n_workers];
+	v->n_workers = g->n_workers;
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		const struct worker *w = &g->workers[i];
+
+		p->workers[p->n_workers++] = (struct view_worker){
+			.index = w->index,
+			.pid = w->pid,
+			.state = worker_state(g, w),
+			.started = w->started,
+			.restarts = w->restarts,
+			.status = w->status,
+		};
+	}
+}
+
+static void show_generation(struct picture *p, const struct supervisor *s, const struct generation *g,
+	const struct inflight *count)
+{
+	struct view_generation *v = &p->generations[p->n_generations++];
+	bool old = generation_is_old(g);
+
+	*v = (struct view_generation){
+		.id = g->id,
+		.state = generation_state_to_string(g->state),
+		.share = g->share,
+		.release = live(g) && live(g)->release ? live(g)->release->directory : NULL,
+		.started = g->created,
+		.in_flight = count ? count->total : 0,
+		.in_flight_known = count || !generation_has_listeners(g),
+		.deadline_in = USEC_INFINITY,
+		.oldest = old ? g->oldest : 0,
+		.reason = g->state == GENERATION_FAILED || g->rolled_back ? g->reason : "",
+	};
+	if (g->state == GENERATION_DRAINING || g->state == GENERATION_STOPPING) {
+		v->drain_by = g->shared || g->settings->drain.by == DRAIN_SIGNAL ? "signal" : "idle";
+		v->deadline_in = g->deadline == USEC_INFINITY ? g->deadline : usec_sub(g->deadline, s->now);
+	}
+	show_workers(p, g, v);
+}
+
+static void show_listeners(struct picture *p, const struct service *sv, struct view_service *v)
+{
+	const struct live_generation *g = newest_live(sv);
+
+	v->listeners = &p->listeners[p->n_listeners];
+	for (size_t i = 0; g && i < listener_set_count(g->set); i++) {
+		struct listener_info l = listener_set_info(g->set, i);
+		struct view_listener *o = &p->listeners[p->n_listeners++];
+
+		*o = (struct view_listener){l.config->name, l.config->address.text, steering_to_string(l.steering),
+			listener_origin_to_string(l.origin), 0, (unsigned)l.config->backlog};
+		(void)listener_set_queue(g->set, i, &o->queue, &o->backlog);
+		v->n_listeners++;
+	}
+}
+
+static void show_service(struct picture *p, const struct supervisor *s, const struct service *sv, bool counted)
+{
+	struct view_service *v = &p->services[p->n_services++];
+	const struct generation *serving = service_serving(sv);
+	size_t set = 0;
+
+	*v = (struct view_service){
+		.name = sv->name,
+		.state = service_state_to_string(sv->state),
+		.generation = serving ? serving->id : 0,
+		.reloading = sv->rolling || sv->waiting,
+		.last_result = sv->has_result ? &sv->last_result : NULL,
+		.generations = &p->generations[p->n_generations],
+		.n_generations = sv->n_generations,
+	};
+	show_listeners(p, sv, v);
+	for (unsigned i = sv->n_generations; i-- > 0;) { /* newest first */
+		const struct generation *g = sv->generations[i];
+		const struct inflight *count = NULL;
+
+		for (set = 0; counted && live(g) && live(g)->set && p->sets[set]; set++)
+			if (p->sets[set] == live(g)->set)
+				count = &p->counts[set];
+		show_generation(p, s, g, count);
+	}
+}
+
+static bool count_all(struct daemon *d, struct picture *p, const char *name)
+{
+	const struct supervisor *s = d->supervisor;
+	struct ho_error error = {0};
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->n_slots; i++)
+		for (unsigned k = 0; wanted(s->services[i], name) && k < s->services[i]->n_generations; k++) {
+			const struct live_generation *g = live(s->services[i]->generations[k]);
+
+			if (g && g->set)
+				p->sets[n++] = g->set;
+		}
+	if (!n)
+		return true;
+	if (connections_count(d->connections, p->sets, n, NULL, NULL, p->counts, &error) < 0) {
+		log_line(RECORD_WARNING, "%s", error.text);
+		return false;
+	}
+	return true;
+}
+
+void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service)
+{
+	static const char *const states[] = {
+		[SUPERVISOR_STARTING] = "starting",
+		[SUPERVISOR_RUNNING] = "running",
+		[SUPERVISOR_STOPPING] = "stopping",
+	};
+	const struct supervisor *s = d->supervisor;
+	struct picture p = {0};
+	bool counted;
+
+	if (service && !supervisor_find(s, service)) {
+		char text[160];
+		struct text t = TEXT_ON(text);
+
+		text_add(&t, "no service is named \"%s\"", service);
+		control_answer_error(call, CODE_USAGE, text);
+		return;
+	}
+	if (!make_room(&p, s, service)) {
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		picture_done(&p);
+		return;
+	}
+	counted = count_all(d, &p, service);
+	for (size_t i = 0; i < s->n_slots; i++)
+		if (wanted(s->services[i], service))
+			show_service(&p, s, s->services[i], counted);
+	p.view = (struct view){
+		.pid = getpid(),
+		.version = HANDOFF_VERSION,
+		.environment = s->config ? s->config->environment : "",
+		.state = states[s->state],
+		.steering = steering_to_string(sockets_steering(d->sockets)),
+		.config_error = s->config_error,
+		.now = now_usec(),
+		.services = p.services,
+		.n_services = p.n_services,
+	};
+	control_answer_status(call, &p.view);
+	picture_done(&p);
+}
+
+void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service)
+{
+	const struct service *sv = supervisor_find(d->supervisor, service);
+	struct control_log *logs;
+	size_t n = 0, room = LAST_WORDS_MAX;
+
+	for (unsigned i = 0; sv && i < sv->n_generations; i++)
+		room += sv->generations[i]->n_workers;
+	logs = calloc(room, sizeof *logs);
+	if (!logs) {
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		return;
+	}
+	for (unsigned i = d->n_words < LAST_WORDS_MAX ? 0 : d->n_words - LAST_WORDS_MAX; i < d->n_words; i++) {
+		const struct last_words *l = &d->words[i % LAST_WORDS_MAX];
+
+		if (l->text && !strcmp(l->service, service))
+			logs[n++] = (struct control_log){l->generation, l->worker, l->pid, "gone", l->text};
+	}
+	for (unsigned i = 0; sv && i < sv->n_generations; i++) {
+		const struct generation *g = sv->generations[i];
+
+		for (unsigned k = 0; k < g->n_workers; k++) {
+			struct live_worker *w = g->workers[k].shell;
+
+			if (w)
+				logs[n++] = (struct control_log){g->id, k, g->workers[k].pid,
+					worker_state(g, &g->workers[k]), process_tail(w->process)};
+		}
+	}
+	if (!sv && !n)
+		control_answer_error(call, CODE_USAGE, "no service has this name");
+	else
+		control_answer_logs(call, service, logs, n);
+	free(logs);
+}
