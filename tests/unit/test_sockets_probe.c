@@ -73,7 +73,7 @@ static void accepted(const struct address *address, bool no_ebpf)
 	assert_string_equal(probe_status(p), "the connection waits to be accepted");
 	assert_int_equal(take_all(fd_of(a, 0)), 0);
 	assert_int_equal(take_all(fd_of(b, 0)), 1);
-	run(2);
+	run(0.05);
 	/* Taken and reset at once: it is tried again, and a worker that keeps it is believed. */
 	if (!o.calls) {
 		pid_t worker = start_worker(b, 2);
