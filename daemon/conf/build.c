@@ -13,6 +13,7 @@
 
 #define DEFAULT_ENVIRONMENT "production"
 #define DEFAULT_BACKLOG 4096
+#define MAX_SOCKET_PATH 107 /* of sockaddr_un.sun_path, without its NUL */
 #define MAX_NAMED_LISTENERS CONFIG_MAX_LISTENERS
 
 struct service_build {
@@ -336,6 +337,11 @@ static int build_globals(struct maker *mk, const struct raw_block *root, const c
 	for (const struct raw_setting *set = root->settings; set && !mk->oom; set = set->next) {
 		key_set(mk, set, mk->c);
 		mk->c->global_origins[set->key - keys] = origin_at(mk, set->line);
+		if (!strcmp(set->key->name, "control-socket") && set->values &&
+		        strlen(set->values->text) > MAX_SOCKET_PATH)
+			wrong(mk, set, set->line,
+			        "the path of a UNIX socket has at most %d characters",
+			        MAX_SOCKET_PATH);
 		if (!strcmp(set->key->name, "environment") && mk->c->environment &&
 		        !name_is_valid(mk->c->environment))
 			wrong(mk, set, set->line,

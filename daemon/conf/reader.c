@@ -21,7 +21,7 @@ static char opening_default[] = "{x}";
 #define MAX_NESTING 6  /* service, environment, listen and one too many */
 #define MAX_BLOCKS 512 /* in a service */
 #define MAX_REREADS (CONF_MAX_MISTAKES + 1)
-#define MAX_REREAD_BYTES (8 * CONF_MAX_BYTES)
+#define MAX_REREAD_BYTES ((size_t)2 << 20) /* so that a hostile file costs seconds at most */
 
 struct level {
 	cfg_t *cfg;
@@ -449,11 +449,13 @@ int reader_read(const char *file, const char *text, size_t length, struct config
 		if (e != -EINVAL)
 			break;
 		r.whole = false;
-		if (bytes > MAX_REREAD_BYTES || !step_over(&r)) {
-			e = 0; /* what was read up to there is checked all the same */
+		e = 0; /* what was read up to there is checked all the same */
+		if (!step_over(&r))
+			break;
+		if (bytes > MAX_REREAD_BYTES) {
+			m->more = true;
 			break;
 		}
-		e = 0;
 	}
 	reading = NULL;
 	guard_done(&r.guarded);
