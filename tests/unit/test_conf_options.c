@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "conf/keys.h"
 #include "conf/load.h"
 
 /* As main() has them, but literals. */
@@ -228,6 +229,31 @@ static void test_table(void **state)
 	assert_false(config_is_option("", &v, &h));
 }
 
+/* A key that the manual does not explain does not exist for its readers. */
+static void test_manual_has_every_key(void **state)
+{
+	static const enum raw_kind kinds[] = {RAW_ROOT, RAW_LISTEN, RAW_SERVICE};
+	char *manual = calloc(1, 1 << 16), word[80];
+	FILE *f = fopen(TEST_DIRECTORY "/../docs/handoffd.conf.5.scd", "re");
+
+	(void)state;
+	assert_non_null(manual);
+	assert_non_null(f);
+	(void)fread(manual, 1, (1 << 16) - 1, f);
+	assert_int_equal(fclose(f), 0);
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
+		size_t n;
+		const struct key *keys = keys_of(kinds[k], &n);
+
+		for (size_t i = 0; i < n; i++) {
+			(void)snprintf(word, sizeof word, "*%s*", key_leaf(&keys[i]));
+			if (!strstr(manual, word))
+				fail_msg("%s is not in the manual", keys[i].name);
+		}
+	}
+	free(manual);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -236,6 +262,7 @@ int main(void)
 	        cmocka_unit_test(test_names),
 	        cmocka_unit_test(test_printed_form_loads),
 	        cmocka_unit_test(test_table),
+	        cmocka_unit_test(test_manual_has_every_key),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
