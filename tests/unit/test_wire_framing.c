@@ -162,7 +162,10 @@ static void test_bound(void **state)
 		memcpy(text, "{}", 2);
 		text[MAX + more] = '\0';
 		pair_new(&p, MAX);
-		say(&p, text, (size_t)(MAX + more + 1));
+		say(&p, text, (size_t)(MAX + more));
+		assert_int_equal(wire_reader_fill(&p.reader, p.ours), MAX + more);
+		assert_int_equal(wire_reader_next(&p.reader, &j, &e), more ? -EMSGSIZE : 0);
+		say(&p, "", 1);
 		while (wire_reader_has_room(&p.reader) && fills++ < 100 &&
 		        wire_reader_fill(&p.reader, p.ours) > 0)
 			;
