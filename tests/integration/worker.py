@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: MIT
+"""Workers that behave in ways sleepd does not: worker.py MODE. They take their socket from LISTEN_FDS
+or HANDOFF_FD_HTTP and answer HTTP with their pid and generation."""
+
+import os
+import signal
+import socket
+import sys
+import time
+
+GENERATION = os.environ.get("HANDOFF_GENERATION", "0")
+
+
+def notify(text):
+    path = os.environ["NOTIFY_SOCKET"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.sendto(text.encode(), "\0" + path[1:] if path[0] == "@" else path)
+
+
+def passed():
+    s = socket.socket(fileno=3)
+    s.setblocking(True)
+    return s
+
+
+def answer(connection, text=None):
+    """Requests until the client ends the connection."""
+    with connection:
+        data = b""
+        while True:
+            while b"\r\n\r\n" not in data:
+                more = connection.recv(65536)
+                if not more:
+                    return
+                data += more
+            data = data.split(b"\r\n\r\n", 1)[1]
+            body = text or f"pid={os.getpid()} generation={GENERATION}\n"
+            connection.sendall(
+                f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
+
+
+def serve(listener, text=None):
+    while True:
+        answer(listener.accept()[0], text)
+
+
+def plain():
+    serve(passed())
+
+def forking():
+    """A child for each connection, which outlives the parent when that is told to stop."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listener = passed()
+    notify("READY=1")
+    while True:
+        connection = listener.accept()[0]
+        if os.fork() == 0:
+            listener.close()
+            answer(connection)
+            os._exit(0)
+        connection.close()
+
+
+def leaves_children():
+    """As forking, but the children do not end on their own account either: they ignore TERM."""
+    listener = passed()
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.pause()
+    notify("READY=1")
+    serve(listener)
+
+
+def terminates_parent():
+    """Some servers that replace themselves end their parent."""
+    listener = passed()
+    os.kill(os.getppid(), signal.SIGTERM)
+    notify("READY=1")
+    serve(listener)
+
+
+def newline_on_fd():
+    listener = passed()
+    os.write(int(sys.argv[2]), b"\n")
+    serve(listener)
+
+
+def extends():
+    """Late, but it has said so."""
+    listener = passed()
+    notify("EXTEND_TIMEOUT_USEC=20000000\nSTATUS=warming up")
+    select_nothing(float(sys.argv[2]))
+    notify("READY=1")
+    serve(listener)
+
+
+def select_nothing(seconds):
+    time.sleep(seconds)  # being slow is what this worker is for
+
+
+def udp():
+    s = passed()
+    notify("READY=1")
+    while True:
+        address = s.recvfrom(100)[1]
+        s.sendto(GENERATION.encode(), address)
+
+
+def facts():
+    """What the process was started with."""
+    wanted = ("Uid:", "Gid:", "Groups:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "CapInh:", "Umask:", "NoNewPrivs:")
+    with open("/proc/self/status", encoding="ascii") as f:
+        lines = [line.strip() for line in f if line.startswith(wanted)]
+    with open("/proc/self/limits", encoding="ascii") as f:
+        lines += [line.strip() for line in f if line.startswith("Max open files")]
+    lines += [
+        f"Nice: {os.getpriority(os.PRIO_PROCESS, 0)}",
+        f"Cwd: {os.getcwd()}",
+        f"Pid: {os.getpid()}",
+        f"Argv: {sys.argv[2:]}",
+        f"Masked: {sorted(signal.pthread_sigmask(signal.SIG_BLOCK, []))}",
+        f"Ignored: {[n for n in range(1, 32) if n not in (9, 19) and signal.getsignal(n) == signal.SIG_IGN]}",
+    ]
+    lines += [f"Env: {key}={value}" for key, value in os.environ.items()]
+    serve(passed(), "\n".join(lines) + "\n")
+
+
+def last_words():
+    print("to be or not to be", file=sys.stderr, flush=True)
+    sys.exit(7)
+
+
+def unlinks():
+    """Removes the socket's file when it leaves, as php-fpm does."""
+    listener = passed()
+
+    def leave(*_):
+        os.unlink(listener.getsockname())
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    notify("READY=1")
+    serve(listener)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1].replace("-", "_")]()
