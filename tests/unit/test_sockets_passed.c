@@ -20,6 +20,15 @@ static int tcp_listener(const char *ip)
 	return s;
 }
 
+/* A test that fails leaves no listener to the next one. */
+static int clean_up(void **state)
+{
+	(void)state;
+	if (world.sockets)
+		world_stop(&world);
+	return 0;
+}
+
 static void begin(void **state, int *fds, char **names, int n)
 {
 	struct sockets_options o = {
@@ -181,7 +190,7 @@ static void test_refused(void **state)
 int main(void)
 {
 #define BOTH(f)                                                                                    \
-	{#f " (ebpf)", f, NULL, NULL, NULL},                                                       \
+	{#f " (ebpf)", f, NULL, clean_up, NULL},                                                   \
 	{                                                                                          \
 #f " (cbpf)", f, NULL, NULL, (void *)1                                             \
 	}

@@ -8,6 +8,15 @@
 
 static struct world world;
 
+/* A test that fails leaves no listener to the next one. */
+static int clean_up(void **state)
+{
+	(void)state;
+	if (world.sockets)
+		world_stop(&world);
+	return 0;
+}
+
 static void begin(void **state, const char *ip, bool dual)
 {
 	const struct sockets_options o = {.no_ebpf = *state != NULL};
@@ -540,7 +549,7 @@ static void test_several_addresses(void **state)
 
 #define CLASSIC ((void *)1)
 #define BOTH(f)                                                                                    \
-	{#f " (ebpf)", f, NULL, NULL, NULL},                                                       \
+	{#f " (ebpf)", f, NULL, clean_up, NULL},                                                   \
 	{                                                                                          \
 #f " (cbpf)", f, NULL, NULL, CLASSIC                                               \
 	}
@@ -560,7 +569,7 @@ int main(void)
 	        BOTH(test_probe_ipv6),
 	        BOTH(test_probe_dual),
 	        BOTH(test_nobody),
-	        {"test_migration (ebpf)", test_migration, NULL, NULL, NULL},
+	        {"test_migration (ebpf)", test_migration, NULL, clean_up, NULL},
 	        BOTH(test_occupied),
 	        BOTH(test_careless_worker),
 	        BOTH(test_worker_shuts_down),
