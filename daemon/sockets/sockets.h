@@ -81,7 +81,9 @@ struct share {
 };
 /* Makes the parts true for every address that any of the sets has: `shares` names every living set of
  * the service, those that get nothing with part 0; the parts make SHARE_ALL or 0 in all. An address
- * which no set with a part has gets no new connections any more (they are not accepted by anyone). With
+ * which no set with a part has gets no new connections any more: TCP clients are neither refused nor accepted,
+ * they try again and reach whoever gets the next part; a UNIX path is removed until then. A UNIX path has
+ * no parts, the set with the greatest one gets it. The order of the calls of listener_set_open() is that of age. With
  * `sticky` a client address always goes to the same side, and raising a part moves nobody back. On
  * failure everything is as it was before. Takes effect before it returns. */
 int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool sticky, struct ho_error *reterr);
