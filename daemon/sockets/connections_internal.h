@@ -16,6 +16,7 @@ struct connections {
 	size_t n_watches;
 	int events_fd; /* -1 unless a watch needs it */
 	ev_io events;
+	bool overrun;     /* events were lost, and others still wait */
 	int event_buffer; /* bytes wanted for the events that wait */
 };
 

@@ -387,8 +387,12 @@ static void on_events(struct ev_loop *loop, ev_io *io, int events)
 	(void)loop;
 	(void)events;
 	r = destroy_events_read(c->events_fd, EVENTS_AT_ONCE, on_gone, c);
-	if (r < 0)
+	/* The kernel says it once and goes on losing events until the queue has been empty; only
+	 * dumps that begin after that show everything. */
+	if (r < 0 || (c->overrun && r < EVENTS_AT_ONCE))
 		events_lost(c);
+	if (r < EVENTS_AT_ONCE)
+		c->overrun = r < 0;
 	for (w = c->watches; w; w = w->next) {
 		if (w->changed && !w->tcp.polled && w->tcp.interval != SAFETY_FIRST)
 			hasten(&w->tcp, bounded(&w->tcp, SAFETY_FIRST));
@@ -417,6 +421,7 @@ static void events_close(struct connections *c)
 		return;
 	ev_io_stop(c->loop, &c->events);
 	c->events_fd = close_fd(c->events_fd);
+	c->overrun = false;
 }
 
 /* Makes the subscription fit the watches: none without a TCP side. */
