@@ -62,7 +62,6 @@ static bool parse_unix(struct parse *p, const char *path)
 		return refuse(p, "the path of a UNIX socket must be absolute: unix:/run/x.sock");
 	if (path[n - 1] == '/')
 		return refuse(p, "the path of a UNIX socket must end with a file name");
-	/* The steering of UNIX sockets binds a private name beside the public one, see sockets/. */
 	if (n >= max)
 		return refuse(p, "the path of a UNIX socket has at most 107 characters");
 	p->a.kind = ADDRESS_UNIX;
