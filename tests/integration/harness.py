@@ -193,19 +193,19 @@ class Collector:
     def wait(self, wanted, what, start=0, timeout=LIMIT):
         """The first item from `start` on for which wanted() is true."""
         with self.changed:
-            at = start
+            at, found = start, None
 
             def look():
-                nonlocal at
-                while at < len(self.items):
+                nonlocal at, found
+                while found is None and at < len(self.items):
                     if wanted(self.items[at]):
-                        return True
+                        found = at
                     at += 1
-                return self.ended
+                return found is not None or self.ended
 
             assert self.changed.wait_for(look, timeout), f"{what} did not come within {timeout} s"
-            assert at < len(self.items), f"the stream ended without {what}"
-            return self.items[at]
+            assert found is not None, f"the stream ended without {what}"
+            return self.items[found]
 
 
 class Lines(Collector):
@@ -281,6 +281,21 @@ class Events(Collector):
             pass
         self.client.close()
         self.end()
+
+
+class Command:
+    """A command whose end is waited for later."""
+
+    def __init__(self, argv):
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.stdout = ""
+
+    def wait(self, code=None):
+        self.stdout, stderr = self.process.communicate(timeout=LIMIT)
+        assert code is None or self.process.returncode == code, (self.process, self.stdout, stderr)
+        return stderr
 
 
 # ---- the daemon ----
@@ -373,6 +388,24 @@ class Daemon:
 
         return self.events.wait(wanted, f"the event {name} {fields}", start)
 
+    def wait_count(self, name, number):
+        """Until there were so many of these events."""
+        left = number
+
+        def wanted(event):
+            nonlocal left
+            left -= event["event"] == name
+            return left == 0
+
+        self.events.wait(wanted, f"{number} times the event {name}")
+
+    def settle(self):
+        """Until the daemon has seen whatever was sent to it before: the second answer is of a later round
+        of its loop than the first one."""
+        with Client(self.control) as client:
+            client.call("GetStatus")
+            client.call("GetStatus")
+
     def seen(self, name, **fields):
         return [
             e
@@ -396,6 +429,10 @@ class Daemon:
         if code is not None:
             assert done.returncode == code, (arguments, done.returncode, done.stdout, done.stderr)
         return done
+
+    def ctl_later(self, *arguments):
+        """The same without waiting for it; wait(code) on the result gives its standard error."""
+        return Command([str(a) for a in (HANDOFFCTL, "-s", self.control, *arguments)])
 
     def reload(self, *arguments, code=0):
         """The result for the only service."""
@@ -426,6 +463,10 @@ class Daemon:
 
     def signal(self, number):
         self.process.send_signal(number)
+
+    @staticmethod
+    def kill(number, what):
+        os.kill(number, what)
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))

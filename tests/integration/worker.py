@@ -126,6 +126,16 @@ def facts():
     serve(passed(), "\n".join(lines) + "\n")
 
 
+def gated():
+    """Is ready when somebody opens the gate, a FIFO; the first generation at once."""
+    listener = passed()
+    if GENERATION != "1":
+        with open(sys.argv[2], encoding="ascii") as gate:
+            gate.read()
+    notify("READY=1")
+    serve(listener)
+
+
 def last_words():
     print("to be or not to be", file=sys.stderr, flush=True)
     sys.exit(7)
