@@ -153,6 +153,17 @@ static void on_exited(void *data, struct process *p, struct exit_info how)
 	daemon_post(data, &ev);
 }
 
+/* Where the service says by what its readiness is shown, nothing else shows it. */
+static bool shows_ready(const struct live_worker *w, enum notify_kind kind)
+{
+	struct service *sv = supervisor_service(w->daemon->supervisor, w->service);
+	struct generation *g = sv ? service_find(sv, w->generation) : NULL;
+	enum ready_by by = g ? g->settings->ready.by : READY_AUTO;
+
+	return kind == NOTIFY_READY_FD ? by == READY_FD : kind == NOTIFY_EXEC_READY ? by == READY_EXEC :
+							  by != READY_FD && by != READY_EXEC;
+}
+
 static void on_notified(void *data, struct process *p, const struct notify_message *m)
 {
 	struct live_worker *w = process_user(p);
@@ -162,6 +173,8 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_READY:
 	case NOTIFY_READY_FD:
 	case NOTIFY_EXEC_READY:
+		if (!shows_ready(w, m->kind))
+			return;
 		ev.said.word = WORD_READY;
 		break;
 	case NOTIFY_STATUS:
