@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+// Without a signal handler: TERM ends it at once, whatever it is doing.
+'use strict';
+const http = require('http');
+
+function answer(query) {
+	const nonce = query.get('n') || '';
+	let hash = 2166136261;
+
+	for (let i = 0; i < nonce.length; i++)
+		hash = Math.imul(hash ^ nonce.charCodeAt(i), 16777619) >>> 0;
+	const size = Number(query.get('size') || 0);
+	const start = hash % 26;
+	const letters = 'abcdefghijklmnopqrstuvwxyz';
+	const pattern = letters.repeat(Math.ceil(size / 26) + 1).slice(start, start + size);
+	return `pid=${process.pid} generation=${process.env.HANDOFF_GENERATION} n=${nonce}\n${pattern}`;
+}
+
+function serve(request, response) {
+	const query = new URL(request.url, 'http://localhost').searchParams;
+
+	setTimeout(() => response.end(answer(query)), 1000 * Number(query.get('sleep') || 0));
+}
+
+for (let fd = 3; fd < 3 + Number(process.env.LISTEN_FDS); fd++) {
+	const server = http.createServer(serve);
+
+	server.keepAliveTimeout = 75e3; // node closes idle connections after 5 s of its own accord
+	server.listen({ fd });
+}
