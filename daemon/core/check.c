@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The invariants, restated from nothing but the tables (DESIGN: 1 to 8; the 9th is the simulation's). */
+#include "core/share.h"
 #include "core/supervisor.h"
 
 #define FAIL_IF(condition)                                                                         \
@@ -83,6 +84,7 @@ static const char *check_service(const struct service *sv)
 	/* 1: from first readiness until stop somebody takes new connections, and only one does */
 	FAIL_IF(serving > 1);
 	FAIL_IF(sv->state == SERVICE_SERVING && sv->turn == TURN_NONE && serving != 1);
+	FAIL_IF(serving && sv->turn == TURN_NONE && share_total(sv) != SHARE_ALL);
 	FAIL_IF(sv->turn == TURN_NONE && (sv->state == SERVICE_STOPPED) && sv->n_generations);
 	return check_targets(sv);
 }

@@ -31,8 +31,8 @@ void generation_retire(struct generation *g, usec_t hold_until)
 	if (hold_until > s->now && generation_whole(g)) {
 		g->hold_until = hold_until;
 		generation_set_state(g, GENERATION_WARM);
-		supervisor_record(s, RECORD_GENERATION_WARM, g->service, g, NULL)->duration =
-			usec_sub(hold_until, s->now);
+		supervisor_record(s, RECORD_GENERATION_WARM, g->service, g, NULL)->text = action_text(s->out,
+			"kept whole for %.3g s", (double)usec_sub(hold_until, s->now) / USEC_PER_SEC);
 		return;
 	}
 	generation_set_state(g, GENERATION_DRAINING);

@@ -2,6 +2,7 @@
 /* The story of a reload: roll -> (generation.c: start, ready) -> turn -> retire the old one; and failed -> undo ->
  * answer. */
 #include "core/service.h"
+#include "core/share.h"
 #include "core/supervisor.h"
 
 #include <stdio.h>
@@ -197,12 +198,7 @@ static void begin_turn(struct service *sv, enum turn_kind kind, struct generatio
 {
 	sv->turn = kind;
 	sv->turn_to = to;
-	for (unsigned i = 0; i < sv->n_generations; i++) {
-		struct generation *g = sv->generations[i];
-
-		g->share_before = g->share;
-		g->share = g == to ? SHARE_ALL : 0;
-	}
+	share_give(sv, to);
 	supervisor_act(sv->supervisor, ACTION_STEER, sv, to, NULL);
 }
 
@@ -311,8 +307,7 @@ void service_steered(struct service *sv, bool ok, const char *why)
 	sv->turn = TURN_NONE;
 	sv->turn_to = NULL;
 	if (!ok && turn != TURN_STOP)
-		for (unsigned i = 0; i < sv->n_generations; i++)
-			sv->generations[i]->share = sv->generations[i]->share_before;
+		share_undo(sv);
 	if (!ok)
 		supervisor_record(s, RECORD_STEER_FAILED, sv, to, NULL)->text =
 			action_text(s->out, "%s", why ? why : "");
