@@ -23,14 +23,17 @@ struct inflight {
 	uint64_t total;	    /* accepted and not yet closed by the worker, or in the accept queue */
 	uint64_t idle;	    /* of these: no byte in either direction for `idle_after` */
 	uint64_t queued;    /* in the accept queues */
-	uint64_t half_open; /* handshakes that the generation's listeners began and that are not over */
+	/* Handshakes that the generation's listeners began and that are not over. Only a quiet_check knows
+	 * them (the kernel does not tell whose they are): 0 elsewhere. */
+	uint64_t half_open;
 	usec_t oldest;	    /* age of the oldest one, as far as it was watched */
 };
 
 int connections_new(struct ev_loop *loop, struct connections **ret, struct ho_error *reterr);
 struct connections *connections_free(struct connections *c);
 
-/* How a generation's processes are found for shared listeners: calls `each` for every pid. May be NULL. */
+/* How a generation's processes are found for shared listeners: calls `each` for every pid. May be NULL: then
+ * all connections of the shared address count, which is too many rather than too few. */
 typedef void (*process_lister)(void *data, void (*each)(pid_t pid, void *arg), void *arg);
 
 /* Counts once, now. One dump serves all sets of one call; ret[i] belongs to sets[i]. A set of which

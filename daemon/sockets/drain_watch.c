@@ -40,7 +40,7 @@ struct side {
 	usec_t most_idle, least_idle; /* of those not yet idle, at the last dump */
 	uint64_t untracked; /* of the last dump: not in `live` for lack of memory or of a cookie */
 	uint64_t untracked_queued;
-	unsigned urgent; /* so many dumps are wanted soon */
+	bool lost; /* events, since the last dump */
 	bool polled;
 };
 
@@ -143,10 +143,11 @@ static int side_dump(struct side *s)
 		if (r < 0)
 			break;
 		missing = cookie_set_sweep(&s->live);
-		/* When all that is left was not shown, the second look decides at once. */
-	} while (missing && missing == s->live.count && !n++);
+		/* Missing ones that are expected, or all of them: look again at once. */
+	} while (missing && (s->lost || missing == s->live.count) && !n++);
+	s->lost = s->lost && r < 0;
 	s->dumped = now_usec();
-	s->cost = s->dumped - s->looking;
+	s->cost = (s->dumped - s->looking) / (n ? 2 : 1);
 	return r;
 }
 
@@ -233,10 +234,7 @@ static void plan(struct side *s, bool changed)
 		s->interval = s->polled ? POLL_FIRST : SAFETY_FIRST;
 	else
 		s->interval = s->interval * 2 < last ? s->interval * 2 : last;
-	if (s->urgent && --s->urgent)
-		arm(s, urgent_pause(s));
-	else
-		arm(s, bounded(s, s->interval < idle ? s->interval : idle));
+	arm(s, bounded(s, s->interval < idle ? s->interval : idle));
 }
 
 static void poll_instead(struct side *s)
@@ -372,8 +370,7 @@ static void events_lost(struct connections *c)
 	struct drain_watch *w;
 
 	for (w = c->watches; w; w = w->next) {
-		/* What is gone has to be missing in two. */
-		w->tcp.urgent = 2;
+		w->tcp.lost = true;
 		hasten(&w->tcp, usec_sub(urgent_pause(&w->tcp), now_usec() - w->tcp.dumped));
 	}
 }

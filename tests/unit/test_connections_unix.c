@@ -154,6 +154,7 @@ static void test_drain(void **state)
 	struct lab *l = *state;
 	struct drain_watch *w;
 	struct pair p;
+	usec_t begun;
 	int i;
 
 	set_up(&p);
@@ -172,9 +173,12 @@ static void test_drain(void **state)
 		p.c[i] = close_fd(p.c[i]);
 	for (i = 0; i < 7; i++)
 		p.a[i] = close_fd(p.a[i]);
+	begun = now_usec();
 	until(l, l->now.total == 1);
 	p.a[7] = close_fd(p.a[7]);
 	until(l, l->now.total == 0);
+	/* Polled quickly as long as something changes. */
+	assert_true(now_usec() - begun < 900 * USEC_PER_MSEC);
 	drain_watch_free(w);
 	tear_down(&p);
 }
