@@ -26,6 +26,7 @@ FAULTS = {
     "wrong-byte": "wrong",
     "wrong-nonce": "wrong",
     "wrong-size": "wrong",
+    "wrong-long": "wrong",
     "wrong-behind": "wrong",
     "status": "status",
     "silent": "timeout",
@@ -65,6 +66,8 @@ class Server:
     def answer(self, nonce, size, close, fault):
         if fault == "wrong-nonce":
             nonce = nonce + "0"
+        if fault == "wrong-long":
+            size += 1
         body = f"pid=7 generation=3 n={nonce}\n".encode() + pattern(nonce, size)
         if fault == "wrong-byte":
             body = body[:-1] + b"!"

@@ -47,16 +47,12 @@ void load_check_finished(struct load *l)
 
 /* Starts the short connections which are due. Late ones keep the time at which they were due, so
  * that a stall of this client shows in the latencies and in schedule_lag, and hides nothing. */
-static void start_due(struct load *l)
+static void start_due(struct load *l, usec_t elapsed)
 {
 	double rate = l->options.rate;
+	uint64_t due = (uint64_t)((double)elapsed / USEC_PER_SEC * rate);
 	usec_t now = load_now();
-	usec_t elapsed = usec_sub(now, l->started);
-	uint64_t due;
 
-	if (elapsed > l->options.duration)
-		elapsed = l->options.duration;
-	due = (uint64_t)((double)elapsed / USEC_PER_SEC * rate);
 	for (int i = 0; i < STARTS_A_TICK && l->scheduled < due; i++, l->scheduled++) {
 		usec_t at = l->started +
 		            (usec_t)((double)(l->scheduled + 1) / rate * (double)USEC_PER_SEC);
@@ -72,8 +68,11 @@ static void start_due(struct load *l)
 
 static void on_tick(struct ev_loop *loop, ev_timer *w, int events)
 {
+	struct load *l = w->data;
+	usec_t elapsed = usec_sub(load_now(), l->started);
+
 	(void)loop, (void)events;
-	start_due(w->data);
+	start_due(l, elapsed < l->options.duration ? elapsed : l->options.duration);
 }
 
 static void on_grace_end(struct ev_loop *loop, ev_timer *w, int events)
@@ -88,7 +87,6 @@ static void load_stop(struct load *l)
 		conns_give_up(l);
 		return;
 	}
-	start_due(l); /* so that rate and duration alone say how many there are */
 	l->stopping = true;
 	l->stats.ended_at = load_now();
 	load_say(l, "stopping");
@@ -102,8 +100,12 @@ static void load_stop(struct load *l)
 
 static void on_end(struct ev_loop *loop, ev_timer *w, int events)
 {
+	struct load *l = w->data;
+
 	(void)loop, (void)events;
-	load_stop(w->data);
+	/* Rate and duration alone say how many there are, not how late the last tick was. */
+	start_due(l, l->options.duration);
+	load_stop(l);
 }
 
 /* A second signal does not wait for the requests which run. */

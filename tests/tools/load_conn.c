@@ -169,7 +169,7 @@ static void conn_answered(struct conn *c)
 	        .pid = pattern ? c->check.pid : c->response.pid,
 	        .generation = pattern ? c->check.generation : c->response.generation};
 
-	if (c->response.status < 200 || c->response.status > 299) {
+	if (c->response.status > 299) {
 		conn_failed(c, FAILURE_STATUS, 0, "HTTP status");
 		return;
 	}
