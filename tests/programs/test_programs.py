@@ -4,9 +4,10 @@ that the manual shows, each generation is a release of its own, and every answer
 
 CTest runs one row for each program (label "programs"). The whole table:
 
-    HANDOFF_BUILD=build /usr/bin/python3 -m pytest tests/programs
+    cmake --build build --target programs
 
-HANDOFF_RELOADS (20) and HANDOFF_RATE (per program) in the environment make it longer and harder."""
+or, to choose rows, HANDOFF_BUILD=build python3 -m pytest tests/programs -k "nginx and cbpf". HANDOFF_RELOADS
+(20) and HANDOFF_RATE (per program) in the environment make it longer and harder."""
 
 import contextlib
 import ctypes
@@ -28,7 +29,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 RELOADS = int(os.environ.get("HANDOFF_RELOADS", "20"))
 RATE = os.environ.get("HANDOFF_RATE")
 SLOW_MS = 700
-OLD = 6  # generations that drain at the same time; more would be stopped before their time
+OLD = 3  # generations that drain at the same time; more would be stopped before their time
 PORT = 8080
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PR_SET_CHILD_SUBREAPER = 36
