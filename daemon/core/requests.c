@@ -400,6 +400,16 @@ static void settle_targets(struct supervisor *s, struct request *r)
 	}
 }
 
+/* What is cut is named before it is. */
+static void stop_at_once(struct service *sv)
+{
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		generation_hasten(sv->generations[i]);
+	service_settle(sv);
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		generation_kill(sv->generations[i]);
+}
+
 static void shut_down(struct supervisor *s, const struct request_spec *spec)
 {
 	struct record *r = supervisor_record(s, RECORD_STOP_REQUESTED, NULL, NULL, NULL);
@@ -424,13 +434,7 @@ static void shut_down(struct supervisor *s, const struct request_spec *spec)
 			service_stop(sv);
 		service_settle(sv);
 		if (s->at_once)
-			for (unsigned k = 0; k < sv->n_generations; k++) {
-				struct generation *g = sv->generations[k];
-
-				if (g->state == GENERATION_DRAINING || g->state == GENERATION_WARM)
-					generation_hasten(g);
-				generation_kill(g);
-			}
+			stop_at_once(sv);
 		service_settle(sv);
 	}
 }
