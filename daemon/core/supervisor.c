@@ -345,6 +345,11 @@ static void worker_event(struct generation *g, const struct event *ev)
 
 static void generation_event(struct generation *g, const struct event *ev)
 {
+	if (!g->preparing && (ev->type == EVENT_PREPARED || ev->type == EVENT_PREPARE_FAILED)) {
+		supervisor_record(g->service->supervisor, RECORD_ANOMALY, g->service, g, NULL)->text =
+			"it was prepared a second time";
+		return;
+	}
 	switch (ev->type) {
 	case EVENT_PREPARED:
 		on_prepared(g, ev);
