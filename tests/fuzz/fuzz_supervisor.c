@@ -12,7 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct world_result r = world_live(chance_from_bytes(data, size), &options);
 
 	if (r.error[0]) {
-		printf("%s\n", r.error);
+		fprintf(stderr, "%s\n", r.error);
 		abort();
 	}
 	return 0;

@@ -22,12 +22,12 @@ struct chance chance_from_bytes(const uint8_t *bytes, size_t n)
 static unsigned pick(struct chance *c, unsigned n)
 {
 	if (c->from_bytes) {
-		if (!c->n_bytes) {
-			c->ended = true;
-			return 0;
+		if (c->n_bytes) {
+			c->n_bytes--;
+			return *c->bytes++ % n;
 		}
-		c->n_bytes--;
-		return *c->bytes++ % n;
+		*c = chance_from_seed(1); /* the end of the story needs chance as well */
+		c->ended = true;
 	}
 	c->state ^= c->state << 13;
 	c->state ^= c->state >> 7;

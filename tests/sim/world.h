@@ -8,7 +8,7 @@
 
 #include <stdio.h>
 
-/* Where choices come from: a seed, or the bytes of a fuzzer (zeros after their end). */
+/* Where choices come from: a seed, or the bytes of a fuzzer (then a fixed seed). */
 struct chance {
 	uint64_t state;
 	const uint8_t *bytes;
