@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: MIT
+"""What is measured. Each function yields rows for the table; whatever is compared is measured in turns."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import time
+
+from servers import (
+    LIMIT,
+    Control,
+    Handoffd,
+    Helper,
+    Skip,
+    Watch,
+    cpu_ns,
+    descriptors,
+    haproxy_configuration,
+    http_servers,
+    memory_kb,
+    nginx_configuration,
+    now,
+    own_start_ns,
+    service,
+    wakeups,
+)
+
+MS = 1e6  # nanoseconds
+
+
+def row(what, unit, values, goal=None, note="", value=None):
+    """`value` is what the goal is about; the median if nothing else is said."""
+    values = sorted(values)
+    value = statistics.median(values) if value is None else value
+    return {
+        "what": what,
+        "unit": unit,
+        "n": len(values),
+        "median": statistics.median(values),
+        "min": values[0],
+        "max": values[-1],
+        "p99": values[min(len(values) - 1, int(len(values) * 0.99))],
+        "value": value,
+        "goal": goal,
+        "reached": None if goal is None else value <= goal,
+        "note": note,
+    }
+
+
+def verdict(what, unit, value, goal, note=""):
+    return row(what, unit, [value], goal, note)
+
+
+# ---- reload: until the new generation answers ----
+
+
+def programs(bench):
+    """The programs alone: name, port, command."""
+    yield "sleepd", (port := next(bench.ports)), [bench.sleepd, "-l", f"127.0.0.1:{port}"]
+    if shutil.which("nginx"):
+        port = next(bench.ports)
+        yield "nginx", port, nginx_configuration(bench.new_directory("alone"), port)
+    if shutil.which("haproxy"):
+        port = next(bench.ports)
+        yield "haproxy", port, haproxy_configuration(bench.new_directory("alone"), port)
+
+
+def reload(bench, scale):
+    servers = http_servers(bench)
+    alone = list(programs(bench))
+    starts = {name: [] for name, _, _ in alone}
+    reloads = {server.name: [] for server in servers}
+    for _ in range(scale.repeat):
+        for name, port, command in alone:
+            starts[name].append(own_start_ns(bench, port, command) / MS)
+        for server in servers:
+            with Watch(bench, server.port) as watch:
+                watch.next()
+                at = server.reload()
+                reloads[server.name].append((watch.next() - at) / MS)
+    for name, values in starts.items():
+        yield row(f"start of {name} alone: exec -> first answer", "ms", values)
+    for server in servers:
+        yield row(f"reload of {server.name}: request -> first new answer", "ms", reloads[server.name])
+    for name in ("sleepd", "nginx"):
+        if f"handoffd+{name}" in reloads:
+            more = statistics.median(reloads[f"handoffd+{name}"]) - statistics.median(starts[name])
+            yield verdict(f"handoffd+{name}: beyond the start of {name} alone", "ms", more, 3)
+
+
+# ---- stall: the longest gap between answers ----
+
+
+def gap_ms(bench, server, scale, during):
+    """The longest gap of one window of load; during() is called in its middle."""
+    command = [bench.load, "--target", f"127.0.0.1:{server.port}", "--rate", scale.rate, "--any-body"]
+    command += ["--duration", f"{scale.window}s", "--json"]
+    load = subprocess.Popen([str(a) for a in command], stdout=subprocess.PIPE, text=True)
+    time.sleep(scale.window / 2)
+    during()
+    result = json.loads(load.communicate(timeout=LIMIT)[0])
+    if result["failed"]:
+        raise RuntimeError(f"{server.name}: {result['failed']} failures: {result['failures']}")
+    return result["longest_gap"] * 1e3
+
+
+def stall(bench, scale):
+    servers = http_servers(bench)
+    beside = [bench.sleepd, "-l", f"127.0.0.1:{next(bench.ports)}"]
+    port = beside[2].split(":")[1]
+    quiet, loud, other = ({server.name: [] for server in servers} for _ in range(3))
+    lost = {}
+    for _ in range(scale.repeat):
+        for server in list(servers):
+            try:
+                quiet[server.name].append(gap_ms(bench, server, scale, lambda: None))
+                loud[server.name].append(gap_ms(bench, server, scale, server.reload))
+                start = lambda: own_start_ns(bench, port, beside)  # noqa: E731
+                other[server.name].append(gap_ms(bench, server, scale, start))
+            except RuntimeError as error:
+                if server.name.startswith("handoffd"):
+                    raise
+                lost[server.name] = lost.get(server.name, 0) + 1
+                lost[server.name, "why"] = str(error)
+    for server in servers:
+        name = server.name
+        note = f"{lost[name]} windows not counted, they lost requests" if name in lost else ""
+        if not loud[name]:
+            yield row(f"{name}: every window lost requests", "", [lost[name]])
+            continue
+        yield row(f"{name}: longest gap, no reload", "ms", quiet[name])
+        yield row(f"{name}: longest gap, a program started beside it", "ms", other[name])
+        yield row(f"{name}: longest gap, reload", "ms", loud[name], note=note)
+        ratio = statistics.median(loud[name]) / statistics.median(quiet[name])
+        goal = 1.1 if name == "handoffd+sleepd" else None
+        yield row(f"{name}: reload / no reload", "x", [ratio], goal)
+
+
+# ---- idle: memory and wake-ups of the masters ----
+
+
+def idle(bench, scale):
+    servers = http_servers(bench)
+    waken = {server.name: [] for server in servers}
+    time.sleep(scale.idle)  # what the start left to do
+    for _ in range(scale.windows):
+        before = {server.name: wakeups(server.pid) for server in servers}
+        time.sleep(scale.idle)
+        for server in servers:
+            waken[server.name].append((wakeups(server.pid) - before[server.name]) / scale.idle)
+    for server in servers:
+        ours = server.name == "handoffd+sleepd"
+        memory = memory_kb(server.pid)
+        note = f"RSS {memory['Rss'] / 1024:.1f} MB, private {memory['Pss_Anon'] / 1024:.1f} MB anonymous"
+        yield row(f"{server.name}: PSS of the master", "MB", [memory["Pss"] / 1024], 2 if ours else None, note)
+        values = waken[server.name]
+        yield row(
+            f"{server.name}: wake-ups of the master", "/s", values, 0 if ours else None, value=max(values)
+        )
+
+
+# ---- flip: turning new connections ----
+
+
+def flip(bench, scale):
+    costs = {"ebpf": [], "cbpf": []}
+    used = {}
+    for _ in range(scale.repeat):
+        for steering, values in costs.items():
+            lines = subprocess.run(
+                [str(a) for a in (bench.flip, steering, next(bench.ports), scale.flips)],
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+                check=True,
+            ).stdout.split()
+            used[steering] = lines[0]
+            values.append(statistics.median(map(int, lines[1:])) / 1e3)
+    for steering, goal in (("ebpf", 5), ("cbpf", 40)):
+        if used[steering] == steering:
+            yield row(f"flip by {steering}, median of {scale.flips}", "us", costs[steering], goal)
+        else:
+            yield row(f"flip by {steering}: the kernel permits only {used[steering]}", "us", costs[steering])
+
+
+# ---- drain: from the last close to the signal ----
+
+
+class Stamps:
+    """What bench-worker notes: {generation: time of its SIGTERM}."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def of(self, generation):
+        for line in self.path.read_text().splitlines():
+            number, at = line.split()
+            if int(number) == generation:
+                return int(at)
+        raise RuntimeError(f"generation {generation} has noted no signal")
+
+
+def until(events, name, generation):
+    for event in events:
+        if event["event"] == name and event["generation"] == generation:
+            return event
+    return None
+
+
+def drain(bench, scale):
+    port = next(bench.ports)
+    stamps = Stamps(bench.new_directory("stamps") / "stamps")
+    extra = f'environ = {{"BENCH_STAMPS={stamps.path}"}}'
+    server = Handoffd(bench, "handoffd+worker", port, service([bench.worker], port, extra=extra))
+    asking, following = Control(server.control), Control(server.control)
+    events = following.follow()
+    times = []
+    for generation in range(1, scale.drains + 1):
+        client = socket.create_connection(("127.0.0.1", port))
+        asking.call("Reload", services=["web"], wait="serving")
+        until(events, "generation-quiet", generation)
+        asking.call("GetStatus")  # the watch has begun
+        at = now()
+        client.close()
+        until(events, "generation-gone", generation)
+        times.append((stamps.of(generation) - at) / MS)
+    asking.close()
+    following.close()
+    result = row("last close -> signal in the worker", "ms", times, 1)
+    result["note"] = f"p99 {result['p99']:.2f} ms"
+    yield result
+
+
+# ---- held: many connections of a draining generation ----
+
+
+def in_flight(status, generation):
+    for g in status["services"][0]["generations"]:
+        if g["id"] == generation:
+            return g["in_flight"]
+    return None
+
+
+def held(bench, scale):
+    port = next(bench.ports)
+    workers = 4
+    most = scale.held // workers + scale.held // 50 + 1
+    extra = f'workers = {workers}\n\tdrain {{ deadline = "600s" }}'
+    server = Handoffd(bench, "handoffd+worker", port, service([bench.worker, most], port, extra=extra))
+    control = Control(server.control)
+    with contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(Helper(bench.client, "hold", port, scale.held // 4, f"127.0.0.{i + 2}"))
+            for i in range(4)
+        ]
+        for client in clients:
+            client.line()
+        following = Control(server.control)
+        events = following.follow()
+        control.call("Reload", services=["web"], wait="serving")
+        until(events, "generation-quiet", 1)
+        began = cpu_ns(server.pid)
+        count = in_flight(control.call("GetStatus")["status"], 1)
+        yield row("connections held by a draining generation", "", [count])
+        loads = []
+        first, at = cpu_ns(server.pid), now()
+        for _ in range(scale.seconds):
+            before, since = cpu_ns(server.pid), now()
+            time.sleep(1)
+            loads.append(100 * (cpu_ns(server.pid) - before) / (now() - since))
+        whole = 100 * (cpu_ns(server.pid) - first) / (now() - at)
+        yield row(
+            f"handoffd while they are idle, over {scale.seconds} s", "% cpu", loads, 1, value=whole,
+            note=f"{whole:.2f} % in all; before it {(first - began) / MS:.0f} ms for status",
+        )
+        at, before = now(), cpu_ns(server.pid)
+        for client in clients:
+            client.tell("close\n")
+        last = max(int(client.line()) for client in clients)
+        until(events, "generation-stopping", 1)
+        yield row("all close: last close -> the generation is told", "ms", [(now() - last) / MS])
+        yield row("all close: handoffd for it", "ms cpu", [(cpu_ns(server.pid) - before) / MS])
+        until(events, "generation-gone", 1)
+        following.close()
+    control.close()
+
+
+# ---- services: one beside many ----
+
+
+def services(bench, scale):
+    counts = (1, scale.services)
+    rows = {}
+    for count in counts:
+        port = next(bench.ports)
+        text = service([bench.worker], port, name="one")
+        for i in range(count - 1):
+            text += service(["/bin/sleep", "infinity"], name=f"other-{i}")
+        server = Handoffd(bench, f"handoffd-{count}", port, text)
+        rows[count] = (server, Control(server.control), Control(server.control), [], [])
+    followers = {count: rows[count][2].follow() for count in counts}
+    for repetition in range(scale.repeat * 2):
+        for count in counts:
+            server, asking, _, times, costs = rows[count]
+            before, at = cpu_ns(server.pid), now()
+            asking.call("Reload", services=["one"], wait="serving")
+            times.append((now() - at) / MS)
+            until(followers[count], "generation-gone", repetition + 1)
+            costs.append((cpu_ns(server.pid) - before) / MS)
+    for count in counts:
+        server, asking, following, times, costs = rows[count]
+        memory = memory_kb(server.pid)
+        yield row(f"reload of one of {count}: request -> serving", "ms", times)
+        yield row(f"reload of one of {count}: handoffd for it, to the end", "ms cpu", costs)
+        yield row(f"PSS of handoffd with {count}", "MB", [memory["Pss"] / 1024])
+        asking.close()
+        following.close()
+    for what, index in (("time", 3), ("processor time", 4)):
+        few, many = (statistics.median(rows[count][index]) for count in counts)
+        yield verdict(f"{what} beside {counts[1]} / beside {counts[0]}", "x", many / few, 1.2)
+
+
+# ---- soak: a thousand reloads ----
+
+
+def soak(bench, scale):
+    port = next(bench.ports)
+    server = Handoffd(bench, "handoffd+worker", port, service([bench.worker], port))
+    asking, following = Control(server.control), Control(server.control)
+    events = following.follow()
+    done = 0
+
+    def reloads(n):
+        nonlocal done
+        for _ in range(n):
+            asking.call("Reload", services=["web"], wait="serving")
+            done += 1
+            until(events, "generation-gone", done)
+
+    reloads(scale.warm_up)  # what is kept of the last ones (events, last words) is there afterwards
+    samples = []
+    before, fds = memory_kb(server.pid), descriptors(server.pid)
+    began, cpu = now(), cpu_ns(server.pid)
+    for _ in range(10):
+        reloads(scale.reloads // 10)
+        samples.append(memory_kb(server.pid)["Pss"])
+    seconds, cpu = (now() - began) / 1e9, (cpu_ns(server.pid) - cpu) / MS
+    after = memory_kb(server.pid)
+    n = scale.reloads // 10 * 10
+    trail = "PSS in kB: " + " ".join(map(str, [before["Pss"], *samples]))
+    yield row(f"{n} reloads: each", "ms", [seconds * 1e3 / n])
+    yield row(f"{n} reloads: handoffd for each", "ms cpu", [cpu / n])
+    yield row("RSS before", "kB", [before["Rss"]])
+    yield row("RSS after", "kB", [after["Rss"]])
+    yield verdict(f"PSS grown by {n} reloads", "kB", after["Pss"] - before["Pss"], 64, trail)
+    yield verdict(f"descriptors more after {n} reloads", "", descriptors(server.pid) - fds, 0)
+    asking.close()
+    following.close()
+
+
+MEASURES = {
+    "reload": reload,
+    "stall": stall,
+    "idle": idle,
+    "flip": flip,
+    "drain": drain,
+    "held": held,
+    "services": services,
+    "soak": soak,
+}
