@@ -58,18 +58,20 @@ class Program:
     environ: tuple = ()
     rate: int = 40
     slow: int = 3
+    main: str = ""  # the file without which the program cannot start
+    stop: str = "TERM"  # what ends it without waiting for idle connections
 
 
 PROGRAMS = [
-    Program("node", "node", rate=100),
-    Program("python", "python3", rate=100),
-    Program("gunicorn-sync", "gunicorn", app="gunicorn", slow=1),
-    Program("gunicorn-gthread", "gunicorn", recipe="gunicorn", app="gunicorn"),
-    Program("puma-single", "puma", recipe="puma", app="puma"),
-    Program("puma-cluster", "puma", recipe="puma", app="puma", environ=("WEB_CONCURRENCY=2",)),
-    Program("lighttpd", "lighttpd", path="/answer.pl"),
-    Program("nginx", "nginx", load=("--expect-nonce",), unix=False, rate=100),
-    Program("haproxy", "haproxy", rate=100),
+    Program("node", "node", rate=100, main="server.js"),
+    Program("python", "python3", rate=100, main="server.py"),
+    Program("gunicorn-sync", "gunicorn", app="gunicorn", slow=1, main="app.py"),
+    Program("gunicorn-gthread", "gunicorn", recipe="gunicorn", app="gunicorn", main="app.py"),
+    Program("puma-single", "puma", recipe="puma", app="puma", main="config.ru"),
+    Program("puma-cluster", "puma", recipe="puma", app="puma", environ=("WEB_CONCURRENCY=2",), main="config.ru"),
+    Program("lighttpd", "lighttpd", path="/answer.pl", main="lighttpd.conf"),
+    Program("nginx", "nginx", load=("--expect-nonce",), unix=False, rate=100, main="nginx.conf"),
+    Program("haproxy", "haproxy", rate=100, main="haproxy.cfg"),
 ]
 
 
@@ -92,12 +94,21 @@ VARIANTS = [
 FAST = ("node", "gunicorn-gthread", "nginx", "lighttpd", "puma-single")
 
 
+def row(program, variant, fast):
+    marks = [pytest.mark.fast] if fast else []
+    return pytest.param(program, variant, id=f"{program.name}-{variant.name}", marks=marks)
+
+
 def rows():
     for program in PROGRAMS:
         for variant in VARIANTS:
-            fast = variant.name == "all" and program.name in FAST
-            marks = [pytest.mark.fast] if fast else []
-            yield pytest.param(program, variant, id=f"{program.name}-{variant.name}", marks=marks)
+            yield row(program, variant, variant.name == "all" and program.name in FAST)
+
+
+def rows_of_programs(fast, without=()):
+    for program in PROGRAMS:
+        if program.name not in without:
+            yield row(program, VARIANTS[0], program.name in fast)
 
 
 # ---- a program as its user has it ----
@@ -126,12 +137,14 @@ class Site:
         if self.user is not None:
             os.chown(path, self.user, self.user)
 
-    def release(self, number):
+    def release(self, number, broken=False):
         """Makes a release and points `current` at it, as a deployment does."""
         new = self.directory / f"release-{number}"
         shutil.copytree(HERE / "apps" / (self.program.app or self.program.name), new)
         (new / "generation.conf").write_text(f"add_header X-Generation {number};\n")
         (new / "listen.conf").write_text("".join(f"listen {a};\n" for a in self.addresses))
+        if broken:
+            (new / self.program.main).write_text("this is no program (\n")
         for path in (new, *new.iterdir()):
             self.own(path)
         link = self.directory / "next"
@@ -155,7 +168,7 @@ class Site:
 
 
 class ProgramLoad(Load):
-    def __init__(self, program, targets):
+    def __init__(self, program, targets, **more):
         arguments = [LOAD, "--json", "--verbose", "--until-signal", "--path", program.path, *program.load]
         for target in targets:
             arguments += ["--target", target]
@@ -167,6 +180,7 @@ class ProgramLoad(Load):
             "slow-ms": SLOW_MS,
             "partial": 2,
             "size": 20000,
+            **more,
         }
         for name, value in options.items():
             arguments += [f"--{name}", str(value)]
@@ -261,6 +275,13 @@ def reload_often(daemon, site, load):
     return marks
 
 
+def check_events(daemon, allowed=()):
+    events = list(daemon.events.items)
+    accidents = [e for e in events if e["event"] in ACCIDENTS and e["event"] not in allowed]
+    assert not accidents, accidents[:3]
+    return events
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("program, variant", rows())
 def test_reloads_under_load(request, daemon, program, variant):
@@ -285,5 +306,50 @@ def test_reloads_under_load(request, daemon, program, variant):
     assert result["moved"] == 0, "a connection was answered by two processes"
     assert wrong == 0, "slow requests were not answered by the generation that accepted them"
     assert across >= RELOADS // 2, "too few requests were in flight while generations changed"
-    accidents = [e for e in events if e["event"] in ACCIDENTS]
-    assert not accidents, accidents[:3]
+    check_events(daemon)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("program, variant", rows_of_programs(fast=FAST))
+def test_broken_release(daemon, program, variant):
+    """The reload fails, the old generation goes on, and no client notices."""
+    site = Site(daemon, program, variant)
+    site.release(1)
+    daemon.configure(site.configuration()).start()
+    with ProgramLoad(program, site.addresses) as load:
+        site.release(2, broken=True)
+        failed = daemon.reload("web", code=3)
+        assert (failed["generation"], failed["outcome"]) == (2, "failed")
+        site.release(3)
+        assert daemon.reload("web")["generation"] == 3
+        load.log.wait(lambda line: line.endswith("generation 3"), "generation 3")
+        result = load.check()
+    assert set(result["generations"]) == {"1", "3"}
+    check_events(daemon, allowed=("generation-failed", "worker-crashed"))
+
+
+@pytest.mark.timeout(120)
+# a synchronous worker of gunicorn serves nobody else while a client is silent
+@pytest.mark.parametrize(
+    "program, variant", rows_of_programs(fast=("node", "nginx"), without=("gunicorn-sync",))
+)
+def test_idle_connections(daemon, program, variant):
+    """With drain.idle-after a connection that says nothing does not keep the old generation, and busy
+    ones still do. What is left then is idle, so the program need not be stopped with regard to it:
+    many would wait for connections on which no request has come yet."""
+    site = Site(daemon, program, variant)
+    site.release(1)
+    drain = f'drain {{ idle-after = "{2 * SLOW_MS}ms"  signal = {program.stop} }}'
+    text = re.sub(r"drain \{.*?\}", "", site.configuration(), flags=re.S)
+    text = f"{text[: text.rindex('}')]}\t{drain}\n}}\n"
+    daemon.configure(text).start()
+    with ProgramLoad(program, site.addresses, hold=2) as load:
+        for number in range(2, 5):
+            site.release(number)
+            daemon.reload("web")
+            load.log.wait(lambda line: line.endswith(f"generation {number}"), f"generation {number}")
+            daemon.wait_event("generation-gone", generation=number - 1)
+        result = load.stop()
+    assert result["failed"] == 0, (result["failures"], result["examples"][:5])
+    assert result["hold_closed"] >= 2
+    check_events(daemon)
