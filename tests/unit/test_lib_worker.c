@@ -85,6 +85,8 @@ static int receiver(const char *path, size_t length, char *notify)
 	assert_int_equal(bind(fd, (struct sockaddr *)&address, size), 0);
 	size = sizeof address;
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &size), 0);
+	if (size > sizeof address) /* counts the NUL that a full path has no room for */
+		size = sizeof address;
 	size -= (socklen_t)offsetof(struct sockaddr_un, sun_path);
 	if (!address.sun_path[0])
 		address.sun_path[0] = '@';
