@@ -106,9 +106,17 @@ void service_config_defaults(struct service_config *s)
 
 const struct service_config *config_find(const struct config *c, const char *name)
 {
-	for (size_t i = 0; i < c->n_services; i++)
-		if (!strcmp(c->services[i].name, name))
-			return &c->services[i];
+	return config_find_from(c, name, 0);
+}
+
+const struct service_config *config_find_from(const struct config *c, const char *name, size_t at)
+{
+	for (size_t i = 0; i < c->n_services; i++) {
+		const struct service_config *s = &c->services[(at + i) % c->n_services];
+
+		if (!strcmp(s->name, name))
+			return s;
+	}
 	return NULL;
 }
 

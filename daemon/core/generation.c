@@ -498,19 +498,35 @@ static void handle_rest(struct generation *g, struct worker *w)
 	}
 }
 
+/* The last lines tell most: what does not fit is left out in front. */
+static void add_last_words(struct text *t, const char *words)
+{
+	size_t room = t->size - 1 - t->len, n = words ? strlen(words) : 0;
+	const char *line;
+
+	if (!n || room < 3)
+		return;
+	if (n > room - 2) {
+		words += n - (room - 2);
+		line = strchr(words, '\n');
+		words = line ? line + 1 : words;
+	}
+	text_add(t, ":\n%s", words);
+}
+
 void generation_worker_exited(struct generation *g, struct worker *w, int code, int status, unsigned rest,
 	const char *last_words)
 {
 	struct supervisor *s = g->service->supervisor;
-	char how[80], story[700];
-	bool words = last_words && *last_words;
-	usec_t lived = s->now - w->started;
+	char how[80], story[sizeof g->reason];
+	struct text told = TEXT_ON(story);
 
 	describe_exit(how, sizeof how, code, status);
 	record_exit(g, w, code, status, how, last_words);
-	(void)snprintf(story, sizeof story, "worker %u (pid %d) %s %.3gs after its start%s%s%s", w->index, w->pid,
-		how, (double)lived / USEC_PER_SEC, g->state == GENERATION_STARTING ? ", before it was ready" : "",
-		words ? ":\n" : "", words ? last_words : "");
+	text_add(&told, "worker %u (pid %d) %s %.3gs after its start%s", w->index, w->pid, how,
+		(double)(s->now - w->started) / USEC_PER_SEC,
+		g->state == GENERATION_STARTING ? ", before it was ready" : "");
+	add_last_words(&told, last_words);
 	w->pid = 0;
 	w->state = WORKER_STOPPING; /* whatever follows does not speak to it any more */
 	if (g->state == GENERATION_STARTING)

@@ -48,7 +48,7 @@ struct generation {
 	const struct service_config *settings;
 	enum generation_state state;
 	usec_t created, since; /* of the state */
-	char reason[900];      /* why it failed or was rolled back */
+	char reason[1000];      /* why it failed or was rolled back */
 	void *shell;	       /* the shell's object: listeners, release */
 
 	bool preparing, prepared;

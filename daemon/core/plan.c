@@ -61,12 +61,12 @@ int plan_make(const struct config *before, const struct config *after, struct pl
 	if (!p.steps)
 		return -12; /* ENOMEM */
 	for (size_t i = 0; before && i < before->n_services; i++)
-		if (!config_find(after, before->services[i].name))
+		if (!config_find_from(after, before->services[i].name, i))
 			add(&p, PLAN_REMOVE, before->services[i].name, NULL);
 	for (size_t i = 0; i < after->n_services; i++) {
 		const struct service_config *s = &after->services[i];
 
-		plan_service(&p, before ? config_find(before, s->name) : NULL, s);
+		plan_service(&p, before ? config_find_from(before, s->name, i) : NULL, s);
 	}
 	*ret = p;
 	return 0;

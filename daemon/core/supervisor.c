@@ -169,12 +169,13 @@ static bool wanted(const struct supervisor *s, const char *name)
 
 static void apply_step(struct supervisor *s, struct config *config, const struct plan_step *step, bool start)
 {
-	struct service *sv = supervisor_find(s, step->service);
+	struct service *sv;
 
 	if (step->address || step->verb == PLAN_REMOVE)
 		return;
 	if (!start && !wanted(s, step->service))
 		return;
+	sv = supervisor_find(s, step->service);
 	if (!sv) {
 		sv = add_service(s, step->service);
 		if (!sv) {
@@ -200,7 +201,7 @@ static void remove_services(struct supervisor *s, const struct config *config)
 	for (size_t i = 0; i < s->n_slots; i++) {
 		struct service *sv = s->services[i];
 
-		if (!sv || sv->remove || config_find(config, sv->name) || !wanted(s, sv->name))
+		if (!sv || sv->remove || !wanted(s, sv->name) || config_find_from(config, sv->name, i))
 			continue;
 		sv->remove = true;
 		service_stay_stopped(sv);
@@ -546,12 +547,15 @@ static void finish_stop(struct supervisor *s)
 	action_push(s->out, ACTION_EXIT)->exit_code = s->exit_code;
 }
 
+/* Also for a reload that comes to nothing: a unit of Type=notify-reload waits for both words. */
 static void tell_changes(struct supervisor *s)
 {
-	if (s->state != SUPERVISOR_RUNNING || s->told_reloading == (s->rolling > 0))
+	bool reloading = s->loading || s->rolling > 0;
+
+	if (s->state != SUPERVISOR_RUNNING || s->told_reloading == reloading)
 		return;
-	s->told_reloading = s->rolling > 0;
-	tell_systemd(s, s->told_reloading ? SYSTEMD_RELOADING : SYSTEMD_READY);
+	s->told_reloading = reloading;
+	tell_systemd(s, reloading ? SYSTEMD_RELOADING : SYSTEMD_READY);
 }
 
 void supervisor_step(struct supervisor *s, usec_t now, const struct event *ev, struct action_list *out)

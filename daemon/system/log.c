@@ -87,6 +87,16 @@ void log_output(bool is_stderr, const char *line, size_t length)
 	put(is_stderr ? STDERR_FILENO : STDOUT_FILENO, "\n", 1);
 }
 
+/* A worker's last words have just gone by as its output: the log does not repeat them, the events do. */
+static size_t length_for_log(const struct record *r)
+{
+	bool has_words = r->type == RECORD_WORKER_CRASHED || r->type == RECORD_GENERATION_FAILED ||
+			 r->type == RECORD_ROLLED_BACK;
+	size_t n = has_words ? strcspn(r->text, "\n") : strlen(r->text);
+
+	return n && n < strlen(r->text) && r->text[n - 1] == ':' ? n - 1 : n;
+}
+
 static void describe(const struct record *r, struct text *t)
 {
 	text_add(t, "%s", record_type_to_string(r->type));
@@ -104,7 +114,7 @@ static void describe(const struct record *r, struct text *t)
 		text_add(t, ", %llu connection%s", (unsigned long long)r->connections,
 			r->connections == 1 ? "" : "s");
 	if (r->text && *r->text)
-		text_add(t, ": %s", r->text);
+		text_add(t, ": %.*s", (int)length_for_log(r), r->text);
 }
 
 static void to_journal(const struct record *r, const char *message)
