@@ -105,6 +105,7 @@ void live_generation_free(struct live_generation *g);
 
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);
+void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);

@@ -432,6 +432,7 @@ static int run(struct daemon *d)
 	struct ho_error error = {0};
 
 	ho_assert_hook = say_last_words;
+	config_source_note_inert(d->source.config);
 	if (open_all(d, &error) < 0) {
 		fprintf(stderr, "handoffd: %s\n", error.text);
 		close_all(d);
