@@ -188,8 +188,8 @@ char *config_strdup(struct config *c, const char *s);
 void service_config_defaults(struct service_config *s);
 
 const struct service_config *config_find(const struct config *c, const char *name);
-/* The same, but looks at number `at` first and at those behind it next: who walks through a list in the same order
- * finds each at once. */
+/* The same, but looks at number `at` first and at those behind it next: who walks through a list in
+ * the same order finds each at once. */
 const struct service_config *config_find_from(const struct config *c, const char *name, size_t at);
 
 /* Same program, process settings and policy? (listeners are compared apart, by address_equal()) */
