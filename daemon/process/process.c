@@ -34,6 +34,7 @@ struct processes {
 	struct ev_loop *loop;
 	struct process_handlers handlers;
 	struct process *first;
+	size_t running; /* main processes that have not ended */
 };
 
 struct process {
@@ -112,6 +113,8 @@ struct process *process_free(struct process *p)
 		return NULL;
 	p->freed = true;
 	if (p->link) {
+		if (!p->ended)
+			p->ps->running--;
 		*p->link = p->next;
 		if (p->next)
 			p->next->link = p->link;
@@ -274,6 +277,7 @@ static void process_ended(struct process *p)
 		if (r == 0 && info.si_pid != 0)
 			how = (struct exit_info){.code = info.si_code, .status = info.si_status};
 		p->ended = true;
+		p->ps->running--;
 		p->checker = checker_free(p->checker);
 		ev_io_stop(p->ps->loop, &p->exit_io);
 		p->pidfd = close_fd(p->pidfd);
@@ -505,6 +509,7 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	if (p->next)
 		p->next->link = &p->next;
 	ps->first = p;
+	ps->running++;
 	*ret = p;
 	return 0;
 }
@@ -545,10 +550,17 @@ int process_signal_tree(struct process *p, int signo, bool include_main)
 	return tree_signal(p->pid, p->ended, signo, include_main);
 }
 
+/* What a worker leaves behind becomes ours, as we are the subreaper: with no other children than running workers there
+ * is nothing of it, and the long way through /proc is spared. */
+static bool left_nothing(const struct process *p)
+{
+	return p->ended && tree_count_children() == (ssize_t)p->ps->running;
+}
+
 void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg)
 {
 	_cleanup_free_ struct tree_entry *entries = NULL;
-	ssize_t n = tree_scan(p->pid, p->ended, &entries);
+	ssize_t n = left_nothing(p) ? 0 : tree_scan(p->pid, p->ended, &entries);
 
 	for (ssize_t i = 0; i < n; i++) {
 		if (entries[i].member)

@@ -117,6 +117,22 @@ ssize_t tree_scan(pid_t main_pid, bool main_gone, struct tree_entry **ret)
 	return (ssize_t)n;
 }
 
+ssize_t tree_count_children(void)
+{
+	char path[64], buffer[4096];
+	_cleanup_close_ int fd = -1;
+	ssize_t n, count = 0;
+
+	(void)snprintf(path, sizeof path, "/proc/self/task/%ld/children", (long)getpid());
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	while ((n = read(fd, buffer, sizeof buffer)) > 0)
+		for (ssize_t i = 0; i < n; i++)
+			count += buffer[i] == ' '; /* one behind each, proc(5) */
+	return n < 0 ? -errno : count;
+}
+
 /* True if this very process was there to get the signal. */
 static bool signal_one(const struct tree_entry *e, int signo)
 {
