@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import platform
+import signal
 import sys
 import types
 
@@ -77,6 +78,7 @@ def main():
     scale = types.SimpleNamespace(**{**(TINY if options.smoke else USUAL), **given})
     names = options.measures or [n for n in MEASURES if options.smoke or n != "soak"]
     say = (lambda _: None) if options.json else (lambda text: print(text, flush=True))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing that was started is left behind
     try:
         new_network()
         bench = Bench(options.build.resolve())

@@ -3,7 +3,7 @@
  * into their answers; all times are nanoseconds of CLOCK_MONOTONIC. It ends with its standard
  * input.
  *
- *   bench-client watch PORT             asks every 250 us, prints "PID TIME" for each pid not met
+ *   bench-client watch PORT             asks every 500 us, prints "PID TIME" for each pid not met
  * before bench-client start PORT COMMAND...  runs the command, prints the time from exec to its
  * first answer bench-client hold PORT N SOURCE     opens N connections from the address SOURCE,
  * prints "held N"; closes them on a line of input and prints when the last close began */
@@ -25,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PACE_NSEC 250000
+#define PACE_NSEC 500000
 #define PIDS_MAX 65536
 #define HELD_MAX 60000
 
