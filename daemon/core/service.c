@@ -261,6 +261,9 @@ static void turned_to_new(struct service *sv, struct generation *g)
 	sv->failures = 0;
 	r = supervisor_record(s, RECORD_GENERATION_SERVING, sv, g, NULL);
 	r->duration = s->now - g->created;
+	if (g->settings->rollout.bake)
+		r->text = action_text(s->out, "watched for %.3g s, the death of a worker turns it back",
+			(double)g->settings->rollout.bake / USEC_PER_SEC);
 	service_set_state(sv, SERVICE_SERVING);
 	service_result(sv, g->id, CODE_DONE, "serving", "");
 	targets_serving(sv, g->id, g->settings->rollout.bake == 0);

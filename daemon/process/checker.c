@@ -49,20 +49,25 @@ static void on_again(struct ev_loop *loop, ev_timer *timer, int events)
 		start_again_later(c);
 }
 
-static void on_exit_readable(struct ev_loop *loop, ev_io *io, int events)
+void checker_ended(struct checker *c)
 {
-	struct checker *c = io->data;
 	siginfo_t info = {0};
 
-	(void)events;
 	if (waitid(P_PIDFD, (id_t)c->pidfd, &info, WEXITED | WNOHANG) < 0 && errno == EINTR)
 		return;
-	ev_io_stop(loop, &c->exit_io);
+	ev_io_stop(c->loop, &c->exit_io);
 	c->pidfd = close_fd(c->pidfd);
 	if (info.si_code == CLD_EXITED && info.si_status == 0)
 		c->succeeded(c->data);
 	else
 		start_again_later(c);
+}
+
+static void on_exit_readable(struct ev_loop *loop, ev_io *io, int events)
+{
+	(void)loop;
+	(void)events;
+	checker_ended(io->data);
 }
 
 int checker_new(struct ev_loop *loop, const char *command, const struct spawn_plan *like,

@@ -31,6 +31,9 @@ int checker_new(struct ev_loop *loop, const char *command, const struct spawn_pl
         struct environment *environment, void (*succeeded)(void *data), void *data,
         struct checker **ret, struct ho_error *reterr);
 struct checker *checker_free(struct checker *c);
+/* 0: no run at the moment. */
 pid_t checker_pid(const struct checker *c);
+/* The process of the run is a zombie; reaps it. May be followed by `succeeded`. */
+void checker_ended(struct checker *c);
 
 #endif

@@ -302,12 +302,22 @@ static struct process *find_main(struct processes *ps, pid_t pid)
 	return NULL;
 }
 
+static struct checker *find_checker(struct processes *ps, pid_t pid)
+{
+	for (struct process *p = ps->first; p; p = p->next) {
+		if (p->checker && checker_pid(p->checker) == pid)
+			return p->checker;
+	}
+	return NULL;
+}
+
 void processes_reap(struct processes *ps)
 {
-	/* Each round takes one zombie away, so this ends; a worker among them would be shown for
-	 * ever, so its end is dealt with on the spot. */
+	/* Each round takes one zombie away, so this ends; a worker or a check among them would be
+	 * shown for ever, and its exit is wanted, so its end is dealt with on the spot. */
 	for (int i = 0; i < MAX_REAPED; i++) {
 		siginfo_t info = {0};
+		struct checker *c;
 		struct process *p;
 
 		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
@@ -318,8 +328,11 @@ void processes_reap(struct processes *ps)
 		if (info.si_pid == 0)
 			return;
 		p = find_main(ps, info.si_pid);
+		c = p ? NULL : find_checker(ps, info.si_pid);
 		if (p)
 			process_ended(p);
+		else if (c)
+			checker_ended(c);
 		else
 			(void)waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WNOHANG);
 	}
