@@ -123,6 +123,7 @@ def facts():
         f"Ignored: {[n for n in range(1, 32) if n not in (9, 19) and signal.getsignal(n) == signal.SIG_IGN]}",
     ]
     lines += [f"Env: {key}={value}" for key, value in os.environ.items()]
+    notify("READY=1")
     serve(passed(), "\n".join(lines) + "\n")
 
 

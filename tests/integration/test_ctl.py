@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""handoffctl: its exit codes, its documents, its streams."""
+
+import json
+import subprocess
+
+import pytest
+from harness import HANDOFFCTL, NOBODY, SCHEMAS, WORKER, Client, Http, generation, service
+
+
+def test_code_0_and_the_documents(daemon):
+    """`reload` checks its document against the schema, and so does `status`."""
+    daemon.configure(service(address=[daemon.target, f"unix:{daemon.run}/web.sock"], workers=2)).start()
+    result = daemon.reload("web")
+    assert result["outcome"] == "serving" and result["generation"] == 2
+    status = daemon.status()
+    assert status["pid"] == daemon.process.pid and status["state"] == "running"
+    assert status["services"][0]["last_result"]["generation"] == 2
+    for arguments in (["stop", "web"], ["start", "web"], ["restart", "web"], ["wait", "web"], ["reload"]):
+        SCHEMAS["result"].validate(json.loads(daemon.ctl("--json", *arguments, code=0).stdout))
+
+
+def test_code_2(daemon):
+    daemon.configure(service(address=daemon.target)).start()
+    for arguments in (
+        ["relaod"],
+        ["reload", "--wait", "never"],
+        ["reload", "nobody"],
+        ["wait"],
+        ["status", "nobody"],
+        ["logs", "nobody"],
+        ["reload", "--timeout", "soon"],
+    ):
+        assert daemon.ctl(*arguments, code=2).stderr
+
+
+def test_code_3_tells_the_last_words(daemon):
+    daemon.configure(service(address=daemon.target)).start()
+    daemon.configure(service(address=daemon.target, command=[*WORKER, "last-words"]))
+    done = daemon.ctl("--json", "reload", "web", code=3)
+    document = json.loads(done.stdout)
+    SCHEMAS["result"].validate(document)
+    assert document["results"][0]["outcome"] == "failed"
+    assert "to be or not to be" in done.stderr
+    logs = daemon.ctl("logs", "web", code=0).stdout
+    assert "to be or not to be" in logs
+
+
+def test_code_4(daemon):
+    daemon.configure(service(address=daemon.target)).start()
+    daemon.configure(service("--never-ready", address=daemon.target, extra='ready { by = "notify" }'))
+    daemon.reload("web", "--timeout", "100ms", code=4)
+    assert daemon.generations() == {1: "serving", 2: "starting"}
+
+
+def test_code_5(daemon):
+    daemon.configure(service(address=daemon.target)).start()
+    daemon.stop()
+    assert str(daemon.control) in daemon.ctl("status", code=5).stderr
+    assert subprocess.run([HANDOFFCTL, "-s", "/nonexistent/socket", "reload"], check=False, capture_output=True).returncode == 5
+
+
+def test_code_5_when_the_daemon_goes_away(daemon):
+    daemon.configure(service(address=daemon.target)).start()
+    with Http(daemon.target) as held:
+        held.get()
+        waiting = daemon.ctl_later("reload", "--wait", "drained")
+        daemon.wait_event("generation-draining", generation=1)
+        daemon.process.kill()
+        waiting.wait(5)
+    daemon.process.wait()
+
+
+def test_code_7(daemon, root):
+    """An ordinary user whom the socket lets in may look but not change."""
+    daemon.configure(service(address=daemon.target)).start()
+    daemon.control.chmod(0o666)
+    assert "web" in daemon.ctl("status", user=NOBODY, code=0).stdout
+    for command in ("reload", "stop", "restart", "start"):
+        daemon.ctl(command, "web", user=NOBODY, code=7)
+    assert daemon.wait_event("call-refused")
+    assert daemon.generations() == {1: "serving"}
+
+
+def test_code_8(daemon):
+    daemon.configure(service(address=daemon.target)).start()
+    daemon.configure(service("--never-ready", address=daemon.target, extra='ready { by = "notify" }'))
+    reload = daemon.ctl_later("reload", "web")
+    daemon.wait_event("worker-started", generation=2)
+    daemon.ctl("stop", "web", code=0)
+    reload.wait(8)
+
+
+def test_events(daemon):
+    """A follower gets everything that is kept, and all that comes, each as the schema says."""
+    daemon.configure(service(address=daemon.target)).start()
+    for _ in range(10):
+        daemon.reload("web", "--wait", "drained")
+    told = [json.loads(line) for line in daemon.ctl("events", code=0).stdout.splitlines()]
+    assert told == daemon.events.items[: len(told)]
+    for event in told:
+        SCHEMAS["event"].validate(event)
+    for number in range(1, 12):
+        names = [e["event"] for e in told if e["service"] == "web" and e["generation"] == number]
+        order = ["generation-starting", "worker-started", "generation-ready", "generation-serving"]
+        if number < 11:
+            order += ["generation-draining", "generation-drained", "generation-stopping", "worker-exited", "generation-gone"]
+        assert [n for n in names if n in order] == order, names
+
+
+def test_output_of_workers(daemon):
+    daemon.configure(service(address=daemon.target)).start()
+    assert "listening on" in daemon.ctl("logs", "web", code=0).stdout
+    daemon.wait_log("listening on")
+
+
+def test_progress_is_told_line_by_line(daemon):
+    daemon.configure(service(address=daemon.target)).start()
+    lines = daemon.ctl("reload", "web", code=0).stdout
+    for phase in ("generation-starting", "worker-started", "generation-ready"):
+        assert phase in lines
+    assert lines.endswith("web: reload -> serving, generation 2\n")
+
+
+@pytest.mark.parametrize("nonsense", [b"{}\0", b"[]\0", b"\0", b"{" * 100 + b"\0", b'{"method": 7}\0', b"x" * 2_000_000])
+def test_nonsense_on_the_control_socket(daemon, nonsense):
+    daemon.configure(service(address=daemon.target)).start()
+    with Client(daemon.control) as client:
+        try:
+            client.socket.sendall(nonsense)
+            while client.socket.recv(1 << 16):
+                if nonsense == b'{"method": 7}\0' or nonsense == b"{}\0":
+                    break
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+    assert daemon.status()["state"] == "running"
+    assert generation(daemon.target) == 1

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""What systemd is told, and the sockets it passes."""
+
+import re
+import socket
+import sys
+
+import pytest
+from harness import HANDOFFD, Http, Load, generation, service
+
+LAUNCHER = """
+import os, sys
+n = int(sys.argv[1])
+fds = [os.dup(int(f)) for f in sys.argv[3:3 + n]]
+fds = [os.dup(f) if f < 3 + n else f for f in fds]
+for i, fd in enumerate(fds):
+    os.dup2(fd, 3 + i)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(n), LISTEN_FDNAMES=sys.argv[2])
+os.execv(sys.argv[3 + n], sys.argv[3 + n:])
+"""
+
+
+class Manager:
+    """The receiving side of NOTIFY_SOCKET."""
+
+    def __init__(self, directory):
+        self.path = f"{directory}/notify"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+        self.socket.settimeout(20)
+        self.seen = []
+
+    def next(self, word):
+        """The first message from here on with this word in it, as a dictionary."""
+        while True:
+            text = self.socket.recv(65536).decode()
+            self.seen.append(text)
+            message = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+            if word in message:
+                return message
+
+
+@pytest.fixture
+def manager(tmp_path):
+    m = Manager(tmp_path)
+    yield m
+    m.socket.close()
+
+
+def test_reload_is_told(daemons, manager):
+    daemon = daemons(environment={"NOTIFY_SOCKET": manager.path})
+    daemon.configure(service(address=daemon.target)).start()
+    assert manager.next("READY")["READY"] == "1"
+    assert "generation 1 serves" in manager.next("STATUS")["STATUS"]
+    daemon.reload("web")
+    message = manager.next("RELOADING")
+    assert message["RELOADING"] == "1" and int(message["MONOTONIC_USEC"]) > 0
+    assert int(message["EXTEND_TIMEOUT_USEC"]) > 30_000_000
+    assert manager.next("READY")["READY"] == "1"
+    while "generation 2 serves" not in manager.next("STATUS")["STATUS"]:
+        pass
+    # a failure ends the reload as well
+    daemon.configure(service("--exit-at-start", "1", address=daemon.target))
+    daemon.reload("web", code=3)
+    manager.next("RELOADING")
+    manager.next("READY")
+    daemon.stop()
+    assert manager.next("STOPPING")["STOPPING"] == "1"
+    assert not any("MAINPID" in text for text in manager.seen)
+
+
+def test_watchdog(daemons, manager):
+    daemon = daemons(environment={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "200000"})
+    daemon.configure(service(address=daemon.target)).start()
+    for _ in range(3):
+        assert manager.next("WATCHDOG")["WATCHDOG"] == "1"
+
+
+def passed(daemons, listeners, names):
+    """A daemon that is given these sockets as systemd does it."""
+    daemon = daemons(pass_fds=[s.fileno() for s in listeners])
+    numbers = [s.fileno() for s in listeners]
+    launcher = [sys.executable, "-c", LAUNCHER, len(numbers), ":".join(names), *numbers]
+    daemon.command = lambda: [str(a) for a in (*launcher, HANDOFFD, "-c", daemon.file)]
+    return daemon
+
+
+def test_passed_sockets(daemons):
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        targets = [f"127.0.0.1:{s.getsockname()[1]}" for s in (first, second)]
+        daemon = passed(daemons, [first, second], ["one", "two"])
+        daemon.configure(
+            service(address="systemd:two"), service(name="other", address="systemd:one")
+        ).start()
+        listener = daemon.service()["listeners"][0]
+        assert listener["origin"] == "systemd"
+        with Load(*targets, rate=100, requests_per_connection=10):
+            for number in range(2, 6):
+                assert daemon.reload("web")["generation"] == number
+        assert generation(targets[1]) == 5 and generation(targets[0]) == 1
+        with Http(targets[1]) as c:
+            environment = dict(line.split("=", 1) for line in c.get("/env").splitlines())
+        assert environment["LISTEN_FDS"] == "1" and environment["LISTEN_FDNAMES"] == "http"
+
+
+def test_passed_socket_that_nobody_wants(daemons):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        daemon = passed(daemons, [listener], ["stray"])
+        daemon.configure(service(address=daemon.target)).start()
+        daemon.wait_log('"stray"')
+
+
+def test_socket_that_was_not_passed(daemons):
+    daemon = daemons()
+    daemon.configure(service(address="systemd:web")).spawn()
+    daemon.wait_exit(1)
+    assert any(re.search(r"systemd.*web|web.*systemd", line) for line in daemon.log.items)
