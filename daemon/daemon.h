@@ -9,6 +9,7 @@
 #include "control/control.h"
 #include "core/supervisor.h"
 #include "process/process.h"
+#include "sockets/adopt.h"
 #include "sockets/connections.h"
 #include "sockets/probe.h"
 #include "sockets/sockets.h"
@@ -27,6 +28,9 @@ struct live_generation {
 	struct drain_watch *watch;
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
+	ev_timer sweep; /* while it starts: has the program closed a socket again? */
+	char elsewhere[80]; /* where its program listens that is none of its addresses */
+	bool blind;	    /* told that its sockets cannot be looked at */
 };
 
 /* The shell's side of a worker. */
@@ -85,6 +89,7 @@ struct daemon {
 	struct last_words words[LAST_WORDS_MAX];
 	unsigned n_words;
 	char status_text[256];
+	bool adoption_told; /* that sockets cannot be adopted */
 	bool out_of_memory; /* an event could not be queued: told once there is room */
 	int exit_code;
 };
@@ -99,9 +104,20 @@ void daemon_on_drain(void *data, const struct inflight *now);
 void daemon_on_probe(void *data, bool ok, const char *text);
 void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events);
 
+/* adoption.c: sockets that programs bind themselves */
+int daemon_on_asked(void *data, struct process *p, const struct socket_call *call);
+enum adoption daemon_adoption(const struct live_generation *g);
+/* After a worker was started whose sockets were to be adopted. */
+void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
+/* Sockets that the generation has lost; `starting`: it has never served. */
+void daemon_sweep(struct live_generation *g, bool starting);
+void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
+
 /* effects.c: what the core wants, as calls */
 void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
+/* A process_lister of a struct live_generation. */
+void live_generation_processes(void *data, void (*each)(pid_t pid, void *arg), void *arg);
 
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);

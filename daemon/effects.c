@@ -29,14 +29,14 @@ static struct generation *core_generation(struct daemon *d, const struct action 
 
 /* ---- generations ---- */
 
-static bool is_stream(const struct address *a, int fd)
+static bool is_stream(const struct listener_info *l)
 {
 	int type = 0;
 	socklen_t n = sizeof type;
 
-	if (a->kind != ADDRESS_SYSTEMD)
-		return a->kind != ADDRESS_UDP;
-	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n) == 0 && type == SOCK_STREAM;
+	if (l->config->address.kind != ADDRESS_SYSTEMD || l->steering != STEERING_SHARED)
+		return l->config->address.kind != ADDRESS_UDP;
+	return getsockopt(l->fd, SOL_SOCKET, SO_TYPE, &type, &n) == 0 && type == SOCK_STREAM;
 }
 
 /* What kind of listeners has it? */
@@ -47,7 +47,7 @@ static void describe_listeners(const struct live_generation *g, bool alone, stru
 	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++) {
 		struct listener_info l = listener_set_info(g->set, i);
 
-		if (!is_stream(&l.config->address, l.fd))
+		if (!is_stream(&l))
 			continue;
 		shared |= l.steering == STEERING_SHARED;
 		migrates &= l.steering == STEERING_EBPF;
@@ -66,6 +66,7 @@ void live_generation_free(struct live_generation *g)
 	for (size_t i = 0; i < g->n_probes; i++)
 		probe_free(g->probes[i]);
 	free(g->probes);
+	ev_timer_stop(g->daemon->loop, &g->sweep);
 	listener_set_close(g->set);
 	release_unref(g->release);
 	free(g);
@@ -84,6 +85,7 @@ static void do_prepare(struct daemon *d, const struct action *a)
 		goto fail;
 	}
 	*g = (struct live_generation){.daemon = d, .service = a->service, .generation = a->generation};
+	ev_timer_init(&g->sweep, NULL, 0., 0.);
 	r = release_new(cg->config, cg->settings, cg->id, &g->release, &error);
 	if (r < 0)
 		goto fail;
@@ -126,7 +128,9 @@ static void do_probe(struct daemon *d, const struct action *a)
 	struct ho_error error = {0};
 	size_t n = listener_set_count(g->set);
 	struct event ev = of(a, EVENT_PROBE_DONE);
-	bool http = a->http;
+	enum probe_kind kind = a->http ? PROBE_HTTP :
+			       cg->settings->ready.by == READY_LISTENING ? PROBE_LISTENING :
+									   PROBE_ACCEPTED;
 
 	free(g->probes);
 	g->probes = calloc(n, sizeof(struct probe *));
@@ -142,16 +146,16 @@ static void do_probe(struct daemon *d, const struct action *a)
 	for (size_t i = 0; i < n; i++) {
 		struct listener_info l = listener_set_info(g->set, i);
 
-		if (!is_stream(&l.config->address, l.fd))
+		if (!is_stream(&l))
 			continue;
 		g->probes_left++;
-		if (probe_new(d->loop, g->set, i, http ? PROBE_HTTP : PROBE_ACCEPTED, cg->settings->ready.argument,
+		if (probe_new(d->loop, g->set, i, kind, cg->settings->ready.argument,
 			    daemon_on_probe, g, &g->probes[i], &error) < 0) {
 			ev.text = error.text;
 			daemon_post(d, &ev);
 			return;
 		}
-		http = false;
+		kind = kind == PROBE_HTTP ? PROBE_ACCEPTED : kind;
 	}
 	if (!g->probes_left) { /* nothing but datagram sockets */
 		ev.ok = true;
@@ -181,7 +185,7 @@ static void do_check_quiet(struct daemon *d, const struct action *a)
 
 /* Shared listeners: the connections are those that the processes of the generation hold. */
 
-static void list_processes(void *data, void (*each)(pid_t pid, void *arg), void *arg)
+void live_generation_processes(void *data, void (*each)(pid_t pid, void *arg), void *arg)
 {
 	struct live_generation *g = data;
 	struct service *sv = supervisor_service(g->daemon->supervisor, g->service);
@@ -200,7 +204,7 @@ static void do_watch_drain(struct daemon *d, const struct action *a)
 	struct live_generation *g = a->shell;
 	struct generation *cg = core_generation(d, a);
 	struct drain_watch_options options = {
-		.idle_after = cg->settings->drain.idle_after, .lister = list_processes, .lister_data = g};
+		.idle_after = cg->settings->drain.idle_after, .lister = live_generation_processes, .lister_data = g};
 	struct event ev = of(a, EVENT_WATCH_FAILED);
 	struct ho_error error = {0};
 
@@ -229,6 +233,8 @@ static void do_steer(struct daemon *d, const struct action *a)
 
 		if (!g || !g->set)
 			continue;
+		if (sv->generations[i]->state == GENERATION_READY)
+			daemon_sweep(g, true);
 		shares[n++] = (struct share){g->set, sv->generations[i]->share};
 		if (sv->generations[i]->share)
 			g->quiet = quiet_check_free(g->quiet);
@@ -292,6 +298,7 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 		*w = (struct live_worker){.daemon = d, .service = a->service, .generation = a->generation,
 			.index = a->worker, .serial = a->serial};
 		spec.n_fds = sockets_to_pass(g, fds);
+		spec.adoption = daemon_adoption(g);
 		r = process_start(d->processes, &spec, w, &w->process, &error);
 	}
 	if (r < 0) {
@@ -302,6 +309,8 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 		return;
 	}
 	cg->workers[a->worker].shell = w;
+	if (spec.adoption != ADOPTION_NO)
+		daemon_watch_adoption(g, w);
 	ev.pid = process_pid(w->process);
 	daemon_post(d, &ev);
 }

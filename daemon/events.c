@@ -39,10 +39,16 @@ static void tell_trouble(struct daemon *d)
 		for (size_t i = 0; i < g->n_probes; i++) {
 			struct event ev = {.type = EVENT_WORKER_SAID, .service = g->service, .generation = g->generation,
 				.serial = 1, .said.word = WORD_TROUBLE};
+			char text[300];
+			struct text t = TEXT_ON(text);
 
 			if (!g->probes[i])
 				continue;
 			ev.text = probe_status(g->probes[i]);
+			if (g->elsewhere[0]) {
+				text_add(&t, "%s; the program listens on %s instead", ev.text, g->elsewhere);
+				ev.text = text;
+			}
 			supervisor_step(d->supervisor, now_usec(), &ev, &d->actions);
 			break;
 		}
@@ -151,6 +157,7 @@ static void on_exited(void *data, struct process *p, struct exit_info how)
 		w->daemon->rests = w;
 	}
 	daemon_post(data, &ev);
+	daemon_worker_ended(data, w->service, w->generation);
 }
 
 /* Where the service says by what its readiness is shown, nothing else shows it. */
@@ -209,6 +216,7 @@ const struct process_handlers daemon_process_handlers = {
 	.exited = on_exited,
 	.notified = on_notified,
 	.output = on_output,
+	.asked = daemon_on_asked,
 };
 
 /* Somebody of what dead workers left behind may be gone now. */
@@ -226,6 +234,7 @@ static void check_rests(struct daemon *d)
 		*at = w->next;
 		w->rest = false;
 		daemon_post(d, &ev);
+		daemon_worker_ended(d, w->service, w->generation);
 	}
 }
 
@@ -249,6 +258,8 @@ void daemon_on_probe(void *data, bool ok, const char *text)
 
 	ev.ok = ok;
 	ev.text = ok ? NULL : text;
+	if (ok && g->probes_left == 1)
+		daemon_sweep(g, true);
 	if (!ok || --g->probes_left == 0)
 		daemon_post(g->daemon, &ev);
 }

@@ -47,6 +47,17 @@ static void check_sockets(struct maker *mk, const struct service_config *s, bool
 		        "\"none\" is for services without listeners, but \"%s\" has "
 		        "some; leave it out, or the listeners",
 		        s->name);
+	for (size_t i = 0; s->sockets == SOCKETS_ADOPT && i < s->n_listeners; i++) {
+		const struct address *a = &s->listeners[i].address;
+
+		if (a->kind == ADDRESS_TCP || a->kind == ADDRESS_SYSTEMD)
+			continue;
+		at_key(mk, s, "sockets",
+		        "\"adopt\" takes over TCP sockets only, and \"%s\" has the listener %s; "
+		        "write \"pass\" or \"auto\"",
+		        s->name, a->text);
+		break;
+	}
 	if ((s->sockets == SOCKETS_PASS || s->sockets == SOCKETS_ADOPT) && !s->n_listeners && whole)
 		at_key(mk, s, "sockets", "\"%s\" needs a listener; write %s",
 		        sockets_mode_to_string(s->sockets),

@@ -38,6 +38,9 @@ enum record_level { RECORD_ERROR = 3, RECORD_WARNING = 4, RECORD_NOTICE = 5, REC
 	X(SERVICE_FAILED, "service-failed", ERROR)                                                 \
 	X(STEER_FAILED, "steer-failed", ERROR)                                                     \
 	X(STEERING_SHARED, "steering-shared", WARNING)                                             \
+	X(SOCKET_ADOPTED, "socket-adopted", INFO)                                                  \
+	X(SOCKET_REFUSED, "socket-refused", WARNING)                                               \
+	X(ADOPTION_IMPOSSIBLE, "adoption-impossible", WARNING)                                     \
 	X(RELOAD_REQUESTED, "reload-requested", NOTICE)                                            \
 	X(STOP_REQUESTED, "stop-requested", NOTICE)                                                \
 	X(CONFIG_LOADED, "config-loaded", INFO)                                                    \

@@ -18,6 +18,7 @@ static int run(struct checker *c, struct ho_error *reterr)
 {
 	_cleanup_close_ int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	struct fdmap map = {0};
+	struct spawned spawned;
 	int r;
 
 	if (null_fd < 0)
@@ -25,9 +26,11 @@ static int run(struct checker *c, struct ho_error *reterr)
 	for (int fd = 0; fd < 3; fd++)
 		(void)fdmap_add(&map, null_fd, fd);
 	fdmap_make(&map, &c->fds);
-	r = spawn(&c->plan, &c->pid, &c->pidfd, reterr);
+	r = spawn(&c->plan, &spawned, reterr);
 	if (r < 0)
 		return r;
+	c->pid = spawned.pid;
+	c->pidfd = spawned.pidfd;
 	ev_io_set(&c->exit_io, c->pidfd, EV_READ);
 	ev_io_start(c->loop, &c->exit_io);
 	return 0;
@@ -97,6 +100,7 @@ int checker_new(struct ev_loop *loop, const char *command, const struct spawn_pl
 	c->plan.environ = c->environment.items;
 	c->plan.listen_pid = NULL;
 	c->plan.fds = &c->fds;
+	c->plan.adoption = ADOPTION_NO;
 	ev_io_init(&c->exit_io, on_exit_readable, -1, EV_READ);
 	ev_timer_init(&c->again, on_again, 0., 0.);
 	c->exit_io.data = c->again.data = c;

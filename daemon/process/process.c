@@ -20,6 +20,7 @@
 #include "process/credentials.h"
 #include "process/notify.h"
 #include "process/output.h"
+#include "process/socket_calls.h"
 #include "process/spawn.h"
 #include "process/tree.h"
 #include "system/fd.h"
@@ -52,6 +53,8 @@ struct process {
 	struct tail tail, tail_now;
 	struct assembly assembly;
 	struct checker *checker;
+	struct socket_calls calls;
+	int calls_error;
 	unsigned held;
 	bool freed, ended;
 };
@@ -91,6 +94,7 @@ static void destroy(struct process *p)
 	siginfo_t info;
 
 	(void)checker_free(p->checker);
+	socket_calls_stop(&p->calls);
 	if (p->ready_fd >= 0)
 		ev_io_stop(p->ps->loop, &p->ready_io);
 	(void)close_fd(p->ready_fd);
@@ -464,11 +468,19 @@ static struct spawn_plan make_plan(const struct process *p, const struct fdmap_p
 	        .credentials = &p->assembly.credentials};
 }
 
+static int on_asked(void *data, const struct socket_call *call)
+{
+	struct process *p = data;
+
+	return p->ps->handlers.asked(p->ps->handlers.data, p, call);
+}
+
 static int start(struct process *p, const struct process_spec *spec, struct ho_error *reterr)
 {
 	struct ends ends = {-1, -1, {-1, -1}};
 	struct fdmap_plan fds = {0};
-	struct spawn_plan plan;
+	struct spawned spawned = {.pid = -1};
+	struct spawn_plan plan = {0};
 	int r = notify_start(&p->notify, p->ps->loop, on_notify_readable, reterr);
 
 	if (r == 0)
@@ -479,11 +491,18 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 		r = map_descriptors(spec, &ends, &fds, reterr);
 	if (r == 0) {
 		plan = make_plan(p, &fds);
-		r = spawn(&plan, &p->pid, &p->pidfd, reterr);
+		plan.adoption = p->ps->handlers.asked ? spec->adoption : ADOPTION_NO;
+		r = spawn(&plan, &spawned, reterr);
 	}
 	close_ends(&ends);
 	if (r < 0)
 		return r;
+	p->pid = spawned.pid;
+	p->pidfd = spawned.pidfd;
+	if (spawned.calls_fd >= 0)
+		socket_calls_start(&p->calls, p->ps->loop, spawned.calls_fd, on_asked, p);
+	else if (plan.adoption != ADOPTION_NO)
+		p->calls_error = spawned.calls_fd;
 	ev_io_init(&p->exit_io, on_exit_readable, p->pidfd, EV_READ);
 	p->exit_io.data = p;
 	ev_io_start(p->ps->loop, &p->exit_io);
@@ -525,6 +544,11 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	ps->running++;
 	*ret = p;
 	return 0;
+}
+
+int process_adoption_error(const struct process *p)
+{
+	return p->calls_error;
 }
 
 pid_t process_pid(const struct process *p)

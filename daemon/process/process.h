@@ -7,6 +7,7 @@
 #ifndef PROCESS_PROCESS_H
 #define PROCESS_PROCESS_H
 
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include "core/base.h"
@@ -42,12 +43,27 @@ struct notify_message {
 	int fd;		  /* always -1 for now */
 };
 
+enum socket_call_kind { CALL_BIND, CALL_LISTEN };
+/* A call that a process of the worker is about to make on a TCP socket. */
+struct socket_call {
+	enum socket_call_kind kind;
+	int fd; /* the socket itself, borrowed; negative errno if it could not be had */
+	struct sockaddr_storage address; /* BIND: IPv4 or IPv6 with a port */
+	socklen_t length;
+	int backlog; /* LISTEN */
+};
+/* Returns 0 or negative errno if that is the answer, because the call was made or refused here; 1 to let it be made
+ * as if nobody had been asked. */
+typedef int (*socket_asked)(void *data, const struct socket_call *call);
+
 struct process_handlers {
 	void (*exited)(void *data, struct process *p, struct exit_info how);
 	void (*notified)(void *data, struct process *p, const struct notify_message *m);
 	/* One whole line of output (without the newline), or a part of a very long one. May be NULL. */
 	void (*output)(void *data, struct process *p, bool is_stderr, const char *line, size_t length);
 	void *data;
+	/* See socket_asked; NULL where no process is started with `adopt`. */
+	int (*asked)(void *data, struct process *p, const struct socket_call *call);
 };
 
 struct processes_options {
@@ -89,6 +105,9 @@ struct passed_fd {
 	const struct address *address;
 };
 
+/* Are the socket calls of the worker to be asked about? */
+enum adoption { ADOPTION_NO, ADOPTION_IF_POSSIBLE, ADOPTION_MUST };
+
 struct process_spec {
 	struct release *release; /* referenced */
 	unsigned worker;
@@ -96,6 +115,7 @@ struct process_spec {
 	size_t n_fds;
 	bool capture; /* stdout and stderr through a pipe to `output` and to the tail kept for messages;
 			 stderr and stdout of handoffd are inherited otherwise, and then there is no tail */
+	enum adoption adoption;
 };
 
 /* Starts it. Fails with the child's own errno and the path when the program cannot be executed, or a limit, user,
@@ -105,6 +125,8 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 /* Forgets it; if it still runs, it runs on unwatched. Accepts NULL, returns NULL. */
 struct process *process_free(struct process *p);
 
+/* 0, or why its socket calls are not asked about although that was wanted (negative errno). */
+int process_adoption_error(const struct process *p);
 pid_t process_pid(const struct process *p);
 void *process_user(const struct process *p);
 /* The last lines it wrote (at most 16, at most 2 KiB), newline-separated; "" if none were seen. Blocks not. */

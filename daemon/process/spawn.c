@@ -14,10 +14,12 @@
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "process/socket_calls.h"
 #include "system/fd.h"
 
 #define STACK_BYTES ((size_t)64 << 10)
@@ -40,6 +42,7 @@
 enum step {
 	STEP_SESSION,
 	STEP_DESCRIPTORS, /* index: the target */
+	STEP_ADOPTION,
 	STEP_LIMIT,       /* index: of service->limits */
 	STEP_NICE,
 	STEP_CREDENTIALS, /* sub: the step, index: its */
@@ -60,6 +63,7 @@ struct child {
 	const struct spawn_plan *plan;
 	char **paths; /* of the program, to be tried one after the other */
 	int report;
+	int calls; /* of a socket pair; -1: none */
 };
 
 static _noreturn_ void fail(const struct child *c, struct failure f)
@@ -92,18 +96,23 @@ static void write_pid(char *to)
 	*to = '\0';
 }
 
+/* Out of the way of what is placed. */
+static void lift(struct child *c, int *fd, int floor)
+{
+	int high = *fd < 0 || *fd >= floor ? *fd : fcntl(*fd, F_DUPFD_CLOEXEC, floor);
+
+	if (*fd >= 0 && high < 0)
+		fail(c, (struct failure){STEP_DESCRIPTORS, floor, 0, errno});
+	*fd = high;
+}
+
 static void place_descriptors(struct child *c)
 {
 	const struct fdmap_plan *plan = c->plan->fds;
 	int lifted[FDMAP_MAX_ENTRIES] = {0};
 
-	if (c->report < plan->floor) {
-		int high = fcntl(c->report, F_DUPFD_CLOEXEC, plan->floor);
-
-		if (high < 0)
-			fail(c, (struct failure){STEP_DESCRIPTORS, plan->floor, 0, errno});
-		c->report = high;
-	}
+	lift(c, &c->report, plan->floor);
+	lift(c, &c->calls, plan->floor);
 	for (size_t i = 0; i < plan->count; i++) {
 		const struct fdmap_step *s = &plan->steps[i];
 		int r = 0;
@@ -124,6 +133,22 @@ static void place_descriptors(struct child *c)
 			fail(c, (struct failure){STEP_DESCRIPTORS,
 			                s->kind == FDMAP_SEAL ? s->from : s->to, 0, errno});
 	}
+}
+
+/* From here on bind(2) and listen(2) wait for handoffd; nothing before execve(2) calls them. */
+static void announce_calls(const struct child *c)
+{
+	int fd, r;
+
+	if (c->calls < 0)
+		return;
+	fd = socket_calls_install();
+	if (fd < 0 && c->plan->adoption == ADOPTION_MUST)
+		fail(c, (struct failure){STEP_ADOPTION, 0, 0, -fd});
+	r = socket_calls_send(c->calls, fd);
+	if (r < 0)
+		fail(c, (struct failure){STEP_ADOPTION, 0, 0, -r});
+	(void)close_fd(fd);
 }
 
 static void apply_settings(const struct child *c)
@@ -182,6 +207,7 @@ static int child_main(void *argument)
 	if (setsid() < 0)
 		fail(c, (struct failure){STEP_SESSION, 0, 0, errno});
 	place_descriptors(c);
+	announce_calls(c);
 	apply_settings(c);
 	(void)sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
@@ -338,6 +364,11 @@ static int describe(const struct spawn_plan *plan, char *const *paths, const str
 	case STEP_DESCRIPTORS:
 		text_add(&t, "place descriptor %d", f->index);
 		break;
+	case STEP_ADOPTION:
+		return ho_error_set(reterr, -f->error,
+		        "cannot take over the sockets of service \"%s\" (sockets = \"adopt\"): "
+		        "seccomp with user notification is not possible here: %s",
+		        s->name, strerror(f->error));
 	case STEP_LIMIT:
 		describe_limit(&t, &s->limits[f->index]);
 		break;
@@ -456,9 +487,22 @@ static pid_t start_child(struct child *c, int *ret_pidfd)
 	return pid;
 }
 
-static int run(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct ho_error *reterr)
+static int open_calls(struct child *c, int *ret_ours, int *ret_theirs)
 {
-	_cleanup_close_ int read_end = -1, write_end = -1, pidfd = -1;
+	int ends[2];
+
+	if (c->plan->adoption == ADOPTION_NO)
+		return 0;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+		return -errno;
+	*ret_ours = ends[0];
+	*ret_theirs = c->calls = ends[1];
+	return 0;
+}
+
+static int run(struct child *c, struct spawned *ret, struct ho_error *reterr)
+{
+	_cleanup_close_ int read_end = -1, write_end = -1, pidfd = -1, calls = -1, theirs = -1;
 	struct failure failure = {0};
 	int ends[2], r;
 	pid_t pid;
@@ -468,15 +512,21 @@ static int run(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct ho_error 
 		        c->plan->argv[0], strerror(errno));
 	read_end = ends[0];
 	write_end = c->report = ends[1];
+	r = open_calls(c, &calls, &theirs);
+	if (r < 0)
+		return ho_error_set(reterr, r, "cannot start \"%.200s\": no socket pair: %s",
+		        c->plan->argv[0], strerror(-r));
 	pid = start_child(c, &pidfd);
 	if (pid < 0)
 		return ho_error_set(reterr, pid, "cannot start a process for \"%.200s\": %s",
 		        c->plan->argv[0], strerror(-pid));
 	write_end = close_fd(write_end);
+	theirs = close_fd(theirs);
 	r = await_report(read_end, &failure);
 	if (r == 0) {
-		*ret_pid = pid;
-		*ret_pidfd = take_fd(pidfd);
+		*ret = (struct spawned){.pid = pid,
+		        .pidfd = take_fd(pidfd),
+		        .calls_fd = calls < 0 ? -ENODATA : socket_calls_receive(calls)};
 		return 0;
 	}
 	end_child(pidfd);
@@ -486,9 +536,9 @@ static int run(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct ho_error 
 	return describe(c->plan, c->paths, &failure, reterr);
 }
 
-int spawn(const struct spawn_plan *plan, pid_t *ret_pid, int *ret_pidfd, struct ho_error *reterr)
+int spawn(const struct spawn_plan *plan, struct spawned *ret, struct ho_error *reterr)
 {
-	struct child c = {.plan = plan};
+	struct child c = {.plan = plan, .calls = -1};
 	int r;
 
 	if (!plan->argv[0] || !plan->argv[0][0])
@@ -497,7 +547,7 @@ int spawn(const struct spawn_plan *plan, pid_t *ret_pid, int *ret_pidfd, struct 
 	if (!c.paths)
 		return ho_error_set(
 		        reterr, -ENOMEM, "cannot start \"%.200s\": no memory", plan->argv[0]);
-	r = run(&c, ret_pid, ret_pidfd, reterr);
+	r = run(&c, ret, reterr);
 	free_paths(c.paths);
 	return r;
 }

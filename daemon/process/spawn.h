@@ -14,6 +14,7 @@
 #include "core/config.h"
 #include "process/credentials.h"
 #include "process/fdmap.h"
+#include "process/process.h"
 
 struct spawn_plan {
 	char *const *argv;
@@ -24,12 +25,19 @@ struct spawn_plan {
 	const struct fdmap_plan *fds;
 	const struct service_config *service; /* limits, umask, nice, no-new-privileges, names */
 	const struct credentials *credentials;
+	enum adoption adoption;
+};
+
+struct spawned {
+	pid_t pid;
+	int pidfd;
+	int calls_fd; /* where its socket calls are announced; negative errno: they are not */
 };
 
 /* Starts it in a session of its own, with default signals and an empty mask. argv[0] with a slash
  * is relative to `directory`; else it is sought in the PATH of `environ`. Returns when the program
  * has been executed (at most 10 s); on failure nothing is left of the child, and the words tell
  * which step failed. */
-int spawn(const struct spawn_plan *plan, pid_t *ret_pid, int *ret_pidfd, struct ho_error *reterr);
+int spawn(const struct spawn_plan *plan, struct spawned *ret, struct ho_error *reterr);
 
 #endif

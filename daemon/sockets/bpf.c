@@ -67,7 +67,7 @@ static int map_new(uint32_t type, uint32_t value_size, uint32_t n, uint32_t flag
 
 /* An assembler of one page: forward jumps are emitted with a gap and landed later. */
 struct code {
-	struct bpf_insn insn[192];
+	struct bpf_insn insn[384];
 	unsigned n;
 };
 

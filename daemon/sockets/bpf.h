@@ -10,8 +10,8 @@
 
 #include "core/base.h"
 
-#define STEER_SIDES 16  /* of one rule */
-#define STEER_SLOTS 32  /* of a socket array */
+#define STEER_SIDES 64  /* of one rule */
+#define STEER_SLOTS 256 /* of a socket array */
 #define STEER_CONTROL 0 /* slot of the control listener: takes no connection when one migrates */
 
 /* A connection throws a number below SHARE_ALL: at random, or with `sticky` out of its client's

@@ -13,7 +13,7 @@
 #include "sockets/hash.h"
 
 struct code {
-	struct sock_filter insn[128];
+	struct sock_filter insn[256];
 	unsigned short n;
 };
 

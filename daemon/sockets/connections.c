@@ -11,15 +11,16 @@ static int add_set(struct connections *c, const struct listener_set *set, size_t
         struct endpoint_list *list)
 {
 	struct listener_info info;
-	size_t i;
-	int r;
+	int fds[ADDRESS_SOCKETS_MAX], r = 0;
+	size_t i, k, n;
 
 	for (i = 0; i < listener_set_count(set); i++) {
 		info = listener_set_info(set, i);
-		if (info.fd < 0)
-			continue;
-		r = endpoint_list_add(list, &c->diag, info.fd, info.steering == STEERING_SHARED,
-		        info.tag, info.config->name, owner);
+		n = listener_set_fds(set, i, fds, ARRAY_SIZE(fds));
+		for (k = 0; k < n && r >= 0; k++)
+			r = endpoint_list_add(list, &c->diag, fds[k],
+			        info.steering == STEERING_SHARED, info.tag, info.config->name,
+			        owner);
 		if (r < 0)
 			return r;
 	}

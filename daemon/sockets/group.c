@@ -54,7 +54,7 @@ static int open_tcp(struct address_group *g, const struct member *m, struct ho_e
 		        "port, and "
 		        "0 is none; nothing changed",
 		        g->address.text, m->config->name);
-	r = reuseport_open(&g->ip, g->context, g->passed_fd, &g->reuseport, &ebpf);
+	r = reuseport_open(&g->ip, g->context, g->passed_fd, false, &g->reuseport, &ebpf);
 	if (r < 0)
 		return listener_failed(reterr, r, m->config);
 	g->steering = ebpf ? STEERING_EBPF : STEERING_CBPF;
@@ -231,11 +231,28 @@ static void leave_means(struct address_group *g, struct member *m)
 
 /* Asks for no event at all: the kernel reports a hang-up nevertheless, and nothing wakes us for a
  * connection. */
-static void watch_hangup(struct group_context *x, const struct member *m)
+void group_watch(struct group_context *x, int fd)
 {
-	struct epoll_event e = {.data.fd = m->fd};
+	struct epoll_event e = {.data.fd = fd};
 
-	(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_ADD, m->fd, &e);
+	if (fd >= 0)
+		(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_ADD, fd, &e);
+}
+
+void group_unwatch(struct group_context *x, int fd)
+{
+	if (fd >= 0)
+		(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
+/* What is watched already stays so (EEXIST). */
+static void watch_member(struct group_context *x, const struct member *m)
+{
+	if (m->fd >= 0 && listener_is_listening(m->fd))
+		group_watch(x, m->fd);
+	for (size_t i = 0; i < m->n_adopted; i++)
+		if (m->adopted[i].listening)
+			group_watch(x, m->adopted[i].fd);
 }
 
 void group_on_hangup(struct group_context *x)
@@ -250,8 +267,7 @@ void group_on_hangup(struct group_context *x)
 			reuseport_verify(g->reuseport, g->sticky);
 	for (struct address_group *g = x->groups; n > 0 && g; g = g->next)
 		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
-			if (listener_is_listening(g->members[i]->fd))
-				watch_hangup(x, g->members[i]); /* -EEXIST for most */
+			watch_member(x, g->members[i]);
 }
 
 int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
@@ -264,6 +280,8 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 	m->tag = TAG_NONE;
 	m->part = m->revivals = 0;
 	m->unix_path[0] = '\0';
+	m->adopted = NULL;
+	m->n_adopted = m->n_listening = 0;
 	m->serial = ++x->last_serial;
 	if (!g)
 		r = group_open(x, m, passed_fd, passed_index, &g, reterr);
@@ -284,7 +302,7 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 	m->group = g;
 	g->members[g->n_members++] = m;
 	if (g->reuseport)
-		watch_hangup(x, m);
+		group_watch(x, m->fd);
 	/* What comes before the first steering waits in the first one's queue. */
 	if (g->n_members == 1) {
 		m->part = SHARE_ALL;
@@ -309,8 +327,15 @@ void group_leave(struct member *m)
 	m->part = 0;
 	/* Its workers may hold the socket, then it would stay in there after our close. */
 	if (g->reuseport)
-		(void)epoll_ctl(g->context->hangups_fd, EPOLL_CTL_DEL, m->fd, NULL);
+		group_unwatch(g->context, m->fd);
+	for (i = 0; i < m->n_adopted; i++)
+		group_unwatch(g->context, m->adopted[i].fd);
 	leave_means(g, m);
+	for (i = 0; i < m->n_adopted; i++)
+		(void)close_fd(m->adopted[i].fd);
+	free(m->adopted);
+	m->adopted = NULL;
+	m->n_adopted = m->n_listening = 0;
 	m->group = NULL;
 	if (g->n_members == 0)
 		group_close(g);
@@ -462,6 +487,9 @@ int group_probe_begin(struct member *m, int *ret_fd, struct sockaddr_storage *re
 	struct address_group *g = m->group;
 	int r = -EOPNOTSUPP;
 
+	if (m->adopt_only && m->n_listening == 0)
+		return ho_error_set(reterr, -EAGAIN, "the program does not listen on %s yet",
+		        g->address.text);
 	if (g->probed)
 		return ho_error_set(
 		        reterr, -EBUSY, "another probe of %s is under way", g->address.text);

@@ -15,16 +15,29 @@ struct reuseport;
 struct unix_name;
 struct unix_names;
 
-/* The listener of one set at one address. */
+/* A socket that a program of the generation bound to the address: our descriptor of it. */
+struct adopted {
+	int fd;
+	uint64_t cookie;
+	bool listening; /* and a member of the SO_REUSEPORT group */
+	struct sockaddr_storage address;
+};
+#define ADOPTED_MAX ADDRESS_SOCKETS_MAX
+
+/* The listener of one set at one address. Once sockets that its program bound listen, these take
+ * the place of ours. */
 struct member {
 	struct address_group *group;
 	const struct listener_set *set;
 	const struct listener_config *config; /* the set holds its configuration */
 	uint32_t generation;
 	uint64_t serial; /* later members have greater ones */
-	int fd;
+	int fd; /* ours; -1: only what the program binds */
 	uint8_t tag;
 	unsigned revivals;
+	bool adopt_only;
+	struct adopted *adopted; /* owned; room for ADOPTED_MAX, or NULL */
+	size_t n_adopted, n_listening;
 	unsigned part; /* of SHARE_ALL, in force; the parts of a group make SHARE_ALL or 0 */
 	unsigned part_wanted, part_before; /* while sockets_steer() is at work */
 	char unix_path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* as bound; empty: none */
@@ -68,6 +81,9 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
         struct ho_error *reterr);
 /* Closes the member's descriptor; the last one closes the group. */
 void group_leave(struct member *m);
+/* Wakes us when a listening socket hangs up, and only then. */
+void group_watch(struct group_context *x, int fd);
+void group_unwatch(struct group_context *x, int fd);
 /* Something hung up: sees to all listeners that did. */
 void group_on_hangup(struct group_context *x);
 /* Makes the `part`s of the members true. On failure nothing has changed but them. */

@@ -198,7 +198,7 @@ static void on_connected(struct probe *p)
 		return;
 	}
 	set_io(p, EV_READ);
-	if (p->kind == PROBE_ACCEPTED) {
+	if (p->kind != PROBE_HTTP) {
 		p->state = PROBE_IN_QUEUE;
 		p->queued = now_usec();
 		(void)copy_string(
@@ -222,7 +222,14 @@ static void begin_attempt(struct probe *p)
 	struct sockaddr_storage to;
 	struct ho_error error = {0};
 	socklen_t n;
-	int r = listener_set_probe_begin(p->set, p->i, &p->fd, &to, &n, &error);
+	int r;
+
+	if (p->kind == PROBE_LISTENING &&
+	        listener_set_info(p->set, p->i).origin == ORIGIN_ADOPTED) {
+		finish(p, true, "the program's socket listens");
+		return;
+	}
+	r = listener_set_probe_begin(p->set, p->i, &p->fd, &to, &n, &error);
 
 	if (r == -EOPNOTSUPP) {
 		finish(p, false, error.text);
@@ -332,6 +339,13 @@ int probe_new(struct ev_loop *loop, struct listener_set *set, size_t i, enum pro
 	ev_timer_start(loop, &p->timer);
 	*ret = p;
 	return 0;
+}
+
+void probe_hurry(struct probe *p)
+{
+	end_attempt(p);
+	p->retry = RETRY_FIRST;
+	set_timer(p, 0.);
 }
 
 const char *probe_status(const struct probe *p)

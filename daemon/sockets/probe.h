@@ -8,6 +8,7 @@
 
 enum probe_kind {
 	PROBE_ACCEPTED, /* connect; done when the connection has been taken from the accept queue */
+	PROBE_LISTENING, /* a socket that the program bound listens; for one of ours as ACCEPTED */
 	PROBE_HTTP,	/* and a GET of `path` was answered 2xx */
 };
 
@@ -20,6 +21,8 @@ typedef void (*probe_done)(void *data, bool ok, const char *text);
  * `done` is called with false only when it can never work. probe_status() tells what the last attempt saw. */
 int probe_new(struct ev_loop *loop, struct listener_set *set, size_t i, enum probe_kind kind, const char *path,
 	probe_done done, void *data, struct probe **ret, struct ho_error *reterr);
+/* The address has got another socket, or lost one: begins again at once. */
+void probe_hurry(struct probe *p);
 const char *probe_status(const struct probe *p);
 struct probe *probe_free(struct probe *p);
 

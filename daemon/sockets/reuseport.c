@@ -21,16 +21,20 @@
 #include "sockets/tag.h"
 #include "system/fd.h"
 
-#define ORDER_MAX 64
-#define SLOT_PASSED 31
+#define ORDER_MAX 256
+#define SLOT_PASSED 1
+#define SLOT_FIRST 2
 #define STRAYS_MAX 65536
 #define REVIVALS_MAX 64 /* of one member: a worker that does nothing else is left alone */
 
-_Static_assert(TAG_COUNT < SLOT_PASSED, "a slot for every tag");
+_Static_assert(ORDER_MAX <= STEER_SLOTS, "a slot for every member");
 _Static_assert(TAG_COUNT <= STEER_SIDES, "a side for every tag");
 
 struct entry {
 	int fd; /* members own theirs, controls are owned here */
+	unsigned slot;
+	bool adopted; /* bound by the member's program */
+	bool leaving; /* gets nothing any more */
 	struct member
 	        *member; /* NULL: a control listener, or the passed one while nobody uses it */
 	bool target;     /* of the program in force */
@@ -45,6 +49,7 @@ struct reuseport {
 	struct entry order[ORDER_MAX];
 	size_t n;
 	uint8_t last_tag;
+	uint32_t tags; /* in use */
 	const struct member *probed;
 	struct sockaddr_storage probe_from;
 };
@@ -54,33 +59,61 @@ static bool is_control(const struct reuseport *r, const struct entry *e)
 	return !e->member && e->fd != r->passed_fd;
 }
 
+/* The member's own listener. */
 static struct entry *entry_of(struct reuseport *r, const struct member *m)
 {
 	for (size_t i = 0; i < r->n; i++)
-		if (r->order[i].member == m)
+		if (r->order[i].member == m && !r->order[i].adopted)
 			return &r->order[i];
 	return NULL;
 }
 
-static unsigned slot_of(const struct reuseport *r, const struct entry *e)
+static struct entry *entry_of_fd(struct reuseport *r, int fd)
 {
-	if (e->fd == r->passed_fd)
-		return SLOT_PASSED;
-	return e->member ? STEER_CONTROL + 1u + e->member->tag : STEER_CONTROL;
+	for (size_t i = 0; i < r->n; i++)
+		if (r->order[i].fd == fd)
+			return &r->order[i];
+	return NULL;
+}
+
+/* Can it get connections? Ours cannot while the program has sockets of its own. */
+static bool is_active(const struct entry *e)
+{
+	return e->member && !e->leaving && e->adopted == (e->member->n_listening > 0);
+}
+
+static unsigned free_slot(const struct reuseport *r)
+{
+	bool used[STEER_SLOTS] = {false};
+	unsigned slot = SLOT_FIRST;
+
+	for (size_t i = 0; i < r->n; i++)
+		used[r->order[i].slot] = true;
+	while (slot < STEER_SLOTS && used[slot])
+		slot++;
+	return slot;
 }
 
 static unsigned aim(const struct reuseport *r, const struct entry *e)
 {
-	return r->program ? slot_of(r, e) : (unsigned)(e - r->order);
+	return r->program ? e->slot : (unsigned)(e - r->order);
 }
 
 /* ---- the rule ---- */
 
-static void add_probe(struct reuseport *r, struct steer_rule *rule)
+static const struct entry *probe_target(const struct reuseport *r)
+{
+	for (const struct entry *e = r->order; r->probed && e < r->order + r->n; e++)
+		if (e->member == r->probed && is_active(e))
+			return e;
+	return NULL;
+}
+
+static void add_probe(const struct reuseport *r, struct steer_rule *rule)
 {
 	const struct sockaddr_in *in = (const struct sockaddr_in *)&r->probe_from;
 	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&r->probe_from;
-	struct entry *e = r->probed ? entry_of(r, r->probed) : NULL;
+	const struct entry *e = probe_target(r);
 
 	if (!e)
 		return;
@@ -95,17 +128,17 @@ static void add_probe(struct reuseport *r, struct steer_rule *rule)
 
 /* Newer members lie below older ones, so that a client on a new one's side stays there when its
  * part is raised. */
-static const struct entry *next_older(const struct reuseport *r, const struct entry *than)
+static const struct member *next_older(const struct reuseport *r, const struct member *than)
 {
-	const struct entry *best = NULL;
+	const struct member *best = NULL;
 
 	for (const struct entry *e = r->order; e < r->order + r->n; e++) {
-		if (!e->member || e->member->part == 0)
+		if (!is_active(e) || e->member->part == 0)
 			continue;
-		if (than && e->member->serial >= than->member->serial)
+		if (than && e->member->serial >= than->serial)
 			continue;
-		if (!best || e->member->serial > best->member->serial)
-			best = e;
+		if (!best || e->member->serial > best->serial)
+			best = e->member;
 	}
 	return best;
 }
@@ -120,19 +153,41 @@ static const struct entry *resting_place(const struct reuseport *r)
 	return NULL;
 }
 
+/* The member's part from `first` to `last`, in equal shares for each of its sockets, as far as there
+ * is room: what has none left goes to the last of them. */
+static void add_sides(const struct reuseport *r, const struct member *m, uint64_t first,
+        uint64_t last, struct steer_rule *rule, size_t room)
+{
+	size_t n = 0, k = 0;
+
+	for (const struct entry *e = r->order; e < r->order + r->n; e++)
+		n += e->member == m && is_active(e);
+	n = n < room ? n : room;
+	for (const struct entry *e = r->order; e < r->order + r->n && k < n; e++) {
+		if (e->member != m || !is_active(e))
+			continue;
+		k++;
+		rule->sides[rule->n].below = (unsigned)(first + (last - first) * k / n);
+		rule->sides[rule->n++].to = aim(r, e);
+	}
+}
+
 static void make_rule(struct reuseport *r, bool sticky, struct steer_rule *rule)
 {
 	const struct entry *rest = resting_place(r);
-	unsigned sum = 0, below = 0;
+	uint64_t sum = 0, below = 0, first;
+	size_t members = 0;
 
 	*rule = (struct steer_rule){.sticky = sticky};
-	for (size_t i = 0; i < r->n; i++)
-		sum += r->order[i].member ? r->order[i].member->part : 0;
-	for (const struct entry *e = next_older(r, NULL); e && rule->n < STEER_SIDES;
-	        e = next_older(r, e)) {
-		below += e->member->part;
-		rule->sides[rule->n].below = (unsigned)((uint64_t)below * SHARE_ALL / sum);
-		rule->sides[rule->n++].to = aim(r, e);
+	for (const struct member *m = next_older(r, NULL); m; m = next_older(r, m)) {
+		sum += m->part;
+		members++;
+	}
+	for (const struct member *m = next_older(r, NULL); m; m = next_older(r, m)) {
+		first = below;
+		below += m->part;
+		add_sides(r, m, first * SHARE_ALL / sum, below * SHARE_ALL / sum, rule,
+		        STEER_SIDES / members);
 	}
 	if (rest)
 		rule->rest = aim(r, rest);
@@ -142,10 +197,10 @@ static void make_rule(struct reuseport *r, bool sticky, struct steer_rule *rule)
 static void mark_targets(struct reuseport *r, const struct steer_rule *rule)
 {
 	const struct entry *rest = rule->n == 0 ? resting_place(r) : NULL;
+	const struct entry *probe = probe_target(r);
 
 	for (struct entry *e = r->order; e < r->order + r->n; e++)
-		e->target = (e->member && e->member->part > 0) || e == rest ||
-		            (e->member && e->member == r->probed);
+		e->target = (is_active(e) && e->member->part > 0) || e == rest || e == probe;
 }
 
 void reuseport_probe(
@@ -158,14 +213,19 @@ void reuseport_probe(
 
 /* ---- joining and leaving ---- */
 
-static int append(struct reuseport *r, int fd, struct member *m)
+static int append(struct reuseport *r, int fd, struct member *m, bool adopted)
 {
 	struct entry *e = &r->order[r->n];
 	int code;
 
-	*e = (struct entry){.fd = fd, .member = m};
+	if (r->n == ORDER_MAX)
+		return -EUSERS;
+	*e = (struct entry){.fd = fd, .member = m, .adopted = adopted};
+	e->slot = fd == r->passed_fd ? SLOT_PASSED : m ? free_slot(r) : STEER_CONTROL;
+	if (e->slot >= STEER_SLOTS)
+		return -EUSERS;
 	if (r->program) {
-		code = bpf_program_put(r->program, slot_of(r, e), fd);
+		code = bpf_program_put(r->program, e->slot, fd);
 		if (code < 0)
 			return code;
 	}
@@ -213,7 +273,7 @@ static int add_control(struct reuseport *r)
 	if (code >= 0 && listen(fd, 1) < 0)
 		code = -errno;
 	if (code >= 0)
-		code = append(r, fd, NULL);
+		code = append(r, fd, NULL, false);
 	if (code >= 0)
 		r->control_fd = take_fd(fd);
 	return code;
@@ -248,17 +308,12 @@ int reuseport_apply(struct reuseport *r, bool sticky)
 	return 0;
 }
 
-static uint8_t free_tag(struct reuseport *r)
+static uint8_t free_tag(const struct reuseport *r)
 {
-	uint32_t used = 1u << TAG_CONTROL;
-
-	for (size_t i = 0; i < r->n; i++)
-		if (r->order[i].member)
-			used |= 1u << r->order[i].member->tag;
 	for (unsigned i = 1; i <= TAG_COUNT; i++) {
 		uint8_t tag = (uint8_t)((r->last_tag + i) % TAG_COUNT);
 
-		if (!(used & 1u << tag))
+		if (tag != TAG_CONTROL && !(r->tags & 1u << tag))
 			return tag;
 	}
 	return TAG_NONE;
@@ -293,7 +348,7 @@ static int join_beside(struct reuseport *r, struct member *m)
 	if (code >= 0 && listen(fd, m->config->backlog) < 0)
 		code = -errno;
 	if (code >= 0)
-		code = append(r, fd, m);
+		code = append(r, fd, m, false);
 	if (code < 0)
 		return code;
 	code = add_control(r);
@@ -308,55 +363,165 @@ static int join_beside(struct reuseport *r, struct member *m)
 
 int reuseport_join(struct reuseport *r, struct member *m)
 {
-	int code;
+	struct entry *passed = r->passed_fd >= 0 ? entry_of_fd(r, r->passed_fd) : NULL;
+	int code = 0;
 
 	m->tag = free_tag(r);
 	if (m->tag == TAG_NONE)
 		return -EUSERS;
-	for (struct entry *e = r->order; e < r->order + r->n; e++)
-		if (e->fd == r->passed_fd && !e->member)
-			return join_passed(r, m, e);
-	code = join_beside(r, m);
-	if (code >= 0)
+	if (m->adopt_only)
 		r->last_tag = m->tag;
-	return code;
+	else if (passed && !passed->member)
+		code = join_passed(r, m, passed);
+	else
+		code = join_beside(r, m);
+	if (code < 0)
+		return code;
+	if (!passed || passed->member != m)
+		r->last_tag = m->tag;
+	r->tags |= 1u << m->tag;
+	return 0;
 }
 
-/* With tcp_migrate_req the kernel may move what a closed listener had to a control listener, where
- * it would wait for ever. */
-static void reset_strays(struct reuseport *r)
-{
-	for (int i = 0; i < STRAYS_MAX; i++) {
-		int fd = accept4(r->control_fd, NULL, NULL, SOCK_CLOEXEC);
+/* ---- sockets that the program bound ---- */
 
-		if (fd < 0)
-			return;
-		(void)close_fd(fd);
+int reuseport_prepare(const struct reuseport *r, int fd)
+{
+	uid_t owner = r->uid == UID_NONE ? geteuid() : r->uid;
+	struct stat st;
+	int one = 1;
+
+	if (fstat(fd, &st) < 0 ||
+	        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
+	        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) < 0)
+		return -errno;
+	return st.st_uid == owner ? 0 : listener_set_uid(fd, owner);
+}
+
+/* Takes the entry out without leading anybody astray. */
+static void withdraw(struct reuseport *r, int fd)
+{
+	struct entry *e = entry_of_fd(r, fd);
+
+	if (e && !removable(r, e)) {
+		(void)add_control(r);
+		e = entry_of_fd(r, fd);
 	}
+	if (e)
+		remove_entry(r, e);
+}
+
+/* What waits where nobody will ever accept, and should reach nobody else. */
+static void discard_queue(int fd)
+{
+	const struct linger reset = {.l_onoff = 1};
+	int flags = fcntl(fd, F_GETFL);
+
+	/* A worker may have the same open file, and have made it blocking. */
+	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
+		return;
+	for (int i = 0; i < STRAYS_MAX; i++) {
+		int waiting = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+
+		if (waiting < 0)
+			return;
+		(void)setsockopt(waiting, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+		(void)close_fd(waiting);
+	}
+}
+
+/* Our own listener of the member has been replaced. Clients that it has already move to the
+ * program's sockets where the kernel can do that; for one that is not public yet only a probe waits
+ * there. It goes on listening, in case that the program wants it after all. */
+static void empty_own(struct reuseport *r, struct member *m, bool sticky)
+{
+	struct entry *e = entry_of(r, m);
+
+	if (!e)
+		return;
+	if (m->part == 0 || e->fd == r->passed_fd) {
+		discard_queue(m->fd);
+		return;
+	}
+	withdraw(r, e->fd);
+	(void)reuseport_apply(r, sticky);
+	if (listen(m->fd, m->config->backlog) == 0 && append(r, m->fd, m, false) == 0)
+		(void)add_control(r);
+	(void)reuseport_apply(r, sticky);
+}
+
+int reuseport_adopt(struct reuseport *r, struct member *m, int fd, int backlog, bool sticky)
+{
+	int one = 1, code = 0;
+
+	if (r->n + 1 >= ORDER_MAX)
+		return -EUSERS;
+	code = tag_set(fd, m->tag);
+	if (code >= 0 && setsockopt(fd, SOL_SOCKET, SO_LOCK_FILTER, &one, sizeof one) < 0)
+		code = -errno;
+	if (code >= 0 && listen(fd, backlog) < 0)
+		code = -errno;
+	if (code < 0)
+		return code;
+	code = append(r, fd, m, true);
+	if (code >= 0) {
+		code = add_control(r);
+		if (code < 0)
+			withdraw(r, fd);
+	} else {
+		(void)shutdown(fd, SHUT_RD);
+	}
+	if (code < 0)
+		return code;
+	m->n_listening++;
+	(void)reuseport_apply(r, sticky);
+	if (m->n_listening == 1)
+		empty_own(r, m, sticky);
+	return 0;
+}
+
+void reuseport_drop(struct reuseport *r, struct member *m, int fd, bool sticky)
+{
+	struct entry *e = entry_of_fd(r, fd);
+
+	if (!e)
+		return;
+	e->leaving = true;
+	m->n_listening--;
+	(void)reuseport_apply(r, sticky);
+	if (m->part == 0)
+		discard_queue(fd);
+	withdraw(r, fd);
+	(void)reuseport_apply(r, sticky);
 }
 
 void reuseport_leave(struct reuseport *r, struct member *m, bool sticky)
 {
-	struct entry *e = entry_of(r, m);
+	bool target = false;
 
 	m->part = 0;
 	if (r->probed == m)
 		r->probed = NULL;
-	if (e && e->target) {
+	for (size_t i = 0; i < r->n; i++)
+		target |= r->order[i].member == m && r->order[i].target;
+	if (target)
 		(void)reuseport_apply(r, sticky);
-		e = entry_of(r, m);
+	for (size_t i = 0; i < m->n_adopted; i++)
+		withdraw(r, m->adopted[i].fd);
+	if (m->fd >= 0 && entry_of(r, m)) {
+		if (entry_of(r, m)->fd == r->passed_fd)
+			entry_of(r, m)->member = NULL;
+		else
+			withdraw(r, m->fd);
 	}
-	if (e && e->fd == r->passed_fd) {
-		e->member = NULL;
-	} else if (e) {
-		if (!removable(r, e))
-			(void)add_control(r);
-		remove_entry(r, e);
-	}
+	m->n_listening = 0;
+	r->tags &= ~(1u << m->tag);
 	m->fd = close_fd(m->fd);
 	reuseport_verify(r, sticky);
+	/* With tcp_migrate_req the kernel may move what a closed listener had to a control
+	 * listener, where it would wait for ever. */
 	if (!r->program)
-		reset_strays(r);
+		discard_queue(r->control_fd);
 }
 
 /* Listening again costs what waited in its queue, which is lost already. */
@@ -368,8 +533,20 @@ static int revive(struct reuseport *r, int fd, struct member *m)
 		return -EUSERS;
 	if (listen(fd, m->config->backlog) < 0)
 		return -errno;
-	code = append(r, fd, m);
+	code = append(r, fd, m, false);
 	return code < 0 ? code : add_control(r);
+}
+
+static void forget_adopted(const struct entry *e)
+{
+	struct member *m = e->member;
+
+	for (size_t i = 0; i < m->n_adopted; i++) {
+		if (m->adopted[i].fd != e->fd || !m->adopted[i].listening)
+			continue;
+		m->adopted[i].listening = false;
+		m->n_listening--;
+	}
 }
 
 void reuseport_verify(struct reuseport *r, bool sticky)
@@ -380,7 +557,12 @@ void reuseport_verify(struct reuseport *r, bool sticky)
 	for (size_t i = r->n; i-- > 0;) {
 		if (!r->order[i].member || listener_is_listening(r->order[i].fd))
 			continue;
-		lost[n++] = r->order[i];
+		/* What the program does with a socket of its own is its own business: it may listen
+		 * again. */
+		if (r->order[i].adopted)
+			forget_adopted(&r->order[i]);
+		else
+			lost[n++] = r->order[i];
 		r->order[i] = r->order[--r->n];
 	}
 	(void)reuseport_apply(r, sticky);
@@ -401,7 +583,7 @@ static int open_around(struct reuseport *r, bool *ebpf)
 	struct stat st;
 	struct steer_rule rule = {.rest = 0};
 
-	r->order[r->n++] = (struct entry){.fd = r->passed_fd};
+	r->order[r->n++] = (struct entry){.fd = r->passed_fd, .slot = SLOT_PASSED};
 	if (fstat(r->passed_fd, &st) < 0 ||
 	        setsockopt(r->passed_fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) < 0)
 		return -errno;
@@ -426,7 +608,7 @@ static int open_around(struct reuseport *r, bool *ebpf)
 }
 
 int reuseport_open(const struct address *ip, const struct group_context *x, int passed_fd,
-        struct reuseport **ret, bool *ret_ebpf)
+        bool port_is_ours, struct reuseport **ret, bool *ret_ebpf)
 {
 	struct reuseport *r = calloc(1, sizeof *r);
 	int code = 0;
@@ -442,7 +624,7 @@ int reuseport_open(const struct address *ip, const struct group_context *x, int 
 	if (passed_fd >= 0) {
 		code = open_around(r, ret_ebpf);
 	} else {
-		if (r->uid == UID_NONE)
+		if (r->uid == UID_NONE && !port_is_ours)
 			code = listener_tcp_free(ip);
 		if (code >= 0)
 			code = add_control(r);

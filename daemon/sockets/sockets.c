@@ -15,6 +15,7 @@
 #include "sockets/bpf.h"
 #include "sockets/group.h"
 #include "sockets/listener.h"
+#include "sockets/set.h"
 #include "sockets/unix_name.h"
 #include "system/fd.h"
 
@@ -30,16 +31,6 @@ struct sockets {
 	char **passed_names;
 	struct listener_set *sets;
 	struct ev_io hangups;
-};
-
-struct listener_set {
-	struct sockets *sockets;
-	struct listener_set *next;
-	struct config *config;
-	const struct service_config *service;
-	uint32_t generation;
-	size_t n;
-	struct member members[]; /* n of them; groups point to them */
 };
 
 const char *steering_to_string(enum steering s)
@@ -238,6 +229,7 @@ static int join(struct listener_set *set, const struct listener_config *c, size_
 	m->set = set;
 	m->config = c;
 	m->generation = set->generation;
+	m->adopt_only = set->service->sockets == SOCKETS_ADOPT;
 	r = group_join(&set->sockets->context, m, fd, nth, reterr);
 	if (r >= 0)
 		set->n++;
@@ -321,7 +313,9 @@ struct listener_info listener_set_info(const struct listener_set *set, size_t i)
 	        .config = m->config,
 	        .fd = m->fd,
 	        .steering = m->group->steering,
-	        .origin = m->group->passed_fd >= 0 ? ORIGIN_SYSTEMD : ORIGIN_BOUND,
+	        .origin = m->n_listening            ? ORIGIN_ADOPTED
+	                  : m->group->passed_fd >= 0 ? ORIGIN_SYSTEMD
+	                                             : ORIGIN_BOUND,
 	        .tag = m->tag,
 	        .unix_name = m->unix_path[0] ? m->unix_path : NULL,
 	};
@@ -340,8 +334,36 @@ const struct service_config *listener_set_service(const struct listener_set *set
 int listener_set_queue(
         const struct listener_set *set, size_t i, unsigned *ret_queue, unsigned *ret_limit)
 {
+	int fds[ADOPTED_MAX];
+	size_t n = listener_set_fds(set, i, fds, ARRAY_SIZE(fds));
+	unsigned queue, limit;
+	int r;
+
+	if (n == 0)
+		return -EOPNOTSUPP;
+	*ret_queue = *ret_limit = 0;
+	for (size_t k = 0; k < n; k++) {
+		r = listener_queue(fds[k], &queue, &limit);
+		if (r < 0)
+			return r;
+		*ret_queue += queue;
+		*ret_limit += limit;
+	}
+	return 0;
+}
+
+size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size_t max)
+{
+	const struct member *m = &set->members[i];
+	size_t n = 0;
+
 	HO_ASSERT(i < set->n);
-	return listener_queue(set->members[i].fd, ret_queue, ret_limit);
+	if (!m->n_listening && m->fd >= 0 && max > 0)
+		ret[n++] = m->fd;
+	for (size_t k = 0; m->n_listening && k < m->n_adopted && n < max; k++)
+		if (m->adopted[k].listening)
+			ret[n++] = m->adopted[k].fd;
+	return n;
 }
 
 /* ---- steering ---- */
@@ -391,12 +413,29 @@ static void set_parts(struct address_group *g, bool back)
 	}
 }
 
+/* A program that binds its addresses itself has to do that before clients are sent to it. */
+static int check_listening(const struct share *shares, size_t n, struct ho_error *reterr)
+{
+	for (size_t k = 0; k < n; k++) {
+		const struct listener_set *set = shares[k].set;
+
+		for (size_t i = 0; shares[k].part > 0 && i < set->n; i++)
+			if (set->members[i].adopt_only && set->members[i].n_listening == 0)
+				return ho_error_set(reterr, -ENOTCONN,
+				        "the program does not listen on %s",
+				        set->members[i].config->address.text);
+	}
+	return 0;
+}
+
 int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool sticky,
         struct ho_error *reterr)
 {
 	struct address_group *g, *failed = NULL;
-	int r = 0;
+	int r = check_listening(shares, n, reterr);
 
+	if (r < 0)
+		return r;
 	for (g = s->context.groups; g && !failed; g = g->next) {
 		want(g, shares, n);
 		g->concerned = is_concerned(g, shares, n);

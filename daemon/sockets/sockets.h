@@ -18,6 +18,8 @@
 #include "core/base.h"
 #include "core/config.h"
 
+#define ADDRESS_SOCKETS_MAX 64 /* that one generation may have at one address */
+
 struct ev_loop;
 struct sockets;	     /* all groups of the daemon */
 struct listener_set; /* the listeners of one generation of one service */
@@ -61,7 +63,7 @@ size_t listener_set_count(const struct listener_set *set);
  * further ones follow after the last of these. */
 struct listener_info {
 	const struct listener_config *config;
-	int fd; /* borrowed */
+	int fd; /* ours, to be passed; borrowed. -1: the program binds its own */
 	enum steering steering;
 	enum listener_origin origin;
 	uint8_t tag;	   /* inherited by its connections, see connections.h; 0xff: none */
@@ -71,6 +73,9 @@ struct listener_info listener_set_info(const struct listener_set *set, size_t i)
 uint32_t listener_set_generation(const struct listener_set *set);
 const struct service_config *listener_set_service(const struct listener_set *set);
 
+/* The sockets at which listener i gets connections, at most `max`: ours, or those that the program bound itself as soon
+ * as there are any. */
+size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size_t max);
 /* Accept queue (connections that wait) and its limit; 0 or negative errno. */
 int listener_set_queue(const struct listener_set *set, size_t i, unsigned *ret_queue, unsigned *ret_limit);
 

@@ -119,7 +119,7 @@ static void on_limit(struct ev_loop *loop, ev_timer *timer, int events)
 static int set_up(void **state)
 {
 	struct world *w = calloc(1, sizeof *w);
-	const struct process_handlers handlers = {on_exited, on_notified, on_output, w};
+	const struct process_handlers handlers = {on_exited, on_notified, on_output, w, NULL};
 	const struct processes_options options = {NULL};
 
 	assert_non_null(w);

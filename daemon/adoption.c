@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/* Sockets that programs bind themselves: what a worker asks goes to the listeners of its generation, and what comes
+ * of it is told. Decides nothing but when to look for sockets that are gone: at every call, at the end of a worker,
+ * and once a second while a generation starts. Nothing runs while a generation serves. */
+#include "daemon.h"
+#include "system/log.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define SWEEP_SECONDS 1.
+
+static struct generation *core_generation(struct daemon *d, uint32_t service, uint32_t generation)
+{
+	struct service *sv = supervisor_service(d->supervisor, service);
+
+	return sv ? service_find(sv, generation) : NULL;
+}
+
+static void tell(struct daemon *d, enum record_type type, const struct live_worker *w, const char *text)
+{
+	const struct service *sv = supervisor_service(d->supervisor, w->service);
+	struct record r = {.type = type, RECORD_NONE};
+
+	r.service = sv ? sv->name : NULL;
+	r.generation = w->generation;
+	r.worker = (int)w->index;
+	r.pid = (int)process_pid(w->process);
+	r.text = text;
+	log_record(&r);
+	if (d->control)
+		control_publish(d->control, &r);
+}
+
+/* Whoever waits in a queue that is not asked any more would wait for ever. */
+static void hurry_probes(const struct live_generation *g)
+{
+	for (size_t i = 0; i < g->n_probes; i++)
+		if (g->probes[i])
+			probe_hurry(g->probes[i]);
+}
+
+/* Sockets of a retired generation stay as they are: those who count its connections know them. */
+static bool may_lose_sockets(const struct generation *cg)
+{
+	return cg->state == GENERATION_STARTING || cg->state == GENERATION_READY ||
+	       cg->state == GENERATION_SERVING;
+}
+
+void daemon_sweep(struct live_generation *g, bool starting)
+{
+	if (g->set)
+		(void)listener_set_sweep(g->set, live_generation_processes, g, starting);
+}
+
+void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation)
+{
+	struct generation *cg = core_generation(d, service, generation);
+
+	if (cg && cg->shell && cg->state == GENERATION_SERVING)
+		daemon_sweep(cg->shell, false);
+}
+
+/* ---- calls ---- */
+
+static int on_bind(struct live_generation *g, const struct socket_call *call, struct ho_error *error)
+{
+	return listener_set_bind(g->set, call->fd, &call->address, call->length, error);
+}
+
+static int on_listen(struct live_generation *g, const struct live_worker *w, const struct socket_call *call,
+	struct ho_error *error)
+{
+	bool fresh = false;
+	char where[80];
+	char text[120];
+	struct text t = TEXT_ON(text);
+	int r = listener_set_listen(g->set, call->fd, call->backlog, &fresh, error);
+
+	if (r > 0) {
+		if (adopt_describe(call->fd, where, sizeof where))
+			(void)copy_string(g->elsewhere, sizeof g->elsewhere, where);
+		return r;
+	}
+	if (r == 0 && fresh && adopt_describe(call->fd, where, sizeof where)) {
+		text_add(&t, "the program listens on %s", where);
+		tell(g->daemon, RECORD_SOCKET_ADOPTED, w, text);
+	}
+	return r;
+}
+
+static void tell_blind(struct live_generation *g, const struct live_worker *w, int error)
+{
+	char text[240];
+	struct text t = TEXT_ON(text);
+
+	if (g->blind)
+		return;
+	g->blind = true;
+	text_add(&t,
+		"cannot look at the sockets of the program, so they are not taken over: %s (pidfd_getfd; needs "
+		"CAP_SYS_PTRACE, or the same user)",
+		strerror(-error));
+	tell(g->daemon, RECORD_ADOPTION_IMPOSSIBLE, w, text);
+}
+
+int daemon_on_asked(void *data, struct process *p, const struct socket_call *call)
+{
+	struct daemon *d = data;
+	struct live_worker *w = process_user(p);
+	struct generation *cg = core_generation(d, w->service, w->generation);
+	struct live_generation *g = cg ? cg->shell : NULL;
+	struct ho_error error = {0};
+	bool losing;
+	int r;
+
+	if (!g || !g->set)
+		return 1;
+	if (call->fd < 0) {
+		tell_blind(g, w, call->fd);
+		return 1;
+	}
+	losing = may_lose_sockets(cg);
+	if (losing && call->kind == CALL_BIND)
+		daemon_sweep(g, cg->state == GENERATION_STARTING);
+	r = call->kind == CALL_BIND ? on_bind(g, call, &error) : on_listen(g, w, call, &error);
+	if (losing && call->kind == CALL_LISTEN && r == 0)
+		daemon_sweep(g, cg->state == GENERATION_STARTING);
+	if (r <= 0)
+		hurry_probes(g);
+	if (r < 0 && error.text[0])
+		tell(d, RECORD_SOCKET_REFUSED, w, error.text);
+	return r;
+}
+
+/* ---- workers ---- */
+
+enum adoption daemon_adoption(const struct live_generation *g)
+{
+	enum sockets_mode mode = g->release->service->sockets;
+	bool any = false;
+
+	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++) {
+		enum steering by = listener_set_info(g->set, i).steering;
+
+		any |= by == STEERING_EBPF || by == STEERING_CBPF;
+	}
+	if (!any)
+		return ADOPTION_NO;
+	return mode == SOCKETS_ADOPT ? ADOPTION_MUST : mode == SOCKETS_AUTO ? ADOPTION_IF_POSSIBLE : ADOPTION_NO;
+}
+
+static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	struct live_generation *g = timer->data;
+	struct generation *cg = core_generation(g->daemon, g->service, g->generation);
+
+	(void)events;
+	if (!cg || cg->state != GENERATION_STARTING) {
+		ev_timer_stop(loop, timer);
+		return;
+	}
+	if (listener_set_sweep(g->set, live_generation_processes, g, true))
+		hurry_probes(g);
+}
+
+void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w)
+{
+	struct daemon *d = g->daemon;
+	int error = process_adoption_error(w->process);
+	struct generation *cg = core_generation(d, g->service, g->generation);
+	char text[240];
+	struct text t = TEXT_ON(text);
+
+	if (error < 0 && !d->adoption_told) {
+		d->adoption_told = true;
+		text_add(&t,
+			"programs that bind their address themselves cannot be taken over here (seccomp: %s); sockets "
+			"are only passed",
+			strerror(-error));
+		tell(d, RECORD_ADOPTION_IMPOSSIBLE, w, text);
+	}
+	if (error < 0 || cg->state != GENERATION_STARTING || ev_is_active(&g->sweep))
+		return;
+	ev_timer_init(&g->sweep, on_sweep, SWEEP_SECONDS, SWEEP_SECONDS);
+	g->sweep.data = g;
+	ev_timer_start(d->loop, &g->sweep);
+}

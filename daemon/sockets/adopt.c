@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: MIT */
+#include "sockets/adopt.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "sockets/endpoint.h"
+#include "sockets/reuseport.h"
+#include "sockets/set.h"
+#include "system/fd.h"
+
+static int option(int fd, int level, int name)
+{
+	int value = -1;
+	socklen_t n = sizeof value;
+
+	return getsockopt(fd, level, name, &value, &n) < 0 ? -1 : value;
+}
+
+/* 0: unknown */
+static uint64_t cookie_of(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t n = sizeof cookie;
+
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &n) < 0 ? 0 : cookie;
+}
+
+/* ---- forms of an address ---- */
+
+static bool is_wildcard(const struct address *a)
+{
+	static const uint8_t zeros[16];
+
+	return !memcmp(a->ip, zeros, a->ipv6 ? 16 : 4);
+}
+
+/* As the socket is, bound to this address. */
+static struct address form_of(int fd, const struct sockaddr_storage *to)
+{
+	const struct sockaddr_in *in = (const struct sockaddr_in *)to;
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)to;
+	struct address a = {.kind = ADDRESS_TCP, .ipv6 = to->ss_family == AF_INET6};
+
+	if (a.ipv6) {
+		memcpy(a.ip, &in6->sin6_addr, 16);
+		a.port = ntohs(in6->sin6_port);
+		a.scope_id = in6->sin6_scope_id;
+		a.dual = option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 0;
+	} else {
+		memcpy(a.ip, &in->sin_addr, 4);
+		a.port = ntohs(in->sin_port);
+	}
+	return a;
+}
+
+static void print_form(struct text *t, const struct address *a)
+{
+	char ip[INET6_ADDRSTRLEN] = "";
+
+	(void)inet_ntop(a->ipv6 ? AF_INET6 : AF_INET, a->ip, ip, sizeof ip);
+	if (a->ipv6 && a->dual && is_wildcard(a))
+		text_add(t, "tcp:*:%u", a->port);
+	else
+		text_add(t, a->ipv6 ? "tcp:[%s]:%u%s" : "tcp:%s:%u%s", ip, a->port,
+		        a->ipv6 && is_wildcard(a) ? " (IPv6 only)" : "");
+}
+
+bool adopt_describe(int fd, char *ret, size_t size)
+{
+	struct sockaddr_storage ss = {0};
+	struct text t = {.p = ret, .size = size};
+	socklen_t n = sizeof ss;
+	struct address a;
+
+	ret[0] = '\0';
+	if (getsockname(fd, (struct sockaddr *)&ss, &n) < 0 ||
+	        (ss.ss_family != AF_INET && ss.ss_family != AF_INET6))
+		return false;
+	a = form_of(fd, &ss);
+	if (a.port == 0)
+		return false;
+	print_form(&t, &a);
+	return true;
+}
+
+/* Does the group of `have` divide the connections of a socket at `want`? */
+static bool same_form(const struct address *want, const struct address *have)
+{
+	if (want->ipv6 != have->ipv6 || want->port != have->port ||
+	        memcmp(want->ip, have->ip, want->ipv6 ? 16 : 4) != 0)
+		return false;
+	if (is_wildcard(want))
+		return !want->ipv6 || want->dual == have->dual;
+	return want->scope_id == have->scope_id;
+}
+
+/* Would one take connections from the other? Two wildcards count as the same address always, as
+ * that is what was meant. */
+static bool overlaps(const struct address *want, const struct address *have)
+{
+	const struct address *wide = is_wildcard(want) ? want : have;
+	const struct address *narrow = wide == want ? have : want;
+
+	if (want->port != have->port || !is_wildcard(wide))
+		return false;
+	return is_wildcard(narrow) || wide->ipv6 == narrow->ipv6 || (wide->ipv6 && wide->dual);
+}
+
+/* Whoever configures a port alone leaves the form to the program, as long as only one is used. */
+static bool may_reform(const struct address_group *g, const struct member *m)
+{
+	return g->address.kind == ADDRESS_TCP && g->passed_fd < 0 && g->address.ipv6 &&
+	       g->address.dual && is_wildcard(&g->address) && g->n_members == 1 &&
+	       g->members[0] == m && m->n_adopted == 0;
+}
+
+/* The group in another form, with its only member. Clients that wait in the first one's queue are
+ * lost; that is before the service has ever served. */
+static int reform(struct address_group *g, struct member *m, const struct address *form)
+{
+	struct reuseport *old = g->reuseport, *fresh;
+	const struct address before = g->ip;
+	const uint8_t tag = m->tag;
+	const int fd = m->fd;
+	bool ebpf;
+	int r;
+
+	g->ip.ipv6 = form->ipv6;
+	g->ip.dual = form->dual;
+	r = reuseport_open(&g->ip, g->context, -1, true, &fresh, &ebpf);
+	if (r >= 0) {
+		m->fd = -1;
+		r = reuseport_join(fresh, m);
+		if (r < 0)
+			(void)reuseport_close(fresh);
+	}
+	if (r < 0) {
+		g->ip = before;
+		m->fd = fd;
+		m->tag = tag;
+		return r;
+	}
+	group_unwatch(g->context, fd);
+	(void)reuseport_close(old);
+	(void)close_fd(fd);
+	g->reuseport = fresh;
+	g->steering = ebpf ? STEERING_EBPF : STEERING_CBPF;
+	group_watch(g->context, m->fd);
+	return group_apply(g, g->sticky, NULL);
+}
+
+/* ---- bind ---- */
+
+static struct adopted *find(struct listener_set *set, uint64_t cookie, struct member **ret)
+{
+	for (size_t i = 0; cookie && i < set->n; i++)
+		for (size_t k = 0; k < set->members[i].n_adopted; k++)
+			if (set->members[i].adopted[k].cookie == cookie) {
+				*ret = &set->members[i];
+				return &set->members[i].adopted[k];
+			}
+	return NULL;
+}
+
+static int bind_for(struct member *m, int fd, const struct sockaddr_storage *to, socklen_t length,
+        struct ho_error *reterr)
+{
+	_cleanup_close_ int ours = -1;
+	int r;
+
+	if (!m->adopted)
+		m->adopted = calloc(ADOPTED_MAX, sizeof *m->adopted);
+	if (!m->adopted || m->n_adopted == ADOPTED_MAX)
+		return ho_error_set(reterr, m->adopted ? -ENOBUFS : -ENOMEM,
+		        "the program binds more than %d sockets to %s; the next one is refused",
+		        ADOPTED_MAX, m->config->address.text);
+	ours = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	r = ours < 0 ? -errno : reuseport_prepare(m->group->reuseport, ours);
+	if (r < 0)
+		return ho_error_set(reterr, r,
+		        "cannot take over the socket that the program binds to %s: %s",
+		        m->config->address.text, strerror(-r));
+	if (bind(ours, (const struct sockaddr *)to, length) < 0)
+		return -errno;
+	m->adopted[m->n_adopted++] = (struct adopted){
+	        .fd = take_fd(ours), .cookie = cookie_of(fd), .address = *to};
+	return 0;
+}
+
+static int refuse(const struct member *m, const struct address *form, struct ho_error *reterr)
+{
+	const struct address_group *g = m->group;
+	char want[80], have[80];
+	struct text w = TEXT_ON(want), h = TEXT_ON(have);
+
+	print_form(&w, form);
+	print_form(&h, &g->ip);
+	return ho_error_set(reterr, -EADDRINUSE,
+	        "the program binds %s, but %s is %s%s: connections could not be handed over "
+	        "between the two; it is told that the address is in use",
+	        want, m->config->address.text, have,
+	        may_reform(g, m) || g->n_members > 1 || m->n_adopted ? " already" : "");
+}
+
+int listener_set_bind(struct listener_set *set, int fd, const struct sockaddr_storage *to,
+        socklen_t length, struct ho_error *reterr)
+{
+	struct member *m = NULL, *other = NULL;
+	const struct adopted *known = find(set, cookie_of(fd), &m);
+	const struct address form = form_of(fd, to);
+	int r = 0;
+
+	if (known) /* the call was interrupted, and comes again */
+		return memcmp(&known->address, to, sizeof *to) == 0 ? 0 : -EINVAL;
+	for (size_t i = 0; i < set->n && !m; i++) {
+		const struct address_group *g = set->members[i].group;
+
+		if (!g->reuseport)
+			continue;
+		if (same_form(&form, &g->ip))
+			m = &set->members[i];
+		else if (overlaps(&form, &g->ip))
+			other = &set->members[i];
+	}
+	if (!m && !other)
+		return 1;
+	if (!m && !(is_wildcard(&form) && may_reform(other->group, other)))
+		return refuse(other, &form, reterr);
+	if (!m) {
+		m = other;
+		r = reform(m->group, m, &form);
+	}
+	if (r < 0)
+		return ho_error_set(reterr, r, "cannot listen on %s as the program does: %s",
+		        m->config->address.text, strerror(-r));
+	return bind_for(m, fd, to, length, reterr);
+}
+
+/* ---- listen ---- */
+
+int listener_set_listen(struct listener_set *set, int fd, int backlog, bool *ret_fresh,
+        struct ho_error *reterr)
+{
+	struct member *m = NULL;
+	struct adopted *a = find(set, cookie_of(fd), &m);
+	struct address_group *g = a ? m->group : NULL;
+	int r;
+
+	if (!a)
+		return 1;
+	/* As the kernel takes it: a negative one is the greatest. */
+	if ((unsigned)backlog < (unsigned)m->config->backlog)
+		backlog = m->config->backlog;
+	if (a->listening && !listener_is_listening(a->fd))
+		reuseport_verify(g->reuseport, g->sticky);
+	*ret_fresh = !a->listening;
+	if (a->listening)
+		return listen(a->fd, backlog) < 0 ? -errno : 0;
+	r = reuseport_adopt(g->reuseport, m, a->fd, backlog, g->sticky);
+	if (r < 0)
+		return ho_error_set(reterr, r,
+		        "cannot let the program's socket listen on %s beside those of other "
+		        "generations: %s",
+		        m->config->address.text, strerror(-r));
+	a->listening = true;
+	group_watch(g->context, a->fd);
+	return 0;
+}
+
+/* ---- sockets that nobody has ---- */
+
+static bool is_held(const struct cookie_set *inodes, const struct adopted *a)
+{
+	struct stat st;
+
+	return fstat(a->fd, &st) < 0 || cookie_set_find(inodes, st.st_ino);
+}
+
+static size_t count_lost(const struct listener_set *set, const struct cookie_set *inodes)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < set->n; i++)
+		for (size_t k = 0; k < set->members[i].n_adopted; k++)
+			n += !is_held(inodes, &set->members[i].adopted[k]);
+	return n;
+}
+
+/* A process that is not of the generation's tree (any more) may have it, but not we. */
+static void every_process(void *data, void (*each)(pid_t pid, void *arg), void *arg)
+{
+	const struct dirent *entry;
+	DIR *d = opendir("/proc");
+	uint64_t pid;
+
+	(void)data;
+	while (d && (entry = readdir(d)))
+		if (parse_number(entry->d_name, INT32_MAX, &pid) && (pid_t)pid != getpid())
+			each((pid_t)pid, arg);
+	if (d)
+		(void)closedir(d);
+}
+
+static void give_up(struct member *m, size_t k)
+{
+	struct address_group *g = m->group;
+	struct adopted *a = &m->adopted[k];
+
+	group_unwatch(g->context, a->fd);
+	if (a->listening)
+		reuseport_drop(g->reuseport, m, a->fd, g->sticky);
+	(void)close_fd(a->fd);
+	*a = m->adopted[--m->n_adopted];
+}
+
+static bool sweep_member(struct member *m, const struct cookie_set *inodes, bool starting)
+{
+	const size_t before = m->n_adopted;
+	size_t left = 0;
+
+	for (size_t k = 0; k < m->n_adopted; k++)
+		left += m->adopted[k].listening && is_held(inodes, &m->adopted[k]);
+	for (size_t k = m->n_adopted; k-- > 0;)
+		if (!is_held(inodes, &m->adopted[k]) &&
+		        (starting || left > 0 || !m->adopted[k].listening))
+			give_up(m, k);
+	return m->n_adopted < before;
+}
+
+bool listener_set_sweep(
+        struct listener_set *set, process_lister lister, void *data, bool starting)
+{
+	struct cookie_set inodes = {0};
+	bool any = false, lost = false;
+	int r = 0;
+
+	for (size_t i = 0; i < set->n; i++)
+		any |= set->members[i].n_adopted > 0;
+	if (any)
+		r = held_inodes(lister, data, &inodes);
+	if (any && r >= 0 && count_lost(set, &inodes)) {
+		/* What belongs to others cannot be read without privileges, and is not ours. */
+		r = held_inodes(every_process, NULL, &inodes);
+		for (size_t i = 0; r != -ENOMEM && i < set->n; i++)
+			lost |= sweep_member(&set->members[i], &inodes, starting);
+	}
+	cookie_set_done(&inodes);
+	return lost;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* Sockets that a program binds itself, taken into the set of its generation: bound and made to
+ * listen on its behalf, on the socket it has, so that everything it has set stays; and a member of
+ * the group of the address beside those of other generations.
+ *
+ * All generations have to bind an address in the same form (0.0.0.0, [::], or the address itself),
+ * since the kernel prefers some forms to others and could not be told who gets a connection. */
+#ifndef SOCKETS_ADOPT_H
+#define SOCKETS_ADOPT_H
+
+#include "sockets/connections.h"
+#include "sockets/sockets.h"
+
+/* A process of the generation wants to bind its TCP socket `fd` (borrowed) to an address with a
+ * port. 0: done; negative errno: what it is to be told, with words in `reterr` if an operator
+ * should know; 1: no address of the set, the kernel may do it. */
+int listener_set_bind(struct listener_set *set, int fd, const struct sockaddr_storage *to,
+        socklen_t length, struct ho_error *reterr);
+/* The same for listen(2); 1: not a socket that was bound here. `ret_fresh` (after 0): it did not
+ * listen before. */
+int listener_set_listen(struct listener_set *set, int fd, int backlog, bool *ret_fresh,
+        struct ho_error *reterr);
+
+/* Looks for sockets that the program has closed again, or that died with their process: no process
+ * of the generation (`lister`) and none of the machine holds them. Those are given up; but while the
+ * generation is no longer `starting`, the last listening ones of an address are kept, so that
+ * clients wait for the next worker in their queue. Returns whether any was. */
+bool listener_set_sweep(
+        struct listener_set *set, process_lister lister, void *data, bool starting);
+
+/* "tcp:0.0.0.0:80", "tcp:*:80" for a dual-stack wildcard: where a TCP socket is bound. False if it is
+ * not bound. */
+bool adopt_describe(int fd, char *ret, size_t size);
+
+#endif
