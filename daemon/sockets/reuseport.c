@@ -50,6 +50,8 @@ struct reuseport {
 	size_t n;
 	uint8_t last_tag;
 	uint32_t tags; /* in use */
+	/* Another group of ours has the port: then listen(2) refuses a socket that has a program. */
+	bool beside;
 	const struct member *probed;
 	struct sockaddr_storage probe_from;
 };
@@ -250,6 +252,12 @@ static bool removable(const struct reuseport *r, const struct entry *e)
 	return r->program || (!e->target && (e == last || !last->target));
 }
 
+static int attach_first(const struct reuseport *r, int fd)
+{
+	return r->program ? bpf_program_attach(r->program, fd)
+	                  : bpf_classic_attach(fd, &(struct steer_rule){.rest = 0});
+}
+
 /* A new control listener, the last of the group; the program must be attached already, or be
  * attached next. */
 static int add_control(struct reuseport *r)
@@ -266,12 +274,12 @@ static int add_control(struct reuseport *r)
 		code = listener_drop_ttl(fd);
 	if (code >= 0)
 		code = tag_set(fd, TAG_CONTROL);
-	if (code >= 0 && r->n == 0 && r->program)
-		code = bpf_program_attach(r->program, fd);
-	if (code >= 0 && r->n == 0 && !r->program)
-		code = bpf_classic_attach(fd, &(struct steer_rule){.rest = 0});
+	if (code >= 0 && r->n == 0 && !r->beside)
+		code = attach_first(r, fd);
 	if (code >= 0 && listen(fd, 1) < 0)
 		code = -errno;
+	if (code >= 0 && r->n == 0 && r->beside)
+		code = attach_first(r, fd);
 	if (code >= 0)
 		code = append(r, fd, NULL, false);
 	if (code >= 0)
@@ -620,6 +628,7 @@ int reuseport_open(const struct address *ip, const struct group_context *x, int 
 	r->control_fd = -1;
 	r->uid = x->uid;
 	r->last_tag = TAG_COUNT - 1;
+	r->beside = port_is_ours;
 	*ret_ebpf = x->ebpf && bpf_program_new(&r->program, NULL) >= 0;
 	if (passed_fd >= 0) {
 		code = open_around(r, ret_ebpf);

@@ -532,7 +532,9 @@ class Load:
             arguments += ["--target", target]
         options.update(rate=rate, keepalive=keepalive, slow=slow, slow_ms=slow_ms)
         for name, value in options.items():
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
+            arguments.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                arguments.append(str(value))
         self.process = subprocess.Popen(
             [LOAD, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
         )

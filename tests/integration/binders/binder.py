@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""Programs that bind their port themselves: binder.py MODE PORT."""
+
+import http.server
+import os
+import pathlib
+import signal
+import socket
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "programs/apps/python"))
+from pattern import answer, parse  # noqa: E402
+
+PORT = int(sys.argv[2])
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one segment
+
+    def do_GET(self):
+        nonce, size, sleep = parse(self.path.partition("?")[2])
+        time.sleep(sleep)
+        body = answer(nonce, size)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def serve(address="", port=PORT):
+    http.server.ThreadingHTTPServer((address, port), Handler).serve_forever()
+
+
+def plain():
+    serve()
+
+
+def tests_first():
+    """Is the port free? It finds out by having it."""
+    with socket.socket() as s:
+        s.bind(("", PORT))
+        s.listen(5)
+    serve()
+
+
+def reuseport():
+    """Three processes, each with a socket of its own."""
+    children = []
+    for _ in range(2):
+        children.append(os.fork())
+        if children[-1] == 0:
+            break
+    else:
+
+        def leave(*_):
+            for pid in children:
+                os.kill(pid, signal.SIGTERM)
+            os._exit(0)
+
+        signal.signal(signal.SIGTERM, leave)
+    http.server.ThreadingHTTPServer.allow_reuse_port = True
+    serve()
+
+
+def other_port():
+    serve(port=PORT + 1)
+
+
+def loopback_from_two():
+    """The first generation binds every address, later ones one of them."""
+    try:
+        serve("" if os.environ["HANDOFF_GENERATION"] == "1" else "127.0.0.1")
+    except OSError as error:
+        sys.exit(str(error))
+
+
+def never():
+    signal.pause()
+
+
+def notifies_never_binds():
+    path = os.environ["NOTIFY_SOCKET"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.sendto(b"READY=1", "\0" + path[1:] if path[0] == "@" else path)
+    signal.pause()
+
+
+def listens_later():
+    """Ready by its first port; the second comes when it is told."""
+    second = socket.socket()
+    second.bind(("", PORT))
+    signal.signal(signal.SIGUSR1, lambda *_: second.listen(5))
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
