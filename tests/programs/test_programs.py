@@ -265,10 +265,11 @@ def daemon(request):
             assert not strangers(known), "processes are left"
     finally:
         made.destroy()
-        for pid in strangers(known):
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+        while left := strangers(known):  # the end of one makes its children ours
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
 
 
 def reload_often(daemon, site, load):
