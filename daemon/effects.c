@@ -233,8 +233,10 @@ static void do_steer(struct daemon *d, const struct action *a)
 
 		if (!g || !g->set)
 			continue;
-		if (sv->generations[i]->state == GENERATION_READY)
+		if (sv->generations[i]->state == GENERATION_READY) {
 			daemon_sweep(g, true);
+			ev_timer_stop(d->loop, &g->sweep);
+		}
 		shares[n++] = (struct share){g->set, sv->generations[i]->share};
 		if (sv->generations[i]->share)
 			g->quiet = quiet_check_free(g->quiet);

@@ -133,7 +133,7 @@ static const struct key service_keys[] = {
         {"drain.deadline", "drain-deadline", "DURATION",
                 "a draining generation is stopped then (60s)", KEY_DURATION,
                 SERVICE(drain.deadline), 0, USEC_INFINITY, NULL},
-        {"drain.kill-after", "drain-kill-after", "DURATION", "from the signal to SIGKILL (5s)",
+        {"drain.kill-after", "drain-kill-after", "DURATION", "from the deadline to SIGKILL (5s)",
                 KEY_DURATION, SERVICE(drain.kill_after), 0, USEC_INFINITY, NULL},
         {"rollout.keep-warm", "keep-warm", "DURATION", "keep the old generation for a rollback (0)",
                 KEY_DURATION, SERVICE(rollout.keep_warm), 0, USEC_INFINITY, NULL},

@@ -82,7 +82,7 @@ void plan_print(const struct plan *p, struct text *t)
 {
 	bool first = true;
 
-	for (size_t i = 0; i < p->n; i++) {
+	for (size_t i = 0; i < p->n && !t->cut; i++) {
 		const struct plan_step *s = &p->steps[i];
 
 		if (!s->address) {

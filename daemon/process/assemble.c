@@ -104,6 +104,14 @@ static int add_own(struct environment *e, const struct release *r, const struct 
 	return 0;
 }
 
+/* handoffd's own place says nothing about the worker's. */
+static void add_place(struct environment *e, const struct release *r)
+{
+	environment_unset(e, "OLDPWD");
+	if (r->directory)
+		environment_set(e, "PWD", "%s", r->directory);
+}
+
 static void add_user(struct environment *e, const struct credentials *c)
 {
 	if (!c->name)
@@ -122,6 +130,7 @@ static int make_environment(const struct process_spec *spec, const char *notify_
 	int result;
 
 	environment_inherit(e, environ, spec->capture);
+	add_place(e, r);
 	add_user(e, &a->credentials);
 	result = add_own(e, r, s, reterr);
 	if (result < 0)

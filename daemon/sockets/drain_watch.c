@@ -86,8 +86,10 @@ static void side_found(struct endpoint *e, const struct diag_socket *socket,
 	struct side *s = arg;
 	const usec_t limit = s->watch->options.idle_after;
 	const bool queued = state == CONNECTION_QUEUED;
-	const bool idle = limit != USEC_INFINITY && socket->idle != USEC_INFINITY && !queued &&
-	                  socket->idle >= limit;
+	const bool known = socket->idle != USEC_INFINITY;
+	/* bytes that one side has not read, or not got yet, are no idleness */
+	const usec_t silent = socket->queued_in || socket->queued_out ? 0 : socket->idle;
+	const bool idle = limit != USEC_INFINITY && known && !queued && silent >= limit;
 	struct cookie_entry *entry;
 
 	(void)e;
@@ -95,9 +97,9 @@ static void side_found(struct endpoint *e, const struct diag_socket *socket,
 		(void)cookie_set_remove(&s->live, socket->cookie);
 	if (state != CONNECTION_HELD && !queued)
 		return;
-	if (!idle && socket->idle != USEC_INFINITY) {
-		s->most_idle = socket->idle > s->most_idle ? socket->idle : s->most_idle;
-		s->least_idle = socket->idle < s->least_idle ? socket->idle : s->least_idle;
+	if (!idle && known) {
+		s->most_idle = silent > s->most_idle ? silent : s->most_idle;
+		s->least_idle = silent < s->least_idle ? silent : s->least_idle;
 	}
 	entry = cookie_set_add(&s->live, socket->cookie, s->looking);
 	if (entry) {

@@ -43,8 +43,20 @@ static int share(struct address_group *g, int fd)
 	return fd < 0 ? -errno : set_blocking_off(fd);
 }
 
+/* Another TCP group on the same port: a wildcard and an address of this machine cannot both be
+ * taken from scratch, and while both are there the kernel prefers the narrower one, whatever
+ * generation it belongs to. */
+static const struct address_group *neighbour(const struct address_group *g)
+{
+	for (const struct address_group *o = g->context->groups; o; o = o->next)
+		if (o != g && o->reuseport && o->ip.port == g->ip.port)
+			return o;
+	return NULL;
+}
+
 static int open_tcp(struct address_group *g, const struct member *m, struct ho_error *reterr)
 {
+	const struct address_group *own;
 	bool ebpf;
 	int r;
 
@@ -55,6 +67,13 @@ static int open_tcp(struct address_group *g, const struct member *m, struct ho_e
 		        "0 is none; nothing changed",
 		        g->address.text, m->config->name);
 	r = reuseport_open(&g->ip, g->context, g->passed_fd, false, &g->reuseport, &ebpf);
+	if (r == -EADDRINUSE && (own = neighbour(g)))
+		return ho_error_set(reterr, r,
+		        "cannot listen on %s (listener \"%s\"): %s, where handoffd listens "
+		        "already, "
+		        "has the same port; take that one out and reload, then add the new one; "
+		        "nothing changed",
+		        g->address.text, m->config->name, own->address.text);
 	if (r < 0)
 		return listener_failed(reterr, r, m->config);
 	g->steering = ebpf ? STEERING_EBPF : STEERING_CBPF;

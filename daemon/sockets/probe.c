@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <ev.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,12 +59,32 @@ static void set_io(struct probe *p, int events)
 	ev_io_start(p->loop, &p->io);
 }
 
+/* A connection that nobody has accepted would stay in the queue for ever, and the generation would
+ * never be quiet. It is taken out only when it is all there is, so that it is no client's; and only
+ * where accept(2) cannot block. */
+static void take_back(const struct probe *p)
+{
+	unsigned queue, limit;
+	int fd;
+
+	if (listener_set_fds(p->set, p->i, &fd, 1) == 0)
+		return;
+	if (p->state != PROBE_IN_QUEUE && p->state != PROBE_ASKED)
+		return;
+	if (listener_took(p->fd) != 0 || !(fcntl(fd, F_GETFL) & O_NONBLOCK))
+		return;
+	if (listener_set_queue(p->set, p->i, &queue, &limit) == 0 && queue == 1)
+		(void)close_fd(accept4(fd, NULL, NULL, SOCK_CLOEXEC));
+}
+
 static void end_attempt(struct probe *p)
 {
 	ev_io_stop(p->loop, &p->io);
 	ev_timer_stop(p->loop, &p->timer);
-	if (p->fd >= 0)
+	if (p->fd >= 0) {
+		take_back(p);
 		listener_set_probe_end(p->set, p->i);
+	}
 	p->fd = close_fd(p->fd);
 	p->state = PROBE_PAUSE;
 }

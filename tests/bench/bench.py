@@ -53,6 +53,7 @@ def run(bench, names, scale, say):
     rows = []
     for name in names:
         try:
+            new_network()  # the sockets that the measure before has left in TIME_WAIT go with their network
             for r in MEASURES[name](bench, scale):
                 rows.append({"measure": name, **r})
                 say(line(name, r))
@@ -64,7 +65,9 @@ def run(bench, names, scale, say):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help="which of them (all but soak)")
     parser.add_argument("--build", type=pathlib.Path, default="build", help="build directory (build)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
@@ -80,7 +83,7 @@ def main():
     say = (lambda _: None) if options.json else (lambda text: print(text, flush=True))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing that was started is left behind
     try:
-        new_network()
+        new_network()  # or the reason why there is none
         bench = Bench(options.build.resolve())
     except Skip as why:
         print(f"SKIP: {why}")

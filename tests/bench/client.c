@@ -3,10 +3,10 @@
  * into their answers; all times are nanoseconds of CLOCK_MONOTONIC. It ends with its standard
  * input.
  *
- *   bench-client watch PORT             asks every 500 us, prints "PID TIME" for each pid not met
- * before bench-client start PORT COMMAND...  runs the command, prints the time from exec to its
- * first answer bench-client hold PORT N SOURCE     opens N connections from the address SOURCE,
- * prints "held N"; closes them on a line of input and prints when the last close began */
+ * - watch PORT: asks every 250 us, prints "PID TIME" for each pid not met before.
+ * - start PORT COMMAND...: runs the command, prints the time from exec to its first answer.
+ * - hold PORT N SOURCE: opens N connections from the address SOURCE and prints "held N"; on a line
+ *   of input it closes them and prints when the last close began. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -25,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PACE_NSEC 500000
+#define PACE_NSEC 250000
 #define PIDS_MAX 65536
 #define HELD_MAX 60000
 

@@ -3,9 +3,7 @@
 
 import contextlib
 import json
-import pathlib
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -16,7 +14,6 @@ from servers import (
     Control,
     Handoffd,
     Helper,
-    Skip,
     Watch,
     cpu_ns,
     descriptors,
@@ -99,6 +96,10 @@ def reload(bench, scale):
 # ---- stall: the longest gap between answers ----
 
 
+class LostRequests(RuntimeError):
+    """What is never to happen to handoffd."""
+
+
 def gap_ms(bench, server, scale, during):
     """The longest gap of one window of load; during() is called in its middle."""
     command = [bench.load, "--target", f"127.0.0.1:{server.port}", "--rate", scale.rate, "--any-body"]
@@ -108,38 +109,38 @@ def gap_ms(bench, server, scale, during):
     during()
     result = json.loads(load.communicate(timeout=LIMIT)[0])
     if result["failed"]:
-        raise RuntimeError(f"{server.name}: {result['failed']} failures: {result['failures']}")
+        raise LostRequests(f"{server.name}: {result['failed']} failures: {result['failures']}")
     return result["longest_gap"] * 1e3
 
 
 def stall(bench, scale):
     servers = http_servers(bench)
-    beside = [bench.sleepd, "-l", f"127.0.0.1:{next(bench.ports)}"]
-    port = beside[2].split(":")[1]
-    quiet, loud, other = ({server.name: [] for server in servers} for _ in range(3))
-    lost = {}
+    port = next(bench.ports)
+
+    def start_beside():
+        own_start_ns(bench, port, [bench.sleepd, "-l", f"127.0.0.1:{port}"])
+
+    gaps = {server.name: ([], [], []) for server in servers}
+    lost = dict.fromkeys(gaps, 0)
     for _ in range(scale.repeat):
-        for server in list(servers):
-            try:
-                quiet[server.name].append(gap_ms(bench, server, scale, lambda: None))
-                loud[server.name].append(gap_ms(bench, server, scale, server.reload))
-                start = lambda: own_start_ns(bench, port, beside)  # noqa: E731
-                other[server.name].append(gap_ms(bench, server, scale, start))
-            except RuntimeError as error:
-                if server.name.startswith("handoffd"):
-                    raise
-                lost[server.name] = lost.get(server.name, 0) + 1
-                lost[server.name, "why"] = str(error)
-    for server in servers:
-        name = server.name
-        note = f"{lost[name]} windows not counted, they lost requests" if name in lost else ""
-        if not loud[name]:
-            yield row(f"{name}: every window lost requests", "", [lost[name]])
+        for server in servers:
+            turns = (lambda: None), start_beside, server.reload
+            for values, during in zip(gaps[server.name], turns):
+                try:
+                    values.append(gap_ms(bench, server, scale, during))
+                except LostRequests:
+                    if server.name.startswith("handoffd"):
+                        raise
+                    lost[server.name] += 1
+    for name, (quiet, beside, loud) in gaps.items():
+        note = f"{lost[name]} windows not counted, they lost requests" if lost[name] else ""
+        if not (quiet and beside and loud):
+            yield row(f"{name}: windows that lost requests", "", [lost[name]])
             continue
-        yield row(f"{name}: longest gap, no reload", "ms", quiet[name])
-        yield row(f"{name}: longest gap, a program started beside it", "ms", other[name])
-        yield row(f"{name}: longest gap, reload", "ms", loud[name], note=note)
-        ratio = statistics.median(loud[name]) / statistics.median(quiet[name])
+        yield row(f"{name}: longest gap, no reload", "ms", quiet, note=note)
+        yield row(f"{name}: longest gap, a program started beside it", "ms", beside)
+        yield row(f"{name}: longest gap, reload", "ms", loud)
+        ratio = statistics.median(loud) / statistics.median(quiet)
         goal = 1.1 if name == "handoffd+sleepd" else None
         yield row(f"{name}: reload / no reload", "x", [ratio], goal)
 
@@ -160,7 +161,8 @@ def idle(bench, scale):
         ours = server.name == "handoffd+sleepd"
         memory = memory_kb(server.pid)
         note = f"RSS {memory['Rss'] / 1024:.1f} MB, private {memory['Pss_Anon'] / 1024:.1f} MB anonymous"
-        yield row(f"{server.name}: PSS of the master", "MB", [memory["Pss"] / 1024], 2 if ours else None, note)
+        pss = [memory["Pss"] / 1024]
+        yield row(f"{server.name}: PSS of the master", "MB", pss, 2 if ours else None, note)
         values = waken[server.name]
         yield row(
             f"{server.name}: wake-ups of the master", "/s", values, 0 if ours else None, value=max(values)
@@ -344,7 +346,8 @@ def services(bench, scale):
         yield row(f"PSS of handoffd with {name}", "MB", [memory_kb(one.server.pid)["Pss"] / 1024])
     for i, what in enumerate(("request -> serving", "processor time")):
         note = f"with foreign processes instead {medians[1][i] / medians[0][i]:.2f} x"
-        yield verdict(f"{what}: beside {scale.services} / alone", "x", medians[2][i] / medians[0][i], 1.2, note)
+        ratio = medians[2][i] / medians[0][i]
+        yield verdict(f"{what}: beside {scale.services} / alone", "x", ratio, 1.2, note)
 
 
 # ---- soak: a thousand reloads ----

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The servers that are compared, the programs that watch them, and what /proc tells of them. Everything runs
-in a private network namespace, so ports need no care."""
+"""The servers that are compared, the programs that watch them, and what /proc tells of them. Everything
+runs in a private network namespace, so ports need no care."""
 
 import ctypes
 import fcntl
@@ -73,8 +73,8 @@ def children():
 
 
 def socket_dump_ns():
-    """What the kernel needs to go through its table of TCP sockets once: the least that looking for connections
-    costs. Asks for connections in a state that none has."""
+    """What the kernel needs to go through its table of TCP sockets once: the least that looking for
+    connections costs. Asks for connections in a state that none has."""
     inet_diag = struct.pack("BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 1 << 3) + bytes(48)  # SYN_RECV
     header = struct.pack("IHHII", 16 + len(inet_diag), 20, 0x301, 1, 0)  # SOCK_DIAG_BY_FAMILY, a dump
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as s:  # NETLINK_SOCK_DIAG
@@ -189,10 +189,11 @@ class Handoffd(Server):
 
 
 def service(command, port=None, name="web", extra=""):
-    """Nothing is kept warm and nothing baked, so that a reload is answered when the new generation serves."""
+    """Nothing is kept warm or baked, so that a reload is answered when the new generation serves."""
     words = ", ".join(f'"{word}"' for word in command)
     listen = f'listen "http" {{ address = "127.0.0.1:{port}" }}' if port else 'sockets = "none"'
-    return f'service "{name}" {{\n\tcommand = {{{words}}}\n\t{listen}\n\trollout {{ bake = "0" }}\n\t{extra}\n}}\n'
+    rollout = 'rollout { bake = "0" }'
+    return f'service "{name}" {{\n\tcommand = {{{words}}}\n\t{listen}\n\t{rollout}\n\t{extra}\n}}\n'
 
 
 def nginx_configuration(directory, port):

@@ -469,7 +469,11 @@ class Daemon:
         os.kill(number, what)
 
     def descriptors(self):
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        """How many it has, with those of this one client, when all earlier clients are gone."""
+        with Client(self.control) as client:
+            client.call("GetStatus")
+            client.call("GetStatus")
+            return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     # the end
 

@@ -122,7 +122,7 @@ def test_progress_is_told_line_by_line(daemon):
     assert lines.endswith("web: reload -> serving, generation 2\n")
 
 
-@pytest.mark.parametrize("nonsense", [b"{}\0", b"[]\0", b"\0", b"{" * 100 + b"\0", b'{"method": 7}\0', b"x" * 2_000_000])
+@pytest.mark.parametrize("nonsense", [b"{}\0", b"[]\0", b"\0", b"{" * 100 + b"\0", b'{"method": 7}\0', b"x" * 2_000_000], ids=["object", "list", "empty", "deep", "type", "long"])
 def test_nonsense_on_the_control_socket(daemon, nonsense):
     daemon.configure(service(address=daemon.target)).start()
     with Client(daemon.control) as client:

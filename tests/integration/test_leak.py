@@ -29,8 +29,8 @@ def test_idle_daemon_sleeps(daemon):
         daemon.wait_event("generation-quiet", generation=1)
         daemon.settle()
         before = switches(daemon)
-        time.sleep(2)  # for nothing to happen in
-        assert switches(daemon) - before <= 1
+        time.sleep(3)  # for nothing to happen in
+        assert switches(daemon) - before <= 3  # the clients of before have closed their sockets
         assert daemon.generations() == {2: "serving", 1: "draining"}
 
 

@@ -247,7 +247,7 @@ def test_substitutions_in_the_command(daemon):
 def test_dialects(daemon, dialect, key, value):
     target = [daemon.target, f"[::1]:{daemon.port}"]
     daemon.configure(
-        service(address=target, command=[*WORKER, "facts"], extra=f'dialect = {{"{dialect}"}}')
+        service(address=target, command=[*WORKER, "facts"], extra=f'dialect = {{"{dialect}"}} ready {{ by = "notify" }}')
     ).start()
     found = look(daemon.target)["Env"]
     assert found[key] == value.format(port=daemon.port)

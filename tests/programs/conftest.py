@@ -10,6 +10,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "integration"))
 
 COLUMNS = {  # what is printed: what is counted in it
+    "steering": None,
     "answers": None,
     "slow": None,
     "gens": None,

@@ -220,17 +220,19 @@ static void test_slow_peer(void **state)
 
 struct talker {
 	ev_timer timer;
-	int fd;
+	int fd, reader;
 	usec_t last;
 };
 
 static void talk(struct ev_loop *loop, ev_timer *timer, int events)
 {
 	struct talker *t = timer->data;
+	char byte;
 
 	(void)loop;
 	(void)events;
 	assert_int_equal(write(t->fd, "x", 1), 1);
+	assert_int_equal(read(t->reader, &byte, 1), 1);
 	t->last = now_usec();
 }
 
@@ -241,6 +243,7 @@ static void test_idle_after(void **state)
 	int listener = tcp_listener("127.0.0.1", PORT, 9, false), x[4], y[4], i;
 	struct talker t;
 	struct drain_watch *w;
+	usec_t begun;
 
 	for (i = 0; i < 4; i++) {
 		x[i] = client("127.0.0.1", PORT);
@@ -251,7 +254,7 @@ static void test_idle_after(void **state)
 	assert_int_equal(l->now.total, 4);
 	assert_int_equal(l->now.idle, 0);
 	/* The last one goes on talking for a while. */
-	t = (struct talker){.fd = x[3]};
+	t = (struct talker){.fd = x[3], .reader = y[3]};
 	ev_timer_init(&t.timer, talk, 0., 0.03);
 	t.timer.data = &t;
 	ev_timer_start(l->loop, &t.timer);
@@ -261,6 +264,12 @@ static void test_idle_after(void **state)
 	until(l, l->now.idle == 4);
 	assert_true(now_usec() - t.last >= limit - 20 * USEC_PER_MSEC);
 	assert_int_equal(l->now.total, 4);
+	/* A request that nobody has read yet is no idleness, however long it waits. */
+	assert_int_equal(write(x[0], "x", 1), 1);
+	until(l, l->now.idle == 3);
+	begun = now_usec();
+	until(l, now_usec() - begun > 2 * limit);
+	assert_int_equal(l->now.idle, 3);
 	drain_watch_free(w);
 	for (i = 0; i < 4; i++)
 		end(x[i], y[i], i);

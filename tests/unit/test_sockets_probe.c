@@ -96,6 +96,37 @@ static void test_accepted(void **state)
 	accepted(&a, *state != NULL);
 }
 
+/* A probe that is given up leaves nothing in the queue, and takes nothing out of it that is not its own. */
+static void test_given_up(void **state)
+{
+	struct address address = ip_address("127.0.0.1", false);
+	struct listener_set *set;
+	unsigned queue, limit;
+	struct outcome o;
+	struct probe *p;
+	int client;
+
+	start(&address, *state != NULL);
+	set = open_set(&world, 1);
+	p = begin(set, PROBE_ACCEPTED, NULL, &o);
+	run(0.05);
+	assert_int_equal(listener_set_queue(set, 0, &queue, &limit), 0);
+	assert_int_equal(queue, 1);
+	probe_free(p);
+	assert_int_equal(listener_set_queue(set, 0, &queue, &limit), 0);
+	assert_int_equal(queue, 0);
+
+	client = connect_from(NULL, "127.0.0.1");
+	assert_true(client >= 0);
+	p = begin(set, PROBE_ACCEPTED, NULL, &o);
+	run(0.05);
+	probe_free(p);
+	assert_int_equal(listener_set_queue(set, 0, &queue, &limit), 0);
+	assert_int_equal(queue, 2); /* the client's connection must stay, so both do */
+	close(client);
+	world_stop(&world);
+}
+
 static void test_accepted_dual(void **state)
 {
 	struct address a = ip_address("::", true);
@@ -232,6 +263,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        {"test_accepted", test_accepted, NULL, NULL, NULL},
 	        {"test_accepted (cbpf)", test_accepted, NULL, NULL, (void *)1},
+	        {"test_given_up", test_given_up, NULL, NULL, NULL},
+	        {"test_given_up (cbpf)", test_given_up, NULL, NULL, (void *)1},
 	        {"test_accepted_dual", test_accepted_dual, NULL, NULL, NULL},
 	        cmocka_unit_test(test_accepted_unix),
 	        {"test_http", test_http, NULL, NULL, NULL},
