@@ -587,8 +587,8 @@ int process_signal_tree(struct process *p, int signo, bool include_main)
 	return tree_signal(p->pid, p->ended, signo, include_main);
 }
 
-/* What a worker leaves behind becomes ours, as we are the subreaper: with no other children than running workers there
- * is nothing of it, and the long way through /proc is spared. */
+/* What a worker leaves behind becomes ours, as we are the subreaper: with no other children than
+ * running workers there is nothing of it, and the long way through /proc is spared. */
 static bool left_nothing(const struct process *p)
 {
 	return p->ended && tree_count_children() == (ssize_t)p->ps->running;

@@ -254,7 +254,8 @@ static int ask(const struct socket_calls *c, const struct seccomp_notif *n)
 		return 1;
 	if (fd < 0 && is_ordinary(fd))
 		return 1;
-	if (fd >= 0 && (option(fd, SO_TYPE) != SOCK_STREAM || option(fd, SO_PROTOCOL) != IPPROTO_TCP))
+	if (fd >= 0 &&
+	        (option(fd, SO_TYPE) != SOCK_STREAM || option(fd, SO_PROTOCOL) != IPPROTO_TCP))
 		return 1;
 	if (fd >= 0 && call.kind == CALL_BIND && option(fd, SO_DOMAIN) != call.address.ss_family)
 		return 1;

@@ -32,8 +32,8 @@ struct socket_calls {
 };
 
 /* Takes `fd` over. `asked` is called with `data` for one call in each round of the loop. */
-void socket_calls_start(struct socket_calls *c, struct ev_loop *loop, int fd, socket_asked asked,
-        void *data);
+void socket_calls_start(
+        struct socket_calls *c, struct ev_loop *loop, int fd, socket_asked asked, void *data);
 /* Callers that still wait, and later ones, get ENOSYS. Does nothing if it was not started. */
 void socket_calls_stop(struct socket_calls *c);
 

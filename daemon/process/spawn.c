@@ -43,7 +43,7 @@ enum step {
 	STEP_SESSION,
 	STEP_DESCRIPTORS, /* index: the target */
 	STEP_ADOPTION,
-	STEP_LIMIT,       /* index: of service->limits */
+	STEP_LIMIT, /* index: of service->limits */
 	STEP_NICE,
 	STEP_CREDENTIALS, /* sub: the step, index: its */
 	STEP_DIRECTORY,

@@ -191,8 +191,8 @@ static int bind_for(struct member *m, int fd, const struct sockaddr_storage *to,
 		        m->config->address.text, strerror(-r));
 	if (bind(ours, (const struct sockaddr *)to, length) < 0)
 		return -errno;
-	m->adopted[m->n_adopted++] = (struct adopted){
-	        .fd = take_fd(ours), .cookie = cookie_of(fd), .address = *to};
+	m->adopted[m->n_adopted++] =
+	        (struct adopted){.fd = take_fd(ours), .cookie = cookie_of(fd), .address = *to};
 	return 0;
 }
 
@@ -247,8 +247,8 @@ int listener_set_bind(struct listener_set *set, int fd, const struct sockaddr_st
 
 /* ---- listen ---- */
 
-int listener_set_listen(struct listener_set *set, int fd, int backlog, bool *ret_fresh,
-        struct ho_error *reterr)
+int listener_set_listen(
+        struct listener_set *set, int fd, int backlog, bool *ret_fresh, struct ho_error *reterr)
 {
 	struct member *m = NULL;
 	struct adopted *a = find(set, cookie_of(fd), &m);
@@ -336,8 +336,7 @@ static bool sweep_member(struct member *m, const struct cookie_set *inodes, bool
 	return m->n_adopted < before;
 }
 
-bool listener_set_sweep(
-        struct listener_set *set, process_lister lister, void *data, bool starting)
+bool listener_set_sweep(struct listener_set *set, process_lister lister, void *data, bool starting)
 {
 	struct cookie_set inodes = {0};
 	bool any = false, lost = false;

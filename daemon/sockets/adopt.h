@@ -18,18 +18,17 @@ int listener_set_bind(struct listener_set *set, int fd, const struct sockaddr_st
         socklen_t length, struct ho_error *reterr);
 /* The same for listen(2); 1: not a socket that was bound here. `ret_fresh` (after 0): it did not
  * listen before. */
-int listener_set_listen(struct listener_set *set, int fd, int backlog, bool *ret_fresh,
-        struct ho_error *reterr);
+int listener_set_listen(
+        struct listener_set *set, int fd, int backlog, bool *ret_fresh, struct ho_error *reterr);
 
 /* Looks for sockets that the program has closed again, or that died with their process: no process
- * of the generation (`lister`) and none of the machine holds them. Those are given up; but while the
- * generation is no longer `starting`, the last listening ones of an address are kept, so that
+ * of the generation (`lister`) and none of the machine holds them. Those are given up; but while
+ * the generation is no longer `starting`, the last listening ones of an address are kept, so that
  * clients wait for the next worker in their queue. Returns whether any was. */
-bool listener_set_sweep(
-        struct listener_set *set, process_lister lister, void *data, bool starting);
+bool listener_set_sweep(struct listener_set *set, process_lister lister, void *data, bool starting);
 
-/* "tcp:0.0.0.0:80", "tcp:*:80" for a dual-stack wildcard: where a TCP socket is bound. False if it is
- * not bound. */
+/* "tcp:0.0.0.0:80", "tcp:*:80" for a dual-stack wildcard: where a TCP socket is bound. False if it
+ * is not bound. */
 bool adopt_describe(int fd, char *ret, size_t size);
 
 #endif

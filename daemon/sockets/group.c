@@ -507,8 +507,8 @@ int group_probe_begin(struct member *m, int *ret_fd, struct sockaddr_storage *re
 	int r = -EOPNOTSUPP;
 
 	if (m->adopt_only && m->n_listening == 0)
-		return ho_error_set(reterr, -EAGAIN, "the program does not listen on %s yet",
-		        g->address.text);
+		return ho_error_set(
+		        reterr, -EAGAIN, "the program does not listen on %s yet", g->address.text);
 	if (g->probed)
 		return ho_error_set(
 		        reterr, -EBUSY, "another probe of %s is under way", g->address.text);

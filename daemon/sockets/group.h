@@ -32,7 +32,7 @@ struct member {
 	const struct listener_config *config; /* the set holds its configuration */
 	uint32_t generation;
 	uint64_t serial; /* later members have greater ones */
-	int fd; /* ours; -1: only what the program binds */
+	int fd;          /* ours; -1: only what the program binds */
 	uint8_t tag;
 	unsigned revivals;
 	bool adopt_only;

@@ -50,7 +50,8 @@ struct reuseport {
 	size_t n;
 	uint8_t last_tag;
 	uint32_t tags; /* in use */
-	/* Another group of ours has the port: then listen(2) refuses a socket that has a program. */
+	/* Another group of ours has the port: then listen(2) refuses a socket that has a program.
+	 */
 	bool beside;
 	const struct member *probed;
 	struct sockaddr_storage probe_from;
@@ -155,8 +156,8 @@ static const struct entry *resting_place(const struct reuseport *r)
 	return NULL;
 }
 
-/* The member's part from `first` to `last`, in equal shares for each of its sockets, as far as there
- * is room: what has none left goes to the last of them. */
+/* The member's part from `first` to `last`, in equal shares for each of its sockets, as far as
+ * there is room: what has none left goes to the last of them. */
 static void add_sides(const struct reuseport *r, const struct member *m, uint64_t first,
         uint64_t last, struct steer_rule *rule, size_t room)
 {
@@ -399,8 +400,7 @@ int reuseport_prepare(const struct reuseport *r, int fd)
 	struct stat st;
 	int one = 1;
 
-	if (fstat(fd, &st) < 0 ||
-	        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
+	if (fstat(fd, &st) < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
 	        setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) < 0)
 		return -errno;
 	return st.st_uid == owner ? 0 : listener_set_uid(fd, owner);

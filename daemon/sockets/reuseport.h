@@ -13,8 +13,8 @@
 
 /* Opens the group at `ip` (borrowed for its life). With `passed_fd` (listening, borrowed) the group
  * is built around this socket, which keeps its connections and serves the first member; *ret_ebpf
- * tells which program it got. With `port_is_ours` nobody else can have the port, as another group of
- * ours has it in another form. */
+ * tells which program it got. With `port_is_ours` nobody else can have the port, as another group
+ * of ours has it in another form. */
 int reuseport_open(const struct address *ip, const struct group_context *x, int passed_fd,
         bool port_is_ours, struct reuseport **ret, bool *ret_ebpf);
 /* Only when all members have left. Accepts NULL. */
@@ -23,13 +23,14 @@ struct reuseport *reuseport_close(struct reuseport *r);
 /* Fills fd and tag of `m`; it gets no connection before reuseport_apply(). -EUSERS: too many
  * generations. */
 int reuseport_join(struct reuseport *r, struct member *m);
-/* Closes m->fd and takes out what it has adopted. No connection that another member would have got goes astray. */
+/* Closes m->fd and takes out what it has adopted. No connection that another member would have got
+ * goes astray. */
 void reuseport_leave(struct reuseport *r, struct member *m, bool sticky);
 
 /* So that bind(2) of the program's socket makes it one that can join. */
 int reuseport_prepare(const struct reuseport *r, int fd);
-/* Lets the program's bound socket listen as one of the member's; negative errno is the answer to the
- * program. */
+/* Lets the program's bound socket listen as one of the member's; negative errno is the answer to
+ * the program. */
 int reuseport_adopt(struct reuseport *r, struct member *m, int fd, int backlog, bool sticky);
 /* A listening socket that nobody holds but us, or is not to listen any more: what waits there moves
  * to whoever gets new connections if it was one of those; it is not closed. */

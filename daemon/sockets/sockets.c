@@ -313,7 +313,7 @@ struct listener_info listener_set_info(const struct listener_set *set, size_t i)
 	        .config = m->config,
 	        .fd = m->fd,
 	        .steering = m->group->steering,
-	        .origin = m->n_listening            ? ORIGIN_ADOPTED
+	        .origin = m->n_listening             ? ORIGIN_ADOPTED
 	                  : m->group->passed_fd >= 0 ? ORIGIN_SYSTEMD
 	                                             : ORIGIN_BOUND,
 	        .tag = m->tag,

@@ -166,13 +166,13 @@ static int interrupted(void)
 
 static int child(const char *what)
 {
-	return !strcmp(what, "bind")         ? binds_and_listens(PORT)
-	       : !strcmp(what, "thread")     ? in_a_thread()
-	       : !strcmp(what, "grandchild") ? in_a_grandchild()
-	       : !strcmp(what, "others")     ? others()
+	return !strcmp(what, "bind")          ? binds_and_listens(PORT)
+	       : !strcmp(what, "thread")      ? in_a_thread()
+	       : !strcmp(what, "grandchild")  ? in_a_grandchild()
+	       : !strcmp(what, "others")      ? others()
 	       : !strcmp(what, "interrupted") ? interrupted()
-	       : !strcmp(what, "nnp")        ? prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
-	                                     : 255;
+	       : !strcmp(what, "nnp")         ? prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	                                      : 255;
 }
 
 /* ---- handoffd's side ---- */
@@ -195,7 +195,7 @@ static int on_asked(void *data, struct process *p, const struct socket_call *cal
 	if (call->kind == CALL_LISTEN)
 		return listen(call->fd, call->backlog) < 0 ? -errno : 0;
 	return bind(call->fd, (const struct sockaddr *)&call->address, call->length) < 0 ? -errno
-	                                                                                   : 0;
+	                                                                                 : 0;
 }
 
 static void on_exited(void *data, struct process *p, struct exit_info how)

@@ -84,11 +84,13 @@ static struct sockaddr_storage address_to(const char *ip, int port, socklen_t *n
 	struct sockaddr_in *in = (struct sockaddr_in *)&ss;
 
 	if (strchr(ip, ':')) {
-		*in6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
+		*in6 = (struct sockaddr_in6){
+		        .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
 		inet_pton(AF_INET6, ip, &in6->sin6_addr);
 		*n = sizeof *in6;
 	} else {
-		*in = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+		*in = (struct sockaddr_in){
+		        .sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
 		inet_pton(AF_INET, ip, &in->sin_addr);
 		*n = sizeof *in;
 	}
@@ -587,7 +589,7 @@ int main(void)
 #define BOTH(test)                                                                                 \
 	{#test " (ebpf)", test, NULL, clean_up, NULL},                                             \
 	{                                                                                          \
-		#test " (cbpf)", test, NULL, clean_up, &classic                                    \
+#test " (cbpf)", test, NULL, clean_up, &classic                                    \
 	}
 	const struct CMUnitTest tests[] = {
 	        BOTH(test_takes_the_place_of_ours),
