@@ -334,3 +334,4 @@ def test_worker_that_asks_to_be_replaced(daemon):
     daemon.wait_log(r"worker-restarting web generation 1 worker 0")
     get(daemon.target)
     assert daemon.service()["generations"][0]["workers"][0]["status"] == "No such file or directory"
+    mark.unlink()
