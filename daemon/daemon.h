@@ -53,6 +53,14 @@ struct last_words {
 };
 #define LAST_WORDS_MAX 32
 
+/* A descriptor that a worker gave us to keep over its generations (FDSTORE=1). */
+struct kept_fd {
+	uint32_t service;
+	int fd;
+	char name[CONFIG_MAX_NAME];
+};
+#define KEPT_FDS_MAX 32 /* of one service */
+
 struct posted {
 	struct posted *next;
 	struct event ev;
@@ -88,6 +96,8 @@ struct daemon {
 	struct live_worker *rests;
 	struct last_words words[LAST_WORDS_MAX];
 	unsigned n_words;
+	struct kept_fd *kept;
+	size_t n_kept;
 	char status_text[256];
 	bool adoption_told; /* that sockets cannot be adopted */
 	bool out_of_memory; /* an event could not be queued: told once there is room */
@@ -118,6 +128,14 @@ void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
 /* A process_lister of a struct live_generation. */
 void live_generation_processes(void *data, void (*each)(pid_t pid, void *arg), void *arg);
+
+/* kept.c: like systemd's descriptor store, for workers */
+void kept_add(struct daemon *d, uint32_t service, const char *name, int fd);
+/* All that have the name; NULL: all of the service. */
+void kept_remove(struct daemon *d, uint32_t service, const char *name);
+/* Appends them to what a worker is passed, at most `room`; returns how many. */
+size_t kept_pass(const struct daemon *d, uint32_t service, struct passed_fd *fds, size_t room);
+void kept_free(struct daemon *d);
 
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);

@@ -301,6 +301,7 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 			.index = a->worker, .serial = a->serial};
 		spec.n_fds = sockets_to_pass(g, fds);
 		spec.adoption = daemon_adoption(g);
+		spec.n_fds += kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
 		r = process_start(d->processes, &spec, w, &w->process, &error);
 	}
 	if (r < 0) {
@@ -506,6 +507,8 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		ev_break(d->loop, EVBREAK_ALL);
 		break;
 	case ACTION_FORGET_SERVICE:
+		kept_remove(d, a->service, NULL);
+		break;
 	case ACTION_TYPE_COUNT:
 		break;
 	}

@@ -196,10 +196,22 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 		ev.said.number = m->number;
 		break;
 	case NOTIFY_ERRNO:
-	case NOTIFY_WATCHDOG:
+		ev.said.word = WORD_STATUS;
+		ev.text = strerror((int)m->number);
+		break;
 	case NOTIFY_WATCHDOG_TRIGGER:
+		ev.said.word = WORD_STUCK;
+		break;
+	case NOTIFY_FDSTORE:
+		kept_add(data, w->service, m->text, m->fd);
+		return;
+	case NOTIFY_FDREMOVE:
+		kept_remove(data, w->service, m->text);
+		return;
+	case NOTIFY_WATCHDOG: /* no interval is asked of workers */
 	case NOTIFY_RELOADING:
 	case NOTIFY_MAINPID_IGNORED:
+	case NOTIFY_FDNAME:
 		return;
 	}
 	daemon_post(data, &ev);

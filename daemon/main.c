@@ -414,6 +414,7 @@ static void close_all(struct daemon *d)
 	sockets_free(d->sockets);
 	for (unsigned i = 0; i < LAST_WORDS_MAX; i++)
 		free(d->words[i].text);
+	kept_free(d);
 	config_unref(d->source.config);
 	systemd_watchdog_free(d->watchdog);
 	if (d->loop)

@@ -35,7 +35,7 @@ enum event_type {
 };
 const char *event_type_to_string(enum event_type t);
 
-enum worker_word { WORD_READY, WORD_STATUS, WORD_STOPPING, WORD_EXTEND, WORD_TROUBLE };
+enum worker_word { WORD_READY, WORD_STATUS, WORD_STOPPING, WORD_EXTEND, WORD_TROUBLE, WORD_STUCK };
 
 struct event {
 	enum event_type type;

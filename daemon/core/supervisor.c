@@ -15,6 +15,7 @@
 #define SLOT_MASK ((1u << SLOT_BITS) - 1)
 #define SLOTS_MAX (1u << SLOT_BITS)
 #define ACTIONS_OF_SUPERVISOR 32
+#define SIGNAL_ABRT 6
 /* systemd's patience beyond what the settings allow. */
 #define EXTEND_MARGIN_USEC (10 * USEC_PER_SEC)
 
@@ -320,6 +321,13 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 		break;
 	case WORD_TROUBLE:
 		(void)copy_string(g->trouble, sizeof g->trouble, ev->text ? ev->text : "");
+		break;
+	case WORD_STUCK: /* as systemd's watchdog does: with a core dump, then like any crash */
+		if (w->state != WORKER_RUNNING && w->state != WORKER_READY)
+			break;
+		supervisor_act(s, ACTION_SIGNAL_WORKER, g->service, g, w)->signo = SIGNAL_ABRT;
+		supervisor_record(s, RECORD_WORKER_KILLED, g->service, g, w)->text =
+			"it asked for it (WATCHDOG=trigger)";
 		break;
 	case WORD_STOPPING:
 		break;

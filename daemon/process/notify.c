@@ -63,6 +63,8 @@ static bool parse_line(char *line, struct notify_message *m)
 	        {"RELOADING=1", NOTIFY_RELOADING},
 	        {"WATCHDOG=1", NOTIFY_WATCHDOG},
 	        {"WATCHDOG=trigger", NOTIFY_WATCHDOG_TRIGGER},
+	        {"FDSTORE=1", NOTIFY_FDSTORE},
+	        {"FDSTOREREMOVE=1", NOTIFY_FDREMOVE},
 	};
 	static const struct {
 		const char *key;
@@ -88,6 +90,11 @@ static bool parse_line(char *line, struct notify_message *m)
 			m->kind = numbers[i].kind;
 			return parse_number(value, numbers[i].max, &m->number);
 		}
+	}
+	m->text = value_of(line, "FDNAME");
+	if (m->text) {
+		m->kind = NOTIFY_FDNAME;
+		return true;
 	}
 	m->text = value_of(line, "STATUS");
 	if (!m->text)
@@ -118,73 +125,122 @@ void notify_parse(const char *bytes, size_t length,
 	}
 }
 
-/* Takes what came beside the datagram: descriptors are closed always (that also answers BARRIER=1).
- */
-static bool take_control(struct msghdr *h, struct ucred *ret)
-{
-	bool known = false;
+/* What came beside one datagram. */
+struct beside {
+	struct ucred from;
+	bool known;
+	int fds[SCM_MAX_FDS];
+	size_t n_fds;
+};
 
+static void take_control(struct msghdr *h, struct beside *ret)
+{
+	ret->known = false;
+	ret->n_fds = 0;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(h); c; c = CMSG_NXTHDR(h, c)) {
 		if (c->cmsg_level != SOL_SOCKET)
 			continue;
-		if (c->cmsg_type == SCM_CREDENTIALS && c->cmsg_len == CMSG_LEN(sizeof *ret)) {
-			memcpy(ret, CMSG_DATA(c), sizeof *ret);
-			known = true;
+		if (c->cmsg_type == SCM_CREDENTIALS && c->cmsg_len == CMSG_LEN(sizeof ret->from)) {
+			memcpy(&ret->from, CMSG_DATA(c), sizeof ret->from);
+			ret->known = ret->from.pid > 0;
 		}
 		if (c->cmsg_type != SCM_RIGHTS)
 			continue;
-		for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= c->cmsg_len; at += sizeof(int)) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(c) + at, sizeof fd);
-			(void)close_fd(fd);
-		}
+		for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= c->cmsg_len; at += sizeof(int))
+			if (ret->n_fds < SCM_MAX_FDS)
+				memcpy(&ret->fds[ret->n_fds++], CMSG_DATA(c) + at, sizeof(int));
 	}
-	return known && ret->pid > 0;
+}
+
+/* As systemd has it for names of descriptors: printable, no colon; "stored" without one. */
+static bool valid_name(const char *name)
+{
+	size_t n = strlen(name);
+
+	if (n == 0 || n >= CONFIG_MAX_NAME)
+		return false;
+	for (; *name; name++)
+		if (*name <= ' ' || *name >= 0x7f || *name == ':')
+			return false;
+	return true;
 }
 
 struct delivery {
 	struct notify *notify;
 	bool alive;
+	bool store, forget;
+	char name[CONFIG_MAX_NAME];
 };
 
 static bool deliver(void *arg, const struct notify_message *m)
 {
 	struct delivery *d = arg;
 
+	if (m->kind == NOTIFY_FDNAME) {
+		if (valid_name(m->text))
+			(void)copy_string(d->name, sizeof d->name, m->text);
+		return true;
+	}
+	if (m->kind == NOTIFY_FDSTORE || m->kind == NOTIFY_FDREMOVE) {
+		d->store |= m->kind == NOTIFY_FDSTORE;
+		d->forget |= m->kind == NOTIFY_FDREMOVE;
+		return true;
+	}
 	d->alive = d->notify->message(d->notify->data, m);
 	return d->alive;
 }
 
+/* FDNAME may stand before or after the word that it belongs to. */
+static void deliver_fds(struct delivery *d, const struct beside *b)
+{
+	struct notify_message m = {.kind = NOTIFY_FDREMOVE, .text = d->name, .fd = -1};
+
+	if (d->alive && d->forget)
+		d->alive = d->notify->message(d->notify->data, &m);
+	m.kind = NOTIFY_FDSTORE;
+	for (size_t i = 0; d->alive && d->store && i < b->n_fds; i++) {
+		m.fd = b->fds[i];
+		d->alive = d->notify->message(d->notify->data, &m);
+	}
+}
+
 bool notify_read(struct notify *n, unsigned limit)
 {
-	struct delivery d = {.notify = n, .alive = true};
+	bool alive = true;
 
-	while (d.alive && n->fd >= 0 && limit-- > 0) {
+	while (alive && n->fd >= 0 && limit-- > 0) {
 		union {
 			char bytes[CMSG_SPACE(sizeof(struct ucred)) +
 			           CMSG_SPACE(SCM_MAX_FDS * sizeof(int))];
 			struct cmsghdr align;
 		} control;
 		char bytes[NOTIFY_MAX_BYTES];
+		struct delivery d = {.notify = n, .alive = true, .name = "stored"};
 		struct iovec iov = {.iov_base = bytes, .iov_len = sizeof bytes};
 		struct msghdr h = {.msg_iov = &iov,
 		        .msg_iovlen = 1,
 		        .msg_control = &control,
 		        .msg_controllen = sizeof control};
 		ssize_t got = recvmsg(n->fd, &h, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-		struct ucred from = {0};
+		struct beside b;
 
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
 			break;
-		if (!take_control(&h, &from) || !n->accepts(n->data, from.pid, from.uid))
+		take_control(&h, &b);
+		if (!b.known || !n->accepts(n->data, b.from.pid, b.from.uid)) {
 			n->strangers++;
-		else if (!(h.msg_flags & MSG_TRUNC))
+		} else if (!(h.msg_flags & MSG_TRUNC)) {
 			notify_parse(bytes, (size_t)got, deliver, &d);
+			deliver_fds(&d, &b);
+			alive = d.alive;
+		}
+		/* also those that nobody asked for: that answers BARRIER=1 */
+		for (size_t i = 0; i < b.n_fds; i++)
+			(void)close_fd(b.fds[i]);
 	}
-	return d.alive;
+	return alive;
 }
 
 static int bind_name(struct notify *n, int fd)

@@ -35,12 +35,16 @@ enum notify_kind {
 	NOTIFY_READY_FD,  /* newline on the descriptor of ready.by = fd:N */
 	NOTIFY_EXEC_READY, /* the command of ready.by = exec: succeeded */
 	NOTIFY_MAINPID_IGNORED, /* MAINPID=number */
+	NOTIFY_FDNAME,	  /* FDNAME=text: belongs to the next two, is not delivered by itself */
+	NOTIFY_FDSTORE,	  /* FDSTORE=1: keep `fd` as `text`; once for each descriptor */
+	NOTIFY_FDREMOVE,  /* FDSTOREREMOVE=1: forget what is kept as `text` */
 };
 struct notify_message {
 	enum notify_kind kind;
 	uint64_t number;  /* of ERRNO, EXTEND (microseconds) and MAINPID */
-	const char *text; /* of STATUS, valid UTF-8 without control characters; else NULL */
-	int fd;		  /* always -1 for now */
+	const char *text; /* of STATUS, valid UTF-8 without control characters; of FDSTORE and FDREMOVE, a valid name;
+			   * else NULL */
+	int fd;		  /* of FDSTORE, borrowed: closed after the call; else -1 */
 };
 
 enum socket_call_kind { CALL_BIND, CALL_LISTEN };

@@ -112,6 +112,7 @@ static int start(char **command)
 	errno = posix_spawnp(&pid, *command, &actions, NULL, command, environ);
 	if (errno)
 		die(*command);
+	(void)posix_spawn_file_actions_destroy(&actions);
 	do {
 		if (ask() > 0)
 			after = now();

@@ -309,3 +309,29 @@ def test_worker_cannot_join_or_hijack_the_port(daemon, root):
         finally:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_kept_descriptors(daemon):
+    """FDSTORE=1: what a worker gives away comes back to the next generation, until it is taken out."""
+    kept = service(address=daemon.target, command=[*WORKER, "keeps"])
+    daemon.configure(kept).start()
+    assert get(daemon.target) == "count=1 names=http\n"
+    daemon.reload("web")
+    assert get(daemon.target) == "count=2 names=http:counter\n"
+    daemon.configure(service(address=daemon.target, command=[*WORKER, "keeps", "forget"]))
+    daemon.reload("web")
+    assert get(daemon.target) == "count=3 names=http:counter\n"
+    daemon.reload("web")
+    assert get(daemon.target) == "count=1 names=http\n"
+
+
+def test_worker_that_asks_to_be_replaced(daemon):
+    mark = daemon.run / "asked"
+    daemon.configure(
+        service(address=daemon.target, command=[*WORKER, "stuck", mark], extra='ready { by = "notify" }')
+    ).start()
+    daemon.wait_log(r"worker-crashed web generation 1 worker 0 .* was ended by signal 6")
+    daemon.wait_log(r"worker-restarting web generation 1 worker 0")
+    get(daemon.target)
+    assert daemon.service()["generations"][0]["workers"][0]["status"] == "No such file or directory"
+    mark.unlink()

@@ -142,6 +142,36 @@ def last_words():
     sys.exit(7)
 
 
+def keeps():
+    """Counts its generations in a memory file that handoffd keeps for it: WORD in argv[2] says how."""
+    names = os.environ["LISTEN_FDNAMES"].split(":")
+    if "counter" in names:
+        fd = 3 + names.index("counter")
+    else:
+        fd = os.memfd_create("counter")
+        path = os.environ["NOTIFY_SOCKET"]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.connect("\0" + path[1:])
+            for _ in range(2):  # what is there already is kept once
+                socket.send_fds(s, [b"FDNAME=counter\nFDSTORE=1"], [fd])
+    count = int(os.pread(fd, 20, 0) or b"0") + 1
+    os.pwrite(fd, str(count).encode(), 0)
+    if sys.argv[2:] == ["forget"]:
+        notify("FDSTOREREMOVE=1\nFDNAME=counter")
+    notify("READY=1")
+    serve(passed(), f"count={count} names={':'.join(names)}\n")
+
+
+def stuck():
+    """The first one asks to be replaced."""
+    if not os.path.exists(sys.argv[2]):
+        open(sys.argv[2], "w", encoding="ascii").close()
+        notify("READY=1\nWATCHDOG=trigger")
+    else:
+        notify("READY=1\nERRNO=2")
+    serve(passed())
+
+
 def unlinks():
     """Removes the socket's file when it leaves, as php-fpm does."""
     listener = passed()

@@ -346,7 +346,8 @@ static void test_substitutions(void **state)
 static bool add_message(void *arg, const struct notify_message *m)
 {
 	static const char *const names[] = {"ready", "stopping", "status", "errno", "extend",
-	        "watchdog", "trigger", "reloading", "ready-fd", "exec-ready", "mainpid"};
+	        "watchdog", "trigger", "reloading", "ready-fd", "exec-ready", "mainpid", "fdname",
+	        "fdstore", "fdremove"};
 
 	text_add(arg, "%s", names[m->kind]);
 	if (m->number)
@@ -381,7 +382,9 @@ static void test_datagrams(void **state)
 	        "reloading watchdog trigger ");
 	DATAGRAM("ERRNO=2\nERRNO=-2\nERRNO=\nERRNO=99999999999\nMAINPID=77\n",
 	        "errno:2 mainpid:77 ");
-	DATAGRAM("EXTEND_TIMEOUT_USEC=5000000\nBARRIER=1\nFDSTORE=1", "extend:5000000 ");
+	DATAGRAM("EXTEND_TIMEOUT_USEC=5000000\nBARRIER=1", "extend:5000000 ");
+	DATAGRAM("FDSTORE=1\nFDNAME=a b\nFDSTOREREMOVE=1\nFDSTORE=2",
+	        "fdstore fdname:a b fdremove ");
 	DATAGRAM("EXTEND_TIMEOUT_USEC=18446744073709551616", "");
 	DATAGRAM("STATUS=\nSTATUS=a=b\tc\x1b[1m", "status: status:a=b c [1m ");
 	DATAGRAM("STATUS=\xe2\x82\xac \xc0\x80 \xed\xa0\x80 \xf5 \xe2\x82",
