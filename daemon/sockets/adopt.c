@@ -17,6 +17,10 @@
 #include "sockets/set.h"
 #include "system/fd.h"
 
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+
 static int option(int fd, int level, int name)
 {
 	int value = -1;
@@ -32,6 +36,22 @@ static uint64_t cookie_of(int fd)
 	socklen_t n = sizeof cookie;
 
 	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &n) < 0 ? 0 : cookie;
+}
+
+static uint64_t network_of(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t n = sizeof cookie;
+
+	return getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &n) < 0 ? 0 : cookie;
+}
+
+/* A program may have a network namespace of its own, with the same addresses. */
+static bool in_our_network(int fd)
+{
+	_cleanup_close_ int ours = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	return ours < 0 || network_of(ours) == network_of(fd);
 }
 
 /* ---- forms of an address ---- */
@@ -231,7 +251,7 @@ int listener_set_bind(struct listener_set *set, int fd, const struct sockaddr_st
 		else if (overlaps(&form, &g->ip))
 			other = &set->members[i];
 	}
-	if (!m && !other)
+	if ((!m && !other) || !in_our_network(fd))
 		return 1;
 	if (!m && !(is_wildcard(&form) && may_reform(other->group, other)))
 		return refuse(other, &form, reterr);

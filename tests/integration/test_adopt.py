@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Programs that bind their port themselves are handed over like those that take theirs."""
 
+import ctypes
+import os
+import platform
+import struct
+
 import pytest
 from binders import PYTHON, binder, configured, node
-from harness import NOBODY, Http, Load, generation, get
+from harness import NOBODY, Http, Load, generation, get, service
 
 
 def test_every_socket_gets_a_part(daemon):
@@ -54,6 +59,39 @@ def test_killed_under_load(daemons, mode, steering):
     if steering == "ebpf":
         assert result["failed"] <= 5 * 10, result["failures"]
     assert daemon.reload("web")["generation"] == 2
+
+
+def occupied():
+    """As in a container that has a seccomp listener of its own: there cannot be a second one."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000))  # allow everything
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 1, ctypes.addressof(code)))
+    fd = libc.syscall(317, 1, 1 << 3, program)  # seccomp with NEW_LISTENER
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+    os.set_inheritable(fd, True)
+
+
+@pytest.fixture
+def no_second_listener(root):
+    if platform.machine() != "x86_64":
+        pytest.skip("the number of the system call is that of x86_64")
+    return {"preexec_fn": occupied, "close_fds": False}
+
+
+def test_impossible_but_not_needed(daemons, no_second_listener):
+    daemon = daemons(**no_second_listener)
+    daemon.configure(service(address=daemon.target)).start()
+    told = daemon.wait_event("adoption-impossible")
+    assert "sockets are only passed" in told["text"]
+    assert daemon.reload("web")["generation"] == 2
+    assert len(daemon.seen("adoption-impossible")) == 1
+
+
+def test_impossible(daemons, no_second_listener):
+    daemon = configured(daemons(**no_second_listener), binder("plain"), "adopt").spawn()
+    daemon.wait_log("generation-failed.*cannot take over the sockets of service .web.*seccomp")
+    daemon.wait_exit(1)
 
 
 def test_wrong_port(daemon):

@@ -355,6 +355,23 @@ static void test_form_is_kept(void **state)
 	world_stop(&world);
 }
 
+static void test_another_network(void **state)
+{
+	struct ho_error e = {0};
+	struct listener_set *a;
+	int ours = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), fd;
+
+	begin(state, "127.0.0.1", false, SOCKETS_ADOPT);
+	a = open_set(&world, 1);
+	assert_int_equal(unshare(CLONE_NEWNET), 0);
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(setns(ours, CLONE_NEWNET), 0);
+	assert_int_equal(bind_to(a, fd, "127.0.0.1", PORT, &e), 1);
+	close(fd);
+	close(ours);
+	world_stop(&world);
+}
+
 /* It tries whether the port is free. */
 static void test_closed_again(void **state)
 {
@@ -599,6 +616,7 @@ int main(void)
 	        BOTH(test_calls_again),
 	        BOTH(test_forms),
 	        BOTH(test_form_is_kept),
+	        {"test_another_network", test_another_network, NULL, clean_up, NULL},
 	        BOTH(test_closed_again),
 	        BOTH(test_dead_worker),
 	        BOTH(test_pauses),
