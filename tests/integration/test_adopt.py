@@ -159,7 +159,7 @@ def test_old_connections_are_counted(daemon):
 
 def test_many_workers_have_one_port(daemon):
     configured(daemon, binder("plain"), workers=3).start()
-    assert len(daemon.seen("socket-adopted")) == 3
+    daemon.wait_count("socket-adopted", 3)
     with Load(daemon.target, rate=100, keepalive=0, slow=0) as load:
         start = daemon.now()
         daemon.kill(daemon.worker(1, 1), 15)
