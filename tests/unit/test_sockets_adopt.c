@@ -355,6 +355,24 @@ static void test_form_is_kept(void **state)
 	world_stop(&world);
 }
 
+static void test_ipv6_alone(void **state)
+{
+	struct program p = program_start(AF_INET6);
+	struct listener_set *a;
+	int one = 1, c;
+
+	begin(state, "::", true, SOCKETS_AUTO);
+	a = open_set(&world, 1);
+	setsockopt(p.fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
+	program_listens(a, &p, "::");
+	connect_many(&c, 1, "::1");
+	assert_int_equal(queue_of(p.fd), 1);
+	assert_int_equal(connect_from(NULL, "127.0.0.1"), -ECONNREFUSED);
+	close(c);
+	program_stop(&p);
+	world_stop(&world);
+}
+
 static void test_another_network(void **state)
 {
 	struct ho_error e = {0};
@@ -377,7 +395,10 @@ static void test_closed_again(void **state)
 {
 	struct listener_set *a, *b;
 	struct program old = program_start(AF_INET), trial = program_start(AF_INET), p;
-	int c[10];
+	struct sockaddr_storage to;
+	struct ho_error e = {0};
+	int c[10], probe;
+	socklen_t n;
 
 	begin(state, "127.0.0.1", false, SOCKETS_AUTO);
 	a = open_set(&world, 1);
@@ -385,8 +406,16 @@ static void test_closed_again(void **state)
 	b = open_set(&world, 2);
 	program_listens(b, &trial, "127.0.0.1");
 	assert_false(listener_set_sweep(b, no_children, &trial, true));
+	assert_int_equal(listener_set_probe_begin(b, 0, &probe, &to, &n, &e), 0);
+	(void)connect(probe, (struct sockaddr *)&to, n);
+	assert_int_equal(queue_of(trial.fd), 1);
 	program_stop(&trial);
 	assert_true(listener_set_sweep(b, no_children, NULL, true));
+	assert_int_equal(queue_of(old.fd), 0); /* or the old one would answer for the new one */
+	assert_int_equal(recv(probe, c, 1, 0), -1);
+	assert_int_equal(errno, ECONNRESET);
+	listener_set_probe_end(b, 0);
+	close(probe);
 	assert_int_equal(listener_set_info(b, 0).origin, ORIGIN_BOUND);
 	p = program_start(AF_INET);
 	program_listens(b, &p, "127.0.0.1");
@@ -486,7 +515,7 @@ static void test_counted(void **state)
 	struct inflight counts[2];
 	struct quiet_check *quiet = NULL;
 	struct ho_error e = {0};
-	int c[10], r = 0;
+	int c[10], d[3], r = 0;
 
 	begin(state, "127.0.0.1", false, SOCKETS_AUTO);
 	assert_int_equal(connections_new(world.loop, &connections, &e), 0);
@@ -496,12 +525,13 @@ static void test_counted(void **state)
 	b = open_set(&world, 2);
 	program_listens(b, &q, "127.0.0.1");
 	steer(&world, b, SHARE_ALL, a, false);
+	connect_many(d, 3, "127.0.0.1");
 	assert_int_equal(connections_count(connections, (struct listener_set *[]){a, b}, 2, NULL,
 	                         NULL, counts, &e),
 	        0);
 	assert_int_equal(counts[0].total, 10);
 	assert_int_equal(counts[0].queued, 10);
-	assert_int_equal(counts[1].total, 0);
+	assert_int_equal(counts[1].total, 3);
 	assert_int_equal(quiet_check_new(connections, a, &quiet), 0);
 	poll(NULL, 0, 5); /* it waits so long for lookups that began before the flip */
 	assert_int_equal(quiet_check_again(quiet, &counts[0]), 0);
@@ -512,6 +542,7 @@ static void test_counted(void **state)
 	assert_int_equal(r, 1);
 	(void)quiet_check_free(quiet);
 	close_many(c, 10);
+	close_many(d, 3);
 	(void)connections_free(connections);
 	program_stop(&p);
 	program_stop(&q);
@@ -616,6 +647,7 @@ int main(void)
 	        BOTH(test_calls_again),
 	        BOTH(test_forms),
 	        BOTH(test_form_is_kept),
+	        BOTH(test_ipv6_alone),
 	        {"test_another_network", test_another_network, NULL, clean_up, NULL},
 	        BOTH(test_closed_again),
 	        BOTH(test_dead_worker),
