@@ -65,7 +65,9 @@ void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation
 
 static int on_bind(struct live_generation *g, const struct socket_call *call, struct ho_error *error)
 {
-	return listener_set_bind(g->set, call->fd, &call->address, call->length, error);
+	const struct socket_holder holder = {call->caller, call->theirs};
+
+	return listener_set_bind(g->set, call->fd, holder, &call->address, call->length, error);
 }
 
 static int on_listen(struct live_generation *g, const struct live_worker *w, const struct socket_call *call,

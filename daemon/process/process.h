@@ -52,6 +52,8 @@ enum socket_call_kind { CALL_BIND, CALL_LISTEN };
 struct socket_call {
 	enum socket_call_kind kind;
 	int fd; /* the socket itself, borrowed; negative errno if it could not be had */
+	pid_t caller; /* a thread */
+	int theirs;   /* the caller's number of the socket */
 	struct sockaddr_storage address; /* BIND: IPv4 or IPv6 with a port */
 	socklen_t length;
 	int backlog; /* LISTEN */

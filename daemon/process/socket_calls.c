@@ -243,6 +243,8 @@ static bool is_ordinary(int error)
 static int ask(const struct socket_calls *c, const struct seccomp_notif *n)
 {
 	struct socket_call call = {.kind = n->data.nr == __NR_bind ? CALL_BIND : CALL_LISTEN,
+	        .caller = (pid_t)n->pid,
+	        .theirs = (int)n->data.args[0],
 	        .backlog = (int)n->data.args[1]};
 	_cleanup_close_ int fd = -1;
 

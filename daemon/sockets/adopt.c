@@ -231,8 +231,8 @@ static int refuse(const struct member *m, const struct address *form, struct ho_
 	        may_reform(g, m) || g->n_members > 1 || m->n_adopted ? " already" : "");
 }
 
-int listener_set_bind(struct listener_set *set, int fd, const struct sockaddr_storage *to,
-        socklen_t length, struct ho_error *reterr)
+int listener_set_bind(struct listener_set *set, int fd, struct socket_holder holder,
+        const struct sockaddr_storage *to, socklen_t length, struct ho_error *reterr)
 {
 	struct member *m = NULL, *other = NULL;
 	const struct adopted *known = find(set, cookie_of(fd), &m);
@@ -262,7 +262,12 @@ int listener_set_bind(struct listener_set *set, int fd, const struct sockaddr_st
 	if (r < 0)
 		return ho_error_set(reterr, r, "cannot listen on %s as the program does: %s",
 		        m->config->address.text, strerror(-r));
-	return bind_for(m, fd, to, length, reterr);
+	r = bind_for(m, fd, to, length, reterr);
+	if (r < 0)
+		return r;
+	m->adopted[m->n_adopted - 1].holder = holder.pid;
+	m->adopted[m->n_adopted - 1].theirs = holder.fd;
+	return 0;
 }
 
 /* ---- listen ---- */
@@ -303,6 +308,31 @@ static bool is_held(const struct cookie_set *inodes, const struct adopted *a)
 	struct stat st;
 
 	return fstat(a->fd, &st) < 0 || cookie_set_find(inodes, st.st_ino);
+}
+
+/* Most sockets stay with whoever bound them: then nothing else has to be looked through. */
+static bool is_with_holder(const struct adopted *a)
+{
+	char path[64], link[64], want[64];
+	struct stat st;
+	ssize_t n;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)a->holder, a->theirs);
+	n = readlink(path, link, sizeof link - 1);
+	if (n < 0 || fstat(a->fd, &st) < 0)
+		return false;
+	link[n] = '\0';
+	(void)snprintf(want, sizeof want, "socket:[%llu]", (unsigned long long)st.st_ino);
+	return strcmp(link, want) == 0;
+}
+
+static bool all_with_holders(const struct listener_set *set)
+{
+	for (size_t i = 0; i < set->n; i++)
+		for (size_t k = 0; k < set->members[i].n_adopted; k++)
+			if (!is_with_holder(&set->members[i].adopted[k]))
+				return false;
+	return true;
 }
 
 static size_t count_lost(const struct listener_set *set, const struct cookie_set *inodes)
@@ -359,14 +389,13 @@ static bool sweep_member(struct member *m, const struct cookie_set *inodes, bool
 bool listener_set_sweep(struct listener_set *set, process_lister lister, void *data, bool starting)
 {
 	struct cookie_set inodes = {0};
-	bool any = false, lost = false;
-	int r = 0;
+	bool lost = false;
+	int r;
 
-	for (size_t i = 0; i < set->n; i++)
-		any |= set->members[i].n_adopted > 0;
-	if (any)
-		r = held_inodes(lister, data, &inodes);
-	if (any && r >= 0 && count_lost(set, &inodes)) {
+	if (all_with_holders(set))
+		return false;
+	r = held_inodes(lister, data, &inodes);
+	if (r >= 0 && count_lost(set, &inodes)) {
 		/* What belongs to others cannot be read without privileges, and is not ours. */
 		r = held_inodes(every_process, NULL, &inodes);
 		for (size_t i = 0; r != -ENOMEM && i < set->n; i++)

@@ -11,11 +11,17 @@
 #include "sockets/connections.h"
 #include "sockets/sockets.h"
 
+/* Who has a socket, and by what number: a thread. */
+struct socket_holder {
+	pid_t pid;
+	int fd;
+};
+
 /* A process of the generation wants to bind its TCP socket `fd` (borrowed) to an address with a
  * port. 0: done; negative errno: what it is to be told, with words in `reterr` if an operator
  * should know; 1: no address of the set, the kernel may do it. */
-int listener_set_bind(struct listener_set *set, int fd, const struct sockaddr_storage *to,
-        socklen_t length, struct ho_error *reterr);
+int listener_set_bind(struct listener_set *set, int fd, struct socket_holder holder,
+        const struct sockaddr_storage *to, socklen_t length, struct ho_error *reterr);
 /* The same for listen(2); 1: not a socket that was bound here. `ret_fresh` (after 0): it did not
  * listen before. */
 int listener_set_listen(

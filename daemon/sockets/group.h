@@ -19,6 +19,8 @@ struct unix_names;
 struct adopted {
 	int fd;
 	uint64_t cookie;
+	pid_t holder;   /* who bound it, */
+	int theirs;     /* and its number there */
 	bool listening; /* and a member of the SO_REUSEPORT group */
 	struct sockaddr_storage address;
 };

@@ -102,7 +102,7 @@ static int bind_to(struct listener_set *set, int fd, const char *ip, int port, s
 	socklen_t n;
 	struct sockaddr_storage to = address_to(ip, port, &n);
 
-	return listener_set_bind(set, fd, &to, n, e);
+	return listener_set_bind(set, fd, (struct socket_holder){getpid(), -1}, &to, n, e);
 }
 
 static void program_listens(struct listener_set *set, const struct program *p, const char *ip)
@@ -472,6 +472,10 @@ static void test_pauses(void **state)
 	ev_run(world.loop, EVRUN_ONCE);
 	assert_int_equal(listener_set_fds(a, 0, c, 1), 0);
 	assert_int_equal(listener_set_listen(a, p.fd, 5, &fresh, &e), 0);
+	assert_true(fresh);
+	assert_int_equal(shutdown(p.fd, SHUT_RD), 0);
+	assert_int_equal(
+	        listener_set_listen(a, p.fd, 5, &fresh, &e), 0); /* before we could see it */
 	assert_true(fresh);
 	steer(&world, a, SHARE_ALL, NULL, false);
 	connect_many(c, 5, "127.0.0.1");
