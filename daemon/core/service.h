@@ -55,6 +55,7 @@ struct service {
 	bool stop_wanted, remove, start_again;
 	bool attempted; /* the first generation has served or failed */
 	bool counted_rolling;
+	bool touched; /* by a configuration: to be settled */
 	bool finished;	/* its program ended by itself and is not to be restarted */
 	usec_t retry_at;
 	unsigned failures;

@@ -151,37 +151,25 @@ static struct service *add_service(struct supervisor *s, const char *name)
 	return sv;
 }
 
-/* Is anybody who waits for this configuration interested in the service? */
-static bool wanted(const struct supervisor *s, const char *name)
+/* Does anybody who waits for this configuration want all of it? */
+static bool all_wanted(const struct supervisor *s)
 {
-	if (s->load_all)
-		return true;
-	for (const struct request *r = s->requests; r; r = r->next) {
-		if (!r->loading)
-			continue;
-		if (r->all)
+	for (const struct request *r = s->requests; r; r = r->next)
+		if (r->loading && r->all)
 			return true;
-		for (char *const *n = r->names; *n; n++)
-			if (!strcmp(*n, name))
-				return true;
-	}
-	return false;
+	return s->load_all || !s->config;
 }
 
-static void apply_step(struct supervisor *s, struct config *config, const struct plan_step *step, bool start)
+static void apply_service(struct supervisor *s, struct config *config, const struct service_config *settings)
 {
-	struct service *sv;
+	struct service *sv = supervisor_find(s, settings->name);
+	bool start = !s->config;
 
-	if (step->address || step->verb == PLAN_REMOVE)
-		return;
-	if (!start && !wanted(s, step->service))
-		return;
-	sv = supervisor_find(s, step->service);
 	if (!sv) {
-		sv = add_service(s, step->service);
+		sv = add_service(s, settings->name);
 		if (!sv) {
 			supervisor_record(s, RECORD_SERVICE_FAILED, NULL, NULL, NULL)->text = action_text(
-				s->out, "not enough memory to add service \"%s\"", step->service);
+				s->out, "not enough memory to add service \"%s\"", settings->name);
 			return;
 		}
 		if (!start)
@@ -190,72 +178,120 @@ static void apply_step(struct supervisor *s, struct config *config, const struct
 		sv->remove = false; /* it came back while it was being stopped */
 		sv->start_again = true;
 	}
-	service_want(sv, config, config_find(config, step->service));
+	sv->touched = true;
+	service_want(sv, config, settings);
 	if (sv->state == SERVICE_STOPPED || sv->state == SERVICE_STOPPING)
 		return;
 	service_roll(sv, start ? "start" : "reload");
 }
 
-/* Not by the plan: a reload of a single service may have taken in a configuration without the others' part. */
-static void remove_services(struct supervisor *s, const struct config *config)
+static void remove_service(struct supervisor *s, struct service *sv)
+{
+	if (sv->remove)
+		return;
+	sv->remove = sv->touched = true;
+	service_stay_stopped(sv);
+	supervisor_record(s, RECORD_SERVICE_REMOVED, sv, NULL, NULL);
+	service_stop(sv);
+}
+
+/* Removals not by the plan: a reload of a single service may have taken in a configuration without the others' part. */
+static int apply_all(struct supervisor *s, struct config *config)
+{
+	char text[600];
+	struct text t = TEXT_ON(text);
+	struct plan plan;
+	int r = plan_make(s->config, config, &plan);
+
+	if (r < 0)
+		return r;
+	plan_print(&plan, &t);
+	plan_done(&plan);
+	supervisor_record(s, RECORD_CONFIG_LOADED, NULL, NULL, NULL)->text = action_text(s->out, "%s", text);
+	for (size_t i = 0; i < s->n_slots; i++)
+		if (s->services[i] && !config_find_from(config, s->services[i]->name, i))
+			remove_service(s, s->services[i]);
+	for (size_t i = 0; i < config->n_services; i++)
+		apply_service(s, config, &config->services[i]);
+	return 0;
+}
+
+/* What nobody asked for is not looked at: a reload of one service costs the same beside many others. */
+static void apply_named(struct supervisor *s, struct config *config)
+{
+	supervisor_record(s, RECORD_CONFIG_LOADED, NULL, NULL, NULL);
+	for (const struct request *r = s->requests; r; r = r->next)
+		for (char *const *name = r->names; r->loading && *name; name++) {
+			const struct service_config *settings = config_find(config, *name);
+			struct service *sv = supervisor_find(s, *name);
+
+			if (settings)
+				apply_service(s, config, settings);
+			else if (sv)
+				remove_service(s, sv);
+		}
+}
+
+static void refuse_loading(struct supervisor *s, const char *why)
+{
+	struct request *next;
+
+	for (struct request *r = s->requests; r; r = next) {
+		next = r->next;
+		if (r->loading)
+			requests_refuse(s, r, CODE_FAILED, "%s", why);
+	}
+}
+
+static void settle_touched(struct supervisor *s)
 {
 	for (size_t i = 0; i < s->n_slots; i++) {
 		struct service *sv = s->services[i];
 
-		if (!sv || sv->remove || !wanted(s, sv->name) || config_find_from(config, sv->name, i))
+		if (!sv || !sv->touched)
 			continue;
-		sv->remove = true;
-		service_stay_stopped(sv);
-		supervisor_record(s, RECORD_SERVICE_REMOVED, sv, NULL, NULL);
-		service_stop(sv);
+		sv->touched = false;
+		service_settle(sv);
 	}
 }
 
-static void settle_all(struct supervisor *s)
-{
-	for (size_t i = 0; i < s->n_slots; i++)
-		if (s->services[i])
-			service_settle(s->services[i]);
-}
+static void order_stop(struct supervisor *s);
 
 static void on_config_loaded(struct supervisor *s, struct config *config)
 {
-	bool start = !s->config, all = start || s->load_all;
-	char text[600];
-	struct text t = TEXT_ON(text);
-	struct plan plan = {0};
 	struct request *next;
+	int r = 0;
 
 	s->loading = false;
 	free(s->config_error);
 	s->config_error = NULL;
-	if (s->state == SUPERVISOR_STOPPING || plan_make(s->config, config, &plan) < 0) {
-		for (struct request *r = s->requests; r; r = next) {
-			next = r->next;
-			if (r->loading)
-				requests_refuse(s, r, CODE_FAILED, "handoffd is stopping, or short of memory");
-		}
-		s->load_all = false;
+	if (s->state == SUPERVISOR_STOPPING) {
+		refuse_loading(s, "handoffd is stopping");
+		r = -1;
+	} else if (all_wanted(s)) {
+		r = apply_all(s, config);
+		if (r < 0)
+			refuse_loading(s, "not enough memory to compare the configurations");
+	} else {
+		apply_named(s, config);
+	}
+	s->load_all = false;
+	if (r < 0) {
 		config_unref(config);
+		if (s->state == SUPERVISOR_STARTING) {
+			s->exit_code = 1;
+			order_stop(s);
+		}
 		return;
 	}
-	plan_print(&plan, &t);
-	supervisor_record(s, RECORD_CONFIG_LOADED, NULL, NULL, NULL)->text = action_text(s->out, "%s", text);
-	remove_services(s, config);
-	for (size_t i = 0; i < plan.n; i++)
-		apply_step(s, config, &plan.steps[i], start);
-	plan_done(&plan);
-	for (struct request *r = s->requests; r; r = next) {
-		next = r->next;
-		all |= r->loading;
-		if (r->loading)
-			(void)requests_begin(s, r);
+	for (struct request *q = s->requests; q; q = next) {
+		next = q->next;
+		if (q->loading)
+			(void)requests_begin(s, q);
 	}
 	config_unref(s->config);
 	s->config = config;
-	s->load_all = false;
-	if (all)
-		settle_all(s);
+	settle_touched(s);
 }
 
 static void on_config_refused(struct supervisor *s, const char *text)
