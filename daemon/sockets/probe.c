@@ -24,6 +24,7 @@ enum probe_state {
 	PROBE_CONNECT,  /* waits for the connection */
 	PROBE_IN_QUEUE, /* connected, the timer looks whether it was taken */
 	PROBE_ASKED,    /* the request is sent */
+	PROBE_OVER,     /* `done` was called */
 };
 
 struct probe {
@@ -102,6 +103,7 @@ static void finish(struct probe *p, bool ok, const char *text)
 {
 	end_attempt(p);
 	(void)copy_string(p->status, sizeof p->status, text);
+	p->state = PROBE_OVER;
 	p->done(p->data, ok, p->status);
 }
 
@@ -283,6 +285,7 @@ static void on_io(struct ev_loop *loop, struct ev_io *w, int revents)
 	(void)revents;
 	switch (p->state) {
 	case PROBE_PAUSE:
+	case PROBE_OVER:
 		break;
 	case PROBE_CONNECT:
 		on_connected(p);
@@ -314,6 +317,8 @@ static void on_timer(struct ev_loop *loop, struct ev_timer *w, int revents)
 		break;
 	case PROBE_ASKED:
 		try_again(p, "no answer within 5 s");
+		break;
+	case PROBE_OVER:
 		break;
 	}
 }
@@ -364,6 +369,8 @@ int probe_new(struct ev_loop *loop, struct listener_set *set, size_t i, enum pro
 
 void probe_hurry(struct probe *p)
 {
+	if (p->state == PROBE_OVER)
+		return;
 	end_attempt(p);
 	p->retry = RETRY_FIRST;
 	set_timer(p, 0.);

@@ -21,7 +21,7 @@ typedef void (*probe_done)(void *data, bool ok, const char *text);
  * `done` is called with false only when it can never work. probe_status() tells what the last attempt saw. */
 int probe_new(struct ev_loop *loop, struct listener_set *set, size_t i, enum probe_kind kind, const char *path,
 	probe_done done, void *data, struct probe **ret, struct ho_error *reterr);
-/* The address has got another socket, or lost one: begins again at once. */
+/* The address has got another socket, or lost one: begins again at once, unless it is done. */
 void probe_hurry(struct probe *p);
 const char *probe_status(const struct probe *p);
 struct probe *probe_free(struct probe *p);

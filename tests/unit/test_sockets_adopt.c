@@ -556,7 +556,8 @@ static void test_counted(void **state)
 /* ---- probes ---- */
 
 struct outcome {
-	bool done, ok;
+	unsigned done;
+	bool ok;
 	char text[200];
 };
 
@@ -564,7 +565,7 @@ static void on_probe(void *data, bool ok, const char *text)
 {
 	struct outcome *o = data;
 
-	o->done = true;
+	o->done++;
 	o->ok = ok;
 	(void)copy_string(o->text, sizeof o->text, text);
 }
@@ -575,7 +576,7 @@ static void test_probe_follows(void **state)
 {
 	struct listener_set *a, *b;
 	struct program old = program_start(AF_INET), p = program_start(AF_INET);
-	struct outcome o = {false, false, ""};
+	struct outcome o = {0, false, ""};
 	struct probe *probe = NULL;
 	struct ho_error e = {0};
 	int c;
@@ -613,7 +614,7 @@ static void test_probe_waits_for_a_socket(void **state)
 {
 	struct listener_set *a;
 	struct program p = program_start(AF_INET);
-	struct outcome o = {false, false, ""};
+	struct outcome o = {0, false, ""};
 	struct probe *probe = NULL;
 	struct ho_error e = {0};
 
@@ -630,6 +631,10 @@ static void test_probe_waits_for_a_socket(void **state)
 	for (int i = 0; i < 10 && !o.done; i++)
 		ev_run(world.loop, EVRUN_ONCE);
 	assert_true(o.ok);
+	probe_hurry(probe);
+	for (int i = 0; i < 3; i++)
+		ev_run(world.loop, EVRUN_NOWAIT);
+	assert_int_equal(o.done, 1);
 	(void)probe_free(probe);
 	program_stop(&p);
 	world_stop(&world);
