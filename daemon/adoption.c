@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Sockets that programs bind themselves: what a worker asks goes to the listeners of its generation, and what comes
- * of it is told. Decides nothing but when to look for sockets that are gone: at every call, at the end of a worker,
- * and once a second while a generation starts. Nothing runs while a generation serves. */
+/* Sockets that programs bind themselves: what a worker asks goes to the listeners of its
+ * generation, and what comes of it is told. Decides nothing but when to look for sockets that are
+ * gone: at every call, at the end of a worker, and once a second while a generation starts. Nothing
+ * runs while a generation serves. */
 #include "daemon.h"
 #include "system/log.h"
 
@@ -17,7 +18,8 @@ static struct generation *core_generation(struct daemon *d, uint32_t service, ui
 	return sv ? service_find(sv, generation) : NULL;
 }
 
-static void tell(struct daemon *d, enum record_type type, const struct live_worker *w, const char *text)
+static void tell(
+        struct daemon *d, enum record_type type, const struct live_worker *w, const char *text)
 {
 	const struct service *sv = supervisor_service(d->supervisor, w->service);
 	struct record r = {.type = type, RECORD_NONE};
@@ -63,15 +65,16 @@ void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation
 
 /* ---- calls ---- */
 
-static int on_bind(struct live_generation *g, const struct socket_call *call, struct ho_error *error)
+static int on_bind(
+        struct live_generation *g, const struct socket_call *call, struct ho_error *error)
 {
 	const struct socket_holder holder = {call->caller, call->theirs};
 
 	return listener_set_bind(g->set, call->fd, holder, &call->address, call->length, error);
 }
 
-static int on_listen(struct live_generation *g, const struct live_worker *w, const struct socket_call *call,
-	struct ho_error *error)
+static int on_listen(struct live_generation *g, const struct live_worker *w,
+        const struct socket_call *call, struct ho_error *error)
 {
 	bool fresh = false;
 	char where[80];
@@ -100,9 +103,10 @@ static void tell_blind(struct live_generation *g, const struct live_worker *w, i
 		return;
 	g->blind = true;
 	text_add(&t,
-		"cannot look at the sockets of the program, so they are not taken over: %s (pidfd_getfd; needs "
-		"CAP_SYS_PTRACE, or the same user)",
-		strerror(-error));
+	        "cannot look at the sockets of the program, so they are not taken over: %s "
+	        "(pidfd_getfd; needs "
+	        "CAP_SYS_PTRACE, or the same user)",
+	        strerror(-error));
 	tell(g->daemon, RECORD_ADOPTION_IMPOSSIBLE, w, text);
 }
 
@@ -149,7 +153,9 @@ enum adoption daemon_adoption(const struct live_generation *g)
 	}
 	if (!any)
 		return ADOPTION_NO;
-	return mode == SOCKETS_ADOPT ? ADOPTION_MUST : mode == SOCKETS_AUTO ? ADOPTION_IF_POSSIBLE : ADOPTION_NO;
+	return mode == SOCKETS_ADOPT  ? ADOPTION_MUST
+	       : mode == SOCKETS_AUTO ? ADOPTION_IF_POSSIBLE
+	                              : ADOPTION_NO;
 }
 
 static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
@@ -177,9 +183,10 @@ void daemon_watch_adoption(struct live_generation *g, const struct live_worker *
 	if (error < 0 && !d->adoption_told) {
 		d->adoption_told = true;
 		text_add(&t,
-			"programs that bind their address themselves cannot be taken over here (seccomp: %s); sockets "
-			"are only passed",
-			strerror(-error));
+		        "programs that bind their address themselves cannot be taken over here "
+		        "(seccomp: %s); sockets "
+		        "are only passed",
+		        strerror(-error));
 		tell(d, RECORD_ADOPTION_IMPOSSIBLE, w, text);
 	}
 	if (error < 0 || cg->state != GENERATION_STARTING || ev_is_active(&g->sweep))

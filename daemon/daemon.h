@@ -28,9 +28,9 @@ struct live_generation {
 	struct drain_watch *watch;
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
-	ev_timer sweep; /* while it starts: has the program closed a socket again? */
+	ev_timer sweep;     /* while it starts: has the program closed a socket again? */
 	char elsewhere[80]; /* where its program listens that is none of its addresses */
-	bool blind;	    /* told that its sockets cannot be looked at */
+	bool blind;         /* told that its sockets cannot be looked at */
 };
 
 /* The shell's side of a worker. */
@@ -72,7 +72,7 @@ struct config_source {
 	const char *environment;
 	struct config *config; /* referenced: what the last good load gave */
 	struct stat seen;      /* of the file at that time */
-	bool fresh;	       /* the file may have changed unseen since */
+	bool fresh;            /* the file may have changed unseen since */
 };
 
 struct daemon {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the core wants, as calls; what comes of it, as events. The only file that sees every room of the shell; it
- * decides nothing. */
+/* What the core wants, as calls; what comes of it, as events. The only file that sees every room of
+ * the shell; it decides nothing. */
 #include "daemon.h"
 #include "system/fd.h"
 #include "system/log.h"
@@ -16,8 +16,11 @@
 
 static struct event of(const struct action *a, enum event_type type)
 {
-	return (struct event){.type = type, .service = a->service, .generation = a->generation, .worker = a->worker,
-		.serial = a->serial};
+	return (struct event){.type = type,
+	        .service = a->service,
+	        .generation = a->generation,
+	        .worker = a->worker,
+	        .serial = a->serial};
 }
 
 static struct generation *core_generation(struct daemon *d, const struct action *a)
@@ -84,14 +87,16 @@ static void do_prepare(struct daemon *d, const struct action *a)
 		(void)ho_error_set(&error, -ENOMEM, "not enough memory for a generation");
 		goto fail;
 	}
-	*g = (struct live_generation){.daemon = d, .service = a->service, .generation = a->generation};
+	*g = (struct live_generation){
+	        .daemon = d, .service = a->service, .generation = a->generation};
 	ev_timer_init(&g->sweep, NULL, 0., 0.);
 	r = release_new(cg->config, cg->settings, cg->id, &g->release, &error);
 	if (r < 0)
 		goto fail;
 	g->release->environment_name = cg->config->environment;
 	if (cg->settings->n_listeners) {
-		r = listener_set_open(d->sockets, cg->config, cg->settings, cg->id, &g->set, &error);
+		r = listener_set_open(
+		        d->sockets, cg->config, cg->settings, cg->id, &g->set, &error);
 		if (r < 0)
 			goto fail;
 	}
@@ -119,8 +124,8 @@ static void stop_probes(struct daemon *d, struct live_generation *g)
 	g->next = NULL;
 }
 
-/* Every stream listener shall have taken a connection; an answer is asked of the first one only, as others may speak
- * something else. */
+/* Every stream listener shall have taken a connection; an answer is asked of the first one only, as
+ * others may speak something else. */
 static void do_probe(struct daemon *d, const struct action *a)
 {
 	struct live_generation *g = a->shell;
@@ -128,9 +133,9 @@ static void do_probe(struct daemon *d, const struct action *a)
 	struct ho_error error = {0};
 	size_t n = listener_set_count(g->set);
 	struct event ev = of(a, EVENT_PROBE_DONE);
-	enum probe_kind kind = a->http ? PROBE_HTTP :
-			       cg->settings->ready.by == READY_LISTENING ? PROBE_LISTENING :
-									   PROBE_ACCEPTED;
+	enum probe_kind kind = a->http                                     ? PROBE_HTTP
+	                       : cg->settings->ready.by == READY_LISTENING ? PROBE_LISTENING
+	                                                                   : PROBE_ACCEPTED;
 
 	free(g->probes);
 	g->probes = calloc(n, sizeof(struct probe *));
@@ -150,7 +155,7 @@ static void do_probe(struct daemon *d, const struct action *a)
 			continue;
 		g->probes_left++;
 		if (probe_new(d->loop, g->set, i, kind, cg->settings->ready.argument,
-			    daemon_on_probe, g, &g->probes[i], &error) < 0) {
+		            daemon_on_probe, g, &g->probes[i], &error) < 0) {
 			ev.text = error.text;
 			daemon_post(d, &ev);
 			return;
@@ -175,8 +180,9 @@ static void do_check_quiet(struct daemon *d, const struct action *a)
 	if (r >= 0)
 		r = quiet_check_again(g->quiet, &now);
 	if (r < 0)
-		log_line(RECORD_WARNING, "cannot find out whether generation %u is quiet, trying again: %s",
-			a->generation, strerror(-r));
+		log_line(RECORD_WARNING,
+		        "cannot find out whether generation %u is quiet, trying again: %s",
+		        a->generation, strerror(-r));
 	ev.ok = r > 0;
 	if (ev.ok)
 		g->quiet = quiet_check_free(g->quiet);
@@ -203,12 +209,14 @@ static void do_watch_drain(struct daemon *d, const struct action *a)
 {
 	struct live_generation *g = a->shell;
 	struct generation *cg = core_generation(d, a);
-	struct drain_watch_options options = {
-		.idle_after = cg->settings->drain.idle_after, .lister = live_generation_processes, .lister_data = g};
+	struct drain_watch_options options = {.idle_after = cg->settings->drain.idle_after,
+	        .lister = live_generation_processes,
+	        .lister_data = g};
 	struct event ev = of(a, EVENT_WATCH_FAILED);
 	struct ho_error error = {0};
 
-	if (drain_watch_new(d->connections, g->set, &options, daemon_on_drain, g, &g->watch, &error) < 0) {
+	if (drain_watch_new(
+	            d->connections, g->set, &options, daemon_on_drain, g, &g->watch, &error) < 0) {
 		ev.text = error.text;
 		daemon_post(d, &ev);
 	}
@@ -260,9 +268,10 @@ static void do_name_cut(struct daemon *d, const struct action *a)
 	if (list && g->set && connections_list(d->connections, g->set, list, NAMED_MAX, &n) == 0)
 		for (size_t i = 0; i < n; i++)
 			text_add(&t, "%s%s (%.1f s)", i ? ", " : "", list[i].peer,
-				(double)list[i].age / USEC_PER_SEC);
+			        (double)list[i].age / USEC_PER_SEC);
 	if (t.len)
-		log_line(RECORD_WARNING, "generation %u: cut at the deadline: %s", a->generation, text);
+		log_line(RECORD_WARNING, "generation %u: cut at the deadline: %s", a->generation,
+		        text);
 	free(list);
 }
 
@@ -291,17 +300,22 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 	struct passed_fd fds[CONFIG_MAX_LISTENERS];
 	struct event ev = of(a, EVENT_WORKER_STARTED);
 	struct ho_error error = {0};
-	struct process_spec spec = {.release = g->release, .worker = a->worker, .fds = fds, .capture = true};
+	struct process_spec spec = {
+	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
 	int r = -ENOMEM;
 
 	if (!w) {
 		(void)ho_error_set(&error, r, "not enough memory for a worker");
 	} else {
-		*w = (struct live_worker){.daemon = d, .service = a->service, .generation = a->generation,
-			.index = a->worker, .serial = a->serial};
+		*w = (struct live_worker){.daemon = d,
+		        .service = a->service,
+		        .generation = a->generation,
+		        .index = a->worker,
+		        .serial = a->serial};
 		spec.n_fds = sockets_to_pass(g, fds);
 		spec.adoption = daemon_adoption(g);
-		spec.n_fds += kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
+		spec.n_fds +=
+		        kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
 		r = process_start(d->processes, &spec, w, &w->process, &error);
 	}
 	if (r < 0) {
@@ -325,12 +339,12 @@ static void do_signal(const struct action *a, int signo)
 
 	if (!w)
 		return;
-	r = signo == SIGKILL ? process_signal_tree(w->process, SIGKILL, !w->rest) :
-	    w->rest	     ? process_signal_tree(w->process, signo, false) :
-			       process_signal(w->process, signo);
+	r = signo == SIGKILL ? process_signal_tree(w->process, SIGKILL, !w->rest)
+	    : w->rest        ? process_signal_tree(w->process, signo, false)
+	                     : process_signal(w->process, signo);
 	if (r < 0 && r != -ESRCH) /* ESRCH: its exit is on the way */
-		log_line(RECORD_ERROR, "cannot send signal %d to pid %d: %s", signo, (int)process_pid(w->process),
-			strerror(-r));
+		log_line(RECORD_ERROR, "cannot send signal %d to pid %d: %s", signo,
+		        (int)process_pid(w->process), strerror(-r));
 }
 
 static void keep_last_words(struct daemon *d, const struct action *a, struct live_worker *w)
@@ -340,8 +354,10 @@ static void keep_last_words(struct daemon *d, const struct action *a, struct liv
 	const char *text = process_tail(w->process);
 
 	free(l->text);
-	*l = (struct last_words){.generation = a->generation, .worker = a->worker,
-		.pid = (int)process_pid(w->process), .text = strdup(text ? text : "")};
+	*l = (struct last_words){.generation = a->generation,
+	        .worker = a->worker,
+	        .pid = (int)process_pid(w->process),
+	        .text = strdup(text ? text : "")};
 	(void)copy_string(l->service, sizeof l->service, sv ? sv->name : "");
 }
 
@@ -363,7 +379,8 @@ static void do_forget_worker(struct daemon *d, const struct action *a)
 static void do_watch_exec(struct daemon *d, const struct action *a)
 {
 	struct generation *cg = core_generation(d, a);
-	struct live_worker *w = cg && a->worker < cg->n_workers ? cg->workers[a->worker].shell : NULL;
+	struct live_worker *w =
+	        cg && a->worker < cg->n_workers ? cg->workers[a->worker].shell : NULL;
 	struct ho_error error = {0};
 
 	if (w && process_watch_exec(w->process, cg->settings->ready.argument, &error) < 0)
@@ -384,13 +401,14 @@ static void do_answer(const struct action *a)
 	}
 	if (!r || !r->n_targets) {
 		control_answer_error(call, r ? r->refused : CODE_FAILED,
-			r && r->text ? r->text : "handoffd is short of memory");
+		        r && r->text ? r->text : "handoffd is short of memory");
 		request_free(r);
 		return;
 	}
 	results = calloc(r->n_targets, sizeof *results);
 	if (!results) {
-		control_answer_error(call, CODE_FAILED, "handoffd is short of memory; the work was done");
+		control_answer_error(
+		        call, CODE_FAILED, "handoffd is short of memory; the work was done");
 	} else {
 		for (size_t i = 0; i < r->n_targets; i++)
 			target_result(&r->targets[i], &results[i]);
@@ -403,7 +421,8 @@ static void do_answer(const struct action *a)
 /* Those who wait for the service and asked to be told. */
 static void tell_waiting(struct daemon *d, const struct action *a)
 {
-	const struct service *sv = a->service ? supervisor_service(d->supervisor, a->service) : NULL;
+	const struct service *sv =
+	        a->service ? supervisor_service(d->supervisor, a->service) : NULL;
 
 	for (const struct target *t = sv ? sv->targets : NULL; t; t = t->next)
 		if (t->request->caller)

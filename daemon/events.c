@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What happens outside becomes events; the events at hand are run to completion before the loop waits again. */
+/* What happens outside becomes events; the events at hand are run to completion before the loop
+ * waits again. */
 #include "daemon.h"
 #include "system/fd.h"
 #include "system/log.h"
@@ -37,8 +38,11 @@ static void tell_trouble(struct daemon *d)
 {
 	for (struct live_generation *g = d->probing; g; g = g->next)
 		for (size_t i = 0; i < g->n_probes; i++) {
-			struct event ev = {.type = EVENT_WORKER_SAID, .service = g->service, .generation = g->generation,
-				.serial = 1, .said.word = WORD_TROUBLE};
+			struct event ev = {.type = EVENT_WORKER_SAID,
+			        .service = g->service,
+			        .generation = g->generation,
+			        .serial = 1,
+			        .said.word = WORD_TROUBLE};
 			char text[300];
 			struct text t = TEXT_ON(text);
 
@@ -46,7 +50,8 @@ static void tell_trouble(struct daemon *d)
 				continue;
 			ev.text = probe_status(g->probes[i]);
 			if (g->elsewhere[0]) {
-				text_add(&t, "%s; the program listens on %s instead", ev.text, g->elsewhere);
+				text_add(&t, "%s; the program listens on %s instead", ev.text,
+				        g->elsewhere);
 				ev.text = text;
 			}
 			supervisor_step(d->supervisor, now_usec(), &ev, &d->actions);
@@ -124,8 +129,11 @@ void daemon_run_events(struct daemon *d)
 
 static struct event of_worker(const struct live_worker *w, enum event_type type)
 {
-	return (struct event){.type = type, .service = w->service, .generation = w->generation, .worker = w->index,
-		.serial = w->serial};
+	return (struct event){.type = type,
+	        .service = w->service,
+	        .generation = w->generation,
+	        .worker = w->index,
+	        .serial = w->serial};
 }
 
 static void count_one(pid_t pid, void *arg)
@@ -167,8 +175,9 @@ static bool shows_ready(const struct live_worker *w, enum notify_kind kind)
 	struct generation *g = sv ? service_find(sv, w->generation) : NULL;
 	enum ready_by by = g ? g->settings->ready.by : READY_AUTO;
 
-	return kind == NOTIFY_READY_FD ? by == READY_FD : kind == NOTIFY_EXEC_READY ? by == READY_EXEC :
-							  by != READY_FD && by != READY_EXEC;
+	return kind == NOTIFY_READY_FD     ? by == READY_FD
+	       : kind == NOTIFY_EXEC_READY ? by == READY_EXEC
+	                                   : by != READY_FD && by != READY_EXEC;
 }
 
 static void on_notified(void *data, struct process *p, const struct notify_message *m)
@@ -217,7 +226,8 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	daemon_post(data, &ev);
 }
 
-static void on_output(void *data, struct process *p, bool is_stderr, const char *line, size_t length)
+static void on_output(
+        void *data, struct process *p, bool is_stderr, const char *line, size_t length)
 {
 	(void)data;
 	(void)p;
@@ -225,10 +235,10 @@ static void on_output(void *data, struct process *p, bool is_stderr, const char 
 }
 
 const struct process_handlers daemon_process_handlers = {
-	.exited = on_exited,
-	.notified = on_notified,
-	.output = on_output,
-	.asked = daemon_on_asked,
+        .exited = on_exited,
+        .notified = on_notified,
+        .output = on_output,
+        .asked = daemon_on_asked,
 };
 
 /* Somebody of what dead workers left behind may be gone now. */
@@ -255,7 +265,8 @@ static void check_rests(struct daemon *d)
 void daemon_on_drain(void *data, const struct inflight *now)
 {
 	struct live_generation *g = data;
-	struct event ev = {.type = EVENT_INFLIGHT, .service = g->service, .generation = g->generation};
+	struct event ev = {
+	        .type = EVENT_INFLIGHT, .service = g->service, .generation = g->generation};
 
 	ev.inflight.total = now->total;
 	ev.inflight.idle = now->idle;
@@ -266,7 +277,8 @@ void daemon_on_drain(void *data, const struct inflight *now)
 void daemon_on_probe(void *data, bool ok, const char *text)
 {
 	struct live_generation *g = data;
-	struct event ev = {.type = EVENT_PROBE_DONE, .service = g->service, .generation = g->generation};
+	struct event ev = {
+	        .type = EVENT_PROBE_DONE, .service = g->service, .generation = g->generation};
 
 	ev.ok = ok;
 	ev.text = ok ? NULL : text;
@@ -306,8 +318,8 @@ static void on_one_signal(struct daemon *d, const struct signalfd_siginfo *si)
 		if (si->ssi_pid && processes_find(d->processes, (pid_t)si->ssi_pid)) {
 			struct text t = TEXT_ON(text);
 
-			text_add(&t, "%s from worker process %u is no order to stop", strsignal((int)si->ssi_signo),
-				si->ssi_pid);
+			text_add(&t, "%s from worker process %u is no order to stop",
+			        strsignal((int)si->ssi_signo), si->ssi_pid);
 			r.text = text;
 			log_record(&r);
 			if (d->control)
@@ -344,7 +356,8 @@ static void on_logs(void *data, struct control_call *call, const char *service)
 	daemon_answer_logs(data, call, service);
 }
 
-/* Answers may lead to the next call of the same client at once: so a call is an event like any other, with its strings. */
+/* Answers may lead to the next call of the same client at once: so a call is an event like any
+ * other, with its strings. */
 static void on_request(void *data, struct control_call *call, const struct request_spec *spec)
 {
 	struct daemon *d = data;
@@ -361,7 +374,8 @@ static void on_request(void *data, struct control_call *call, const struct reque
 		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
 		return;
 	}
-	names = (const char **)(((uintptr_t)p->text + _Alignof(char *) - 1) / _Alignof(char *) * _Alignof(char *));
+	names = (const char **)(((uintptr_t)p->text + _Alignof(char *) - 1) / _Alignof(char *) *
+	                        _Alignof(char *));
 	at = (char *)(names + spec->n_services);
 	p->next = NULL;
 	p->ev = (struct event){.type = EVENT_REQUEST, .request = *spec};
@@ -417,9 +431,9 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 }
 
 const struct control_handlers daemon_control_handlers = {
-	.status = on_status,
-	.request = on_request,
-	.gone = on_gone,
-	.logs = on_logs,
-	.refused = on_refused,
+        .status = on_status,
+        .request = on_request,
+        .gone = on_gone,
+        .logs = on_logs,
+        .refused = on_refused,
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Descriptors that workers gave us to keep, as systemd's descriptor store does for services (sd_pid_notify_with_fds(3)):
- * every worker that is started later gets them behind its sockets, with their names in LISTEN_FDNAMES. */
+/* Descriptors that workers gave us to keep, as systemd's descriptor store does for services
+ * (sd_pid_notify_with_fds(3)): every worker that is started later gets them behind its sockets,
+ * with their names in LISTEN_FDNAMES. */
 #include "daemon.h"
 #include "system/fd.h"
 #include "system/log.h"
@@ -15,7 +16,8 @@ static bool same_file(int a, int b)
 {
 	struct stat x, y;
 
-	return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+	return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev &&
+	       x.st_ino == y.st_ino;
 }
 
 void kept_add(struct daemon *d, uint32_t service, const char *name, int fd)
@@ -32,14 +34,16 @@ void kept_add(struct daemon *d, uint32_t service, const char *name, int fd)
 		n++;
 	}
 	if (n >= KEPT_FDS_MAX) {
-		log_line(RECORD_WARNING, "descriptor \"%s\" of a worker is not kept: a service may have %d of them", name,
-			KEPT_FDS_MAX);
+		log_line(RECORD_WARNING,
+		        "descriptor \"%s\" of a worker is not kept: a service may have %d of them",
+		        name, KEPT_FDS_MAX);
 		return;
 	}
 	own = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	kept = own < 0 ? NULL : reallocarray(d->kept, d->n_kept + 1, sizeof *kept);
 	if (!kept) {
-		log_line(RECORD_ERROR, "descriptor \"%s\" of a worker is not kept: %s", name, strerror(errno));
+		log_line(RECORD_ERROR, "descriptor \"%s\" of a worker is not kept: %s", name,
+		        strerror(errno));
 		close_fd(own);
 		return;
 	}

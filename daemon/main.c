@@ -44,18 +44,23 @@ static void print_help(void)
 	       "  handoffd [-c FILE] [-e ENVIRONMENT] [--check | --print-config]\n"
 	       "  handoffd -l ADDRESS [-l ADDRESS]... [OPTION]... [--] COMMAND [ARG...]\n"
 	       "\n"
-	       "  -c, --config FILE                  run the services of FILE (" DEFAULT_CONFIG ")\n"
+	       "  -c, --config FILE                  run the services of FILE (" DEFAULT_CONFIG
+	       ")\n"
 	       "  -e, --environment NAME             which environment blocks apply\n"
-	       "  -l, --listen [NAME=]ADDRESS        run one program: 8080, 127.0.0.1:8080, [::1]:8080, unix:/run/x.sock\n"
-	       "      --check                        say what is wrong with the configuration, and leave\n"
-	       "      --print-config                 print the settings in force with their origin, and leave\n"
+	       "  -l, --listen [NAME=]ADDRESS        run one program: 8080, 127.0.0.1:8080, "
+	       "[::1]:8080, unix:/run/x.sock\n"
+	       "      --check                        say what is wrong with the configuration, and "
+	       "leave\n"
+	       "      --print-config                 print the settings in force with their "
+	       "origin, and leave\n"
 	       "  -h, --help                         this text\n"
 	       "  -V, --version                      the version\n"
 	       "\n"
 	       "Settings of the one program (see handoffd.conf(5)):\n");
 	config_each_option(print_setting, stdout);
 	printf("\n"
-	       "Signals: HUP reloads, TERM stops when all connections are done, a second one at once.\n"
+	       "Signals: HUP reloads, TERM stops when all connections are done, a second one at "
+	       "once.\n"
 	       "Ask and order a running one with handoffctl(1).\n");
 }
 
@@ -80,8 +85,8 @@ static bool add_setting(struct options *o, const char *key, const char *value)
 	return true;
 }
 
-/* --key VALUE or --key=VALUE for every setting: the table is conf's, so getopt_long does not know it. Returns how many
- * arguments it was, 0 if it is no setting, or -1 after a message. */
+/* --key VALUE or --key=VALUE for every setting: the table is conf's, so getopt_long does not know
+ * it. Returns how many arguments it was, 0 if it is no setting, or -1 after a message. */
 static int take_setting(struct options *o, char **argv)
 {
 	const char *text = argv[0] + 2, *equals = strchr(text, '='), *name, *help;
@@ -126,7 +131,8 @@ static void compare(void *data, const char *key, const char *value_name, const c
 
 static int unknown_option(const char *arg)
 {
-	static const char *const own[] = {"config", "environment", "listen", "check", "print-config", "help", "version"};
+	static const char *const own[] = {
+	        "config", "environment", "listen", "check", "print-config", "help", "version"};
 	char key[64];
 	struct closest c = {.to = key, .distance = 4};
 
@@ -149,9 +155,13 @@ static int one_option(struct options *o, char **argv, int *ret_taken)
 		const char *shorter, *longer;
 		bool valued;
 	} table[] = {
-		{"-c", "--config", true},     {"-e", "--environment", true}, {"-l", "--listen", true},
-		{NULL, "--check", false},     {NULL, "--print-config", false}, {"-h", "--help", false},
-		{"-V", "--version", false},
+	        {"-c", "--config", true},
+	        {"-e", "--environment", true},
+	        {"-l", "--listen", true},
+	        {NULL, "--check", false},
+	        {NULL, "--print-config", false},
+	        {"-h", "--help", false},
+	        {"-V", "--version", false},
 	};
 	const char *arg = argv[0], *value = NULL;
 	size_t i;
@@ -160,13 +170,15 @@ static int one_option(struct options *o, char **argv, int *ret_taken)
 	for (i = 0; i < ARRAY_SIZE(table); i++) {
 		size_t n = strlen(table[i].longer);
 
-		if ((table[i].shorter && !strcmp(arg, table[i].shorter)) || !strcmp(arg, table[i].longer))
+		if ((table[i].shorter && !strcmp(arg, table[i].shorter)) ||
+		        !strcmp(arg, table[i].longer))
 			break;
 		if (table[i].valued && !strncmp(arg, table[i].longer, n) && arg[n] == '=') {
 			value = arg + n + 1;
 			break;
 		}
-		if (table[i].valued && table[i].shorter && !strncmp(arg, table[i].shorter, 2) && arg[2]) {
+		if (table[i].valued && table[i].shorter && !strncmp(arg, table[i].shorter, 2) &&
+		        arg[2]) {
 			value = arg + 2;
 			break;
 		}
@@ -223,9 +235,11 @@ static int read_options(struct options *o, int argc, char **argv)
 	if (i < argc)
 		o->command = &argv[i];
 	if (o->command && o->file)
-		return usage_error("a command is given by -c FILE or on the command line, not both");
+		return usage_error(
+		        "a command is given by -c FILE or on the command line, not both");
 	if (!o->command && o->n_settings)
-		return usage_error("--%s belongs to the one-program form, and no command is given", o->settings[0].key);
+		return usage_error("--%s belongs to the one-program form, and no command is given",
+		        o->settings[0].key);
 	if (!o->environment || !*o->environment)
 		o->environment = getenv("HANDOFF_ENVIRONMENT");
 	if (o->environment && !*o->environment)
@@ -242,8 +256,8 @@ static int load(const struct options *o, struct config_source *source)
 
 	source->environment = o->environment;
 	if (o->command) {
-		r = config_from_options(o->settings, o->n_settings, o->command, o->environment, &source->config,
-			&mistakes);
+		r = config_from_options(o->settings, o->n_settings, o->command, o->environment,
+		        &source->config, &mistakes);
 	} else {
 		source->file = o->file ? o->file : DEFAULT_CONFIG;
 		source->fresh = true;
@@ -310,7 +324,8 @@ static int open_control(struct daemon *d, struct ho_error *e)
 {
 	const struct config *c = d->source.config;
 	bool asked = c->control_socket || getenv("HANDOFF_CONTROL") || d->source.file;
-	struct control_options options = {.path = c->control_socket, .change_group = c->control_group};
+	struct control_options options = {
+	        .path = c->control_socket, .change_group = c->control_group};
 	struct control_handlers handlers = daemon_control_handlers;
 	char path[256];
 	int r = 0;
@@ -320,23 +335,27 @@ static int open_control(struct daemon *d, struct ho_error *e)
 		r = control_default_path(path, sizeof path);
 		options.path = path;
 		if (r < 0)
-			(void)ho_error_set(e, r, "there is no XDG_RUNTIME_DIR for the control socket");
+			(void)ho_error_set(
+			        e, r, "there is no XDG_RUNTIME_DIR for the control socket");
 	}
 	if (r == 0)
 		r = control_new(d->loop, &options, &handlers, &d->control, e);
 	if (r == 0 || asked)
 		return r;
 	/* a single program is not kept from running by another one's default socket */
-	log_line(RECORD_WARNING, "no control socket, handoffctl cannot be used: %s; --control-socket names another",
-		e->text);
+	log_line(RECORD_WARNING,
+	        "no control socket, handoffctl cannot be used: %s; --control-socket names another",
+	        e->text);
 	return 0;
 }
 
 static void report_unclaimed(const char *name, void *data)
 {
 	(void)data;
-	log_line(RECORD_WARNING, "the socket \"%s\" that systemd passed belongs to no service; name it as systemd:%s",
-		name, name);
+	log_line(RECORD_WARNING,
+	        "the socket \"%s\" that systemd passed belongs to no service; name it as "
+	        "systemd:%s",
+	        name, name);
 }
 
 static int open_sockets(struct daemon *d, struct ho_error *e)

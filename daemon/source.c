@@ -8,7 +8,8 @@
 #include <string.h>
 #include <time.h>
 
-/* A file that was written so shortly before it was read may change again without a newer time stamp. */
+/* A file that was written so shortly before it was read may change again without a newer time
+ * stamp. */
 #define RACY_NSEC 100000000LL
 
 static long long nsec(const struct timespec *t)
@@ -26,8 +27,9 @@ static bool unchanged(const struct config_source *s)
 		return true;
 	if (s->fresh || stat(s->file, &now) < 0)
 		return false;
-	return now.st_dev == s->seen.st_dev && now.st_ino == s->seen.st_ino && now.st_size == s->seen.st_size &&
-	       nsec(&now.st_mtim) == nsec(&s->seen.st_mtim) && nsec(&now.st_ctim) == nsec(&s->seen.st_ctim);
+	return now.st_dev == s->seen.st_dev && now.st_ino == s->seen.st_ino &&
+	       now.st_size == s->seen.st_size && nsec(&now.st_mtim) == nsec(&s->seen.st_mtim) &&
+	       nsec(&now.st_ctim) == nsec(&s->seen.st_ctim);
 }
 
 /* Settings that are read once, at the start. */
@@ -38,24 +40,31 @@ static void note_fixed(struct daemon *d, const struct config *new)
 	const char *after = new->control_socket ? new->control_socket : "";
 
 	if (old && strcmp(before, after) != 0)
-		log_line(RECORD_WARNING, "%s: control-socket is changed only by a restart; it stays \"%s\"", new->file,
-			before);
+		log_line(RECORD_WARNING,
+		        "%s: control-socket is changed only by a restart; it stays \"%s\"",
+		        new->file, before);
 }
 
-/* Settings that are read and checked, so that a file can be written for later versions, and do nothing yet. */
+/* Settings that are read and checked, so that a file can be written for later versions, and do
+ * nothing yet. */
 void config_source_note_inert(const struct config *c)
 {
-	static const char *const inert[] = {"rollout.canary", "rollout.hold", "rollout.step", "rollout.sticky",
-		"rollout.order", "rollout.max-old-memory", "watch", "watch-ignore", "watch-debounce", "build"};
+	static const char *const inert[] = {"rollout.canary", "rollout.hold", "rollout.step",
+	        "rollout.sticky", "rollout.order", "rollout.max-old-memory", "watch",
+	        "watch-ignore", "watch-debounce", "build"};
 
 	for (size_t i = 0; i < c->n_services; i++) {
 		const struct service_config *s = &c->services[i];
 
 		for (size_t k = 0; k < s->n_origins; k++)
 			for (size_t n = 0; n < ARRAY_SIZE(inert); n++)
-				if (!strcmp(s->origins[k].key, inert[n]) && s->origins[k].origin.file)
-					log_line(RECORD_WARNING, "%s:%d: %s of service \"%s\" has no effect in this version",
-						s->origins[k].origin.file, s->origins[k].origin.line, inert[n], s->name);
+				if (!strcmp(s->origins[k].key, inert[n]) &&
+				        s->origins[k].origin.file)
+					log_line(RECORD_WARNING,
+					        "%s:%d: %s of service \"%s\" has no effect in this "
+					        "version",
+					        s->origins[k].origin.file,
+					        s->origins[k].origin.line, inert[n], s->name);
 	}
 }
 

@@ -102,37 +102,39 @@ static void show_workers(struct picture *p, const struct generation *g, struct v
 		const struct worker *w = &g->workers[i];
 
 		p->workers[p->n_workers++] = (struct view_worker){
-			.index = w->index,
-			.pid = w->pid,
-			.state = worker_state(g, w),
-			.started = w->started,
-			.restarts = w->restarts,
-			.status = w->status,
+		        .index = w->index,
+		        .pid = w->pid,
+		        .state = worker_state(g, w),
+		        .started = w->started,
+		        .restarts = w->restarts,
+		        .status = w->status,
 		};
 	}
 }
 
-static void show_generation(struct picture *p, const struct supervisor *s, const struct generation *g,
-	const struct inflight *count)
+static void show_generation(struct picture *p, const struct supervisor *s,
+        const struct generation *g, const struct inflight *count)
 {
 	struct view_generation *v = &p->generations[p->n_generations++];
 	bool old = generation_is_old(g);
 
 	*v = (struct view_generation){
-		.id = g->id,
-		.state = generation_state_to_string(g->state),
-		.share = g->share,
-		.release = live(g) && live(g)->release ? live(g)->release->directory : NULL,
-		.started = g->created,
-		.in_flight = count ? count->total : 0,
-		.in_flight_known = count || !generation_has_listeners(g),
-		.deadline_in = USEC_INFINITY,
-		.oldest = old ? g->oldest : 0,
-		.reason = g->state == GENERATION_FAILED || g->rolled_back ? g->reason : "",
+	        .id = g->id,
+	        .state = generation_state_to_string(g->state),
+	        .share = g->share,
+	        .release = live(g) && live(g)->release ? live(g)->release->directory : NULL,
+	        .started = g->created,
+	        .in_flight = count ? count->total : 0,
+	        .in_flight_known = count || !generation_has_listeners(g),
+	        .deadline_in = USEC_INFINITY,
+	        .oldest = old ? g->oldest : 0,
+	        .reason = g->state == GENERATION_FAILED || g->rolled_back ? g->reason : "",
 	};
 	if (g->state == GENERATION_DRAINING || g->state == GENERATION_STOPPING) {
-		v->drain_by = g->shared || g->settings->drain.by == DRAIN_SIGNAL ? "signal" : "idle";
-		v->deadline_in = g->deadline == USEC_INFINITY ? g->deadline : usec_sub(g->deadline, s->now);
+		v->drain_by =
+		        g->shared || g->settings->drain.by == DRAIN_SIGNAL ? "signal" : "idle";
+		v->deadline_in =
+		        g->deadline == USEC_INFINITY ? g->deadline : usec_sub(g->deadline, s->now);
 	}
 	show_workers(p, g, v);
 }
@@ -146,27 +148,29 @@ static void show_listeners(struct picture *p, const struct service *sv, struct v
 		struct listener_info l = listener_set_info(g->set, i);
 		struct view_listener *o = &p->listeners[p->n_listeners++];
 
-		*o = (struct view_listener){l.config->name, l.config->address.text, steering_to_string(l.steering),
-			listener_origin_to_string(l.origin), 0, (unsigned)l.config->backlog};
+		*o = (struct view_listener){l.config->name, l.config->address.text,
+		        steering_to_string(l.steering), listener_origin_to_string(l.origin), 0,
+		        (unsigned)l.config->backlog};
 		(void)listener_set_queue(g->set, i, &o->queue, &o->backlog);
 		v->n_listeners++;
 	}
 }
 
-static void show_service(struct picture *p, const struct supervisor *s, const struct service *sv, bool counted)
+static void show_service(
+        struct picture *p, const struct supervisor *s, const struct service *sv, bool counted)
 {
 	struct view_service *v = &p->services[p->n_services++];
 	const struct generation *serving = service_serving(sv);
 	size_t set = 0;
 
 	*v = (struct view_service){
-		.name = sv->name,
-		.state = service_state_to_string(sv->state),
-		.generation = serving ? serving->id : 0,
-		.reloading = sv->rolling || sv->waiting,
-		.last_result = sv->has_result ? &sv->last_result : NULL,
-		.generations = &p->generations[p->n_generations],
-		.n_generations = sv->n_generations,
+	        .name = sv->name,
+	        .state = service_state_to_string(sv->state),
+	        .generation = serving ? serving->id : 0,
+	        .reloading = sv->rolling || sv->waiting,
+	        .last_result = sv->has_result ? &sv->last_result : NULL,
+	        .generations = &p->generations[p->n_generations],
+	        .n_generations = sv->n_generations,
 	};
 	show_listeners(p, sv, v);
 	for (unsigned i = sv->n_generations; i-- > 0;) { /* newest first */
@@ -187,7 +191,8 @@ static bool count_all(struct daemon *d, struct picture *p, const char *name)
 	size_t n = 0;
 
 	for (size_t i = 0; i < s->n_slots; i++)
-		for (unsigned k = 0; wanted(s->services[i], name) && k < s->services[i]->n_generations; k++) {
+		for (unsigned k = 0;
+		        wanted(s->services[i], name) && k < s->services[i]->n_generations; k++) {
 			const struct live_generation *g = live(s->services[i]->generations[k]);
 
 			if (g && g->set)
@@ -205,9 +210,9 @@ static bool count_all(struct daemon *d, struct picture *p, const char *name)
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service)
 {
 	static const char *const states[] = {
-		[SUPERVISOR_STARTING] = "starting",
-		[SUPERVISOR_RUNNING] = "running",
-		[SUPERVISOR_STOPPING] = "stopping",
+	        [SUPERVISOR_STARTING] = "starting",
+	        [SUPERVISOR_RUNNING] = "running",
+	        [SUPERVISOR_STOPPING] = "stopping",
 	};
 	const struct supervisor *s = d->supervisor;
 	struct picture p = {0};
@@ -231,15 +236,15 @@ void daemon_answer_status(struct daemon *d, struct control_call *call, const cha
 		if (wanted(s->services[i], service))
 			show_service(&p, s, s->services[i], counted);
 	p.view = (struct view){
-		.pid = getpid(),
-		.version = HANDOFF_VERSION,
-		.environment = s->config ? s->config->environment : "",
-		.state = states[s->state],
-		.steering = steering_to_string(sockets_steering(d->sockets)),
-		.config_error = s->config_error,
-		.now = now_usec(),
-		.services = p.services,
-		.n_services = p.n_services,
+	        .pid = getpid(),
+	        .version = HANDOFF_VERSION,
+	        .environment = s->config ? s->config->environment : "",
+	        .state = states[s->state],
+	        .steering = steering_to_string(sockets_steering(d->sockets)),
+	        .config_error = s->config_error,
+	        .now = now_usec(),
+	        .services = p.services,
+	        .n_services = p.n_services,
 	};
 	control_answer_status(call, &p.view);
 	picture_done(&p);
@@ -258,11 +263,13 @@ void daemon_answer_logs(struct daemon *d, struct control_call *call, const char 
 		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
 		return;
 	}
-	for (unsigned i = d->n_words < LAST_WORDS_MAX ? 0 : d->n_words - LAST_WORDS_MAX; i < d->n_words; i++) {
+	for (unsigned i = d->n_words < LAST_WORDS_MAX ? 0 : d->n_words - LAST_WORDS_MAX;
+	        i < d->n_words; i++) {
 		const struct last_words *l = &d->words[i % LAST_WORDS_MAX];
 
 		if (l->text && !strcmp(l->service, service))
-			logs[n++] = (struct control_log){l->generation, l->worker, l->pid, "gone", l->text};
+			logs[n++] = (struct control_log){
+			        l->generation, l->worker, l->pid, "gone", l->text};
 	}
 	for (unsigned i = 0; sv && i < sv->n_generations; i++) {
 		const struct generation *g = sv->generations[i];
@@ -272,7 +279,7 @@ void daemon_answer_logs(struct daemon *d, struct control_call *call, const char 
 
 			if (w)
 				logs[n++] = (struct control_log){g->id, k, g->workers[k].pid,
-					worker_state(g, &g->workers[k]), process_tail(w->process)};
+				        worker_state(g, &g->workers[k]), process_tail(w->process)};
 		}
 	}
 	if (!sv && !n)

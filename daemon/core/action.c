@@ -15,7 +15,7 @@ const char *event_type_to_string(enum event_type t)
 {
 	static const char *const names[] = {
 #define X(id) [EVENT_##id] = #id,
-		EVENT_TYPES(X)
+	        EVENT_TYPES(X)
 #undef X
 	};
 
@@ -26,7 +26,7 @@ const char *action_type_to_string(enum action_type t)
 {
 	static const char *const names[] = {
 #define X(id) [ACTION_##id] = #id,
-		ACTION_TYPES(X)
+	        ACTION_TYPES(X)
 #undef X
 	};
 

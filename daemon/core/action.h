@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the core wants done: a closed list, carried out in order by the shell before the next event. Those marked
- * (answers) are followed by the event named. */
+/* What the core wants done: a closed list, carried out in order by the shell before the next event.
+ * Those marked (answers) are followed by the event named. */
 #ifndef CORE_ACTION_H
 #define CORE_ACTION_H
 
@@ -10,23 +10,23 @@
 struct request;
 
 #define ACTION_TYPES(X)                                                                            \
-	X(LOAD_CONFIG)	  /* (CONFIG_LOADED or CONFIG_REFUSED), after all events at hand */        \
-	X(PREPARE)	  /* resolve the release, open listeners (PREPARED, PREPARE_FAILED) */     \
-	X(START_WORKER)	  /* (WORKER_STARTED, WORKER_START_FAILED) */                              \
-	X(SIGNAL_WORKER)  /* to its main process, or to what it left */                            \
-	X(KILL_WORKER)	  /* SIGKILL to its whole tree */                                          \
-	X(FORGET_WORKER)  /* its process is gone */                                                \
-	X(WATCH_EXEC)	  /* run ready.by = exec: for the worker (WORKER_SAID) */                  \
-	X(PROBE)	  /* (PROBE_DONE) */                                                       \
+	X(LOAD_CONFIG)   /* (CONFIG_LOADED or CONFIG_REFUSED), after all events at hand */         \
+	X(PREPARE)       /* resolve the release, open listeners (PREPARED, PREPARE_FAILED) */      \
+	X(START_WORKER)  /* (WORKER_STARTED, WORKER_START_FAILED) */                               \
+	X(SIGNAL_WORKER) /* to its main process, or to what it left */                             \
+	X(KILL_WORKER)   /* SIGKILL to its whole tree */                                           \
+	X(FORGET_WORKER) /* its process is gone */                                                 \
+	X(WATCH_EXEC)    /* run ready.by = exec: for the worker (WORKER_SAID) */                   \
+	X(PROBE)         /* (PROBE_DONE) */                                                        \
 	X(STOP_PROBE)                                                                              \
-	X(STEER)	  /* make the shares of the service's generations true (STEERED, …) */     \
-	X(CHECK_QUIET)	  /* (QUIET_CHECKED) */                                                    \
-	X(WATCH_DRAIN)	  /* (INFLIGHT, again and again) */                                        \
+	X(STEER)       /* make the shares of the service's generations true (STEERED, …) */      \
+	X(CHECK_QUIET) /* (QUIET_CHECKED) */                                                       \
+	X(WATCH_DRAIN) /* (INFLIGHT, again and again) */                                           \
 	X(STOP_WATCH)                                                                              \
-	X(NAME_CUT)	  /* tell which connections are being cut */                               \
-	X(RELEASE)	  /* close the generation's listeners and forget it */                     \
+	X(NAME_CUT) /* tell which connections are being cut */                                     \
+	X(RELEASE)  /* close the generation's listeners and forget it */                           \
 	X(FORGET_SERVICE)                                                                          \
-	X(ANSWER)	  /* the request passes to the shell */                                    \
+	X(ANSWER) /* the request passes to the shell */                                            \
 	X(RECORD)                                                                                  \
 	X(TELL_SYSTEMD)                                                                            \
 	X(EXIT)
@@ -35,7 +35,7 @@ enum action_type {
 #define X(id) ACTION_##id,
 	ACTION_TYPES(X)
 #undef X
-	ACTION_TYPE_COUNT,
+	        ACTION_TYPE_COUNT,
 };
 const char *action_type_to_string(enum action_type t);
 
@@ -49,9 +49,9 @@ struct action {
 	void *shell; /* the shell's own object: of the worker, the generation or the service */
 	union {
 		int signo;
-		bool http;		/* PROBE: an answer is wanted, else to be taken from the queue */
+		bool http; /* PROBE: an answer is wanted, else to be taken from the queue */
 		struct request *request;
-		struct record record;	/* its strings live in the list */
+		struct record record; /* its strings live in the list */
 		struct {
 			enum systemd_word word;
 			usec_t extend; /* what is under way may take so long; 0: nothing to say */
@@ -68,7 +68,8 @@ struct action_list {
 	struct action_text *texts;
 };
 
-/* Room for `more` actions beyond what is there; called while planning, so that a step never fails. */
+/* Room for `more` actions beyond what is there; called while planning, so that a step never fails.
+ */
 int action_list_reserve(struct action_list *l, size_t total);
 struct action *action_push(struct action_list *l, enum action_type type);
 /* A copy that lives until the list is cleared; "" when memory is short. */

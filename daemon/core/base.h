@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What every room stands on: time, errors, assertions, bounded text. Pure: no system call, no clock, no output. */
+/* What every room stands on: time, errors, assertions, bounded text. Pure: no system call, no
+ * clock, no output. */
 #ifndef CORE_BASE_H
 #define CORE_BASE_H
 
@@ -65,14 +66,16 @@ struct text {
 	size_t len, size; /* `p` is always terminated; size > 0 */
 	bool cut;
 };
-#define TEXT_ON(buffer) ((struct text){.p = ((buffer)[0] = (char)0, (buffer)), .size = sizeof(buffer)})
+#define TEXT_ON(buffer)                                                                            \
+	((struct text){.p = ((buffer)[0] = (char)0, (buffer)), .size = sizeof(buffer)})
 void text_add(struct text *t, const char *format, ...) _printf_(2, 3);
 void text_add_bytes(struct text *t, const char *bytes, size_t n);
 
 /* Copies at most size - 1 bytes and terminates; returns false if it was cut. */
 bool copy_string(char *to, size_t size, const char *from);
 
-/* Whole string as a decimal number from 0 to `max`; false for anything else (signs, blanks, overflow). */
+/* Whole string as a decimal number from 0 to `max`; false for anything else (signs, blanks,
+ * overflow). */
 bool parse_number(const char *text, uint64_t max, uint64_t *ret);
 
 /* Edit distance for "did you mean", capped at `limit` + 1. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The invariants, restated from nothing but the tables (DESIGN: 1 to 8; the 9th is the simulation's). */
+/* The invariants, restated from nothing but the tables (DESIGN: 1 to 8; the 9th is the
+ * simulation's). */
 #include "core/share.h"
 #include "core/supervisor.h"
 
@@ -16,8 +17,8 @@ static const char *check_worker(const struct generation *g, const struct worker 
 	FAIL_IF(running && !w->pid);
 	FAIL_IF(w->state == WORKER_ABSENT && w->pid);
 	FAIL_IF(running && g->told);
-	/* 4: nobody is told to stop before the generation is quiet, nor, by `idle`, before it is drained, unless it is
-	 * past its deadline, failed, or everything is stopped at once */
+	/* 4: nobody is told to stop before the generation is quiet, nor, by `idle`, before it is
+	 * drained, unless it is past its deadline, failed, or everything is stopped at once */
 	if (w->state == WORKER_STOPPING && w->pid && !g->killed)
 		FAIL_IF(!(g->state == GENERATION_FAILED || g->overdue || g->quiet));
 	return NULL;
@@ -32,17 +33,18 @@ static const char *check_generation(const struct service *sv, const struct gener
 	FAIL_IF(g->state == GENERATION_SERVING && sv->turn == TURN_NONE && g->share != SHARE_ALL);
 	FAIL_IF(sv->turn == TURN_NONE && g->state == GENERATION_READY);
 	FAIL_IF(sv->turn == TURN_NONE && g->state == GENERATION_GONE);
-	FAIL_IF((g->state == GENERATION_STARTING || g->state == GENERATION_READY) && sv->rolling != g);
+	FAIL_IF((g->state == GENERATION_STARTING || g->state == GENERATION_READY) &&
+	        sv->rolling != g);
 	FAIL_IF(g->state == GENERATION_SERVING && !g->prepared);
 	/* 3: the listeners stay as long as a process could use them */
 	FAIL_IF(!g->prepared && !g->preparing && generation_has_processes(g));
 	/* 5: every draining generation has an end */
 	if (g->state == GENERATION_DRAINING || g->state == GENERATION_STOPPING)
 		FAIL_IF(!g->killed && g->kill_at == USEC_INFINITY &&
-			g->settings->drain.deadline != USEC_INFINITY &&
-			g->settings->drain.kill_after != USEC_INFINITY);
+		        g->settings->drain.deadline != USEC_INFINITY &&
+		        g->settings->drain.kill_after != USEC_INFINITY);
 	FAIL_IF(g->state == GENERATION_DRAINING && g->told && !g->killed && !g->shared &&
-		g->settings->drain.by != DRAIN_SIGNAL);
+	        g->settings->drain.by != DRAIN_SIGNAL);
 	FAIL_IF(sv->turn == TURN_NONE && generation_next_deadline(g) <= sv->supervisor->now);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if ((why = check_worker(g, &g->workers[i])))
@@ -60,12 +62,13 @@ static const char *check_targets(const struct service *sv)
 		if (sv->turn != TURN_NONE)
 			continue;
 		FAIL_IF((t->phase == TARGET_ROLLING || t->phase == TARGET_BAKING) &&
-			!service_find(sv, t->generation));
-		FAIL_IF(t->phase == TARGET_ROLLING && !(sv->rolling && sv->rolling->id == t->generation));
-		FAIL_IF(t->phase == TARGET_STOPPING && sv->state != SERVICE_STOPPING && !sv->start_again &&
-			!sv->remove);
-		FAIL_IF(t->phase == TARGET_PENDING && t->request->kind != REQUEST_WAIT && !sv->waiting &&
-			!sv->start_again && sv->n_generations != GENERATIONS_MAX);
+		        !service_find(sv, t->generation));
+		FAIL_IF(t->phase == TARGET_ROLLING &&
+		        !(sv->rolling && sv->rolling->id == t->generation));
+		FAIL_IF(t->phase == TARGET_STOPPING && sv->state != SERVICE_STOPPING &&
+		        !sv->start_again && !sv->remove);
+		FAIL_IF(t->phase == TARGET_PENDING && t->request->kind != REQUEST_WAIT &&
+		        !sv->waiting && !sv->start_again && sv->n_generations != GENERATIONS_MAX);
 	}
 	return NULL;
 }

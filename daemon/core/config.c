@@ -92,11 +92,11 @@ void service_config_defaults(struct service_config *s)
 	s->dialects = DIALECT_SYSTEMD;
 	s->ready = (struct ready_config){.by = READY_AUTO, .fd = -1, .timeout = 30 * USEC_PER_SEC};
 	s->drain = (struct drain_config){
-		.by = DRAIN_AUTO,
-		.signal = SIGNAL_TERM,
-		.idle_after = USEC_INFINITY,
-		.deadline = 60 * USEC_PER_SEC,
-		.kill_after = 5 * USEC_PER_SEC,
+	        .by = DRAIN_AUTO,
+	        .signal = SIGNAL_TERM,
+	        .idle_after = USEC_INFINITY,
+	        .deadline = 60 * USEC_PER_SEC,
+	        .kill_after = 5 * USEC_PER_SEC,
 	};
 	s->rollout = (struct rollout_config){.max_old = 4, .bake = 10 * USEC_PER_SEC};
 	s->restart = RESTART_ALWAYS;
@@ -133,9 +133,14 @@ bool address_equal(const struct address *a, const struct address *b)
 const char *ready_by_to_string(enum ready_by by)
 {
 	static const char *const names[] = {
-		[READY_AUTO] = "auto",	     [READY_NOTIFY] = "notify", [READY_ACCEPTING] = "accepting",
-		[READY_LISTENING] = "listening", [READY_HTTP] = "http",	[READY_EXEC] = "exec",
-		[READY_FD] = "fd",	     [READY_AFTER] = "after",
+	        [READY_AUTO] = "auto",
+	        [READY_NOTIFY] = "notify",
+	        [READY_ACCEPTING] = "accepting",
+	        [READY_LISTENING] = "listening",
+	        [READY_HTTP] = "http",
+	        [READY_EXEC] = "exec",
+	        [READY_FD] = "fd",
+	        [READY_AFTER] = "after",
 	};
 
 	return names[by];
@@ -144,9 +149,9 @@ const char *ready_by_to_string(enum ready_by by)
 const char *drain_by_to_string(enum drain_by by)
 {
 	static const char *const names[] = {
-		[DRAIN_AUTO] = "auto",
-		[DRAIN_IDLE] = "idle",
-		[DRAIN_SIGNAL] = "signal",
+	        [DRAIN_AUTO] = "auto",
+	        [DRAIN_IDLE] = "idle",
+	        [DRAIN_SIGNAL] = "signal",
 	};
 
 	return names[by];
@@ -155,10 +160,10 @@ const char *drain_by_to_string(enum drain_by by)
 const char *sockets_mode_to_string(enum sockets_mode m)
 {
 	static const char *const names[] = {
-		[SOCKETS_AUTO] = "auto",
-		[SOCKETS_PASS] = "pass",
-		[SOCKETS_ADOPT] = "adopt",
-		[SOCKETS_NONE] = "none",
+	        [SOCKETS_AUTO] = "auto",
+	        [SOCKETS_PASS] = "pass",
+	        [SOCKETS_ADOPT] = "adopt",
+	        [SOCKETS_NONE] = "none",
 	};
 
 	return names[m];

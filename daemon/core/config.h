@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The validated configuration as the core and the shell read it: immutable once made, counted by
- * references, all strings and arrays in one arena of its own. The text it came from is the business of
- * conf/; here is only what it means.
+ * references, all strings and arrays in one arena of its own. The text it came from is the business
+ * of conf/; here is only what it means.
  *
- * Every string may be kept as long as a reference to the config is held. Lists end with their count,
- * and the string lists also with a NULL, so that they can be passed to execve(2). */
+ * Every string may be kept as long as a reference to the config is held. Lists end with their
+ * count, and the string lists also with a NULL, so that they can be passed to execve(2). */
 #ifndef CORE_CONFIG_H
 #define CORE_CONFIG_H
 
@@ -26,13 +26,13 @@ enum address_kind {
 struct address {
 	enum address_kind kind;
 	bool ipv6;
-	bool dual;	   /* ipv6 only: takes IPv4 as well (IPV6_V6ONLY off) */
-	uint8_t ip[16];	   /* network order; IPv4 in the first four */
+	bool dual;         /* ipv6 only: takes IPv4 as well (IPV6_V6ONLY off) */
+	uint8_t ip[16];    /* network order; IPv4 in the first four */
 	uint32_t scope_id; /* interface of a link-local IPv6 address, or 0 */
-	uint16_t port;	   /* host order */
+	uint16_t port;     /* host order */
 	const char *path;  /* path, abstract name without its NUL, or systemd's name; else NULL */
 	const char *text;  /* canonical: "tcp:0.0.0.0:8080", "tcp:[::]:8080", "unix:/run/x.sock",
-			      "unix:@name", "udp:127.0.0.1:53", "systemd:http" */
+	                      "unix:@name", "udp:127.0.0.1:53", "systemd:http" */
 };
 
 struct string_list {
@@ -50,7 +50,7 @@ struct listener_config {
 	const char *name; /* several addresses of one listener have the same name */
 	struct address address;
 	int backlog;
-	uint32_t mode;	   /* of a UNIX socket's inode (0666) */
+	uint32_t mode;     /* of a UNIX socket's inode (0666) */
 	const char *owner; /* user and group of the inode; NULL: handoffd's own */
 	const char *group;
 	struct origin origin;
@@ -86,8 +86,8 @@ enum ready_by {
 struct ready_config {
 	enum ready_by by;
 	const char *argument; /* path of http:, command of exec:; else NULL */
-	int fd;		      /* of fd:N; else -1 */
-	usec_t after;	      /* of after: */
+	int fd;               /* of fd:N; else -1 */
+	usec_t after;         /* of after: */
 	usec_t timeout;
 };
 
@@ -109,7 +109,7 @@ struct rollout_config {
 	usec_t bake;
 	usec_t keep_warm;
 	unsigned canary; /* of SHARE_ALL; 0: none */
-	bool sticky;	 /* canary by client address instead of at random */
+	bool sticky;     /* canary by client address instead of at random */
 	usec_t hold;
 	unsigned step; /* workers replaced at a time; 0: all */
 	enum rollout_order order;
@@ -118,7 +118,7 @@ struct rollout_config {
 enum restart_policy { RESTART_ALWAYS, RESTART_NEVER };
 
 struct limit_config {
-	int resource; /* RLIMIT_* */
+	int resource;        /* RLIMIT_* */
 	uint64_t soft, hard; /* UINT64_MAX: unlimited */
 };
 
@@ -131,10 +131,10 @@ struct key_origin {
 struct service_config {
 	const char *name;
 	struct string_list command;
-	const char *directory;		     /* as written, links not resolved; NULL: handoffd's own */
-	struct string_list environ;	     /* KEY=VALUE */
+	const char *directory;      /* as written, links not resolved; NULL: handoffd's own */
+	struct string_list environ; /* KEY=VALUE */
 	struct string_list environment_files;
-	const char *user, *group;	     /* NULL: handoffd's own */
+	const char *user, *group; /* NULL: handoffd's own */
 	struct string_list groups;
 	unsigned workers;
 	struct listener_config *listeners; /* one an address */
@@ -163,7 +163,7 @@ struct service_config {
 
 struct config {
 	unsigned refs;
-	void *arena; /* owned; see config_alloc() */
+	void *arena;      /* owned; see config_alloc() */
 	const char *file; /* NULL: from the command line */
 	const char *environment;
 	const char *control_socket;
@@ -180,7 +180,8 @@ struct config *config_ref(struct config *c);
 struct config *config_unref(struct config *c);
 void config_unrefp(struct config **c);
 
-/* Zeroed memory, or a copied string, that lives as long as the config; NULL when memory is short. */
+/* Zeroed memory, or a copied string, that lives as long as the config; NULL when memory is short.
+ */
 void *config_alloc(struct config *c, size_t size);
 char *config_strdup(struct config *c, const char *s);
 

@@ -6,13 +6,14 @@
  *   told     its workers were sent drain.signal
  *   gone     it has no process; only then its listeners are closed
  *
- * `idle` tells it when drained, `signal` when quiet; the deadline tells it whatever is left, and `kill-after` later
- * it is killed. */
+ * `idle` tells it when drained, `signal` when quiet; the deadline tells it whatever is left, and
+ * `kill-after` later it is killed. */
 #include "core/drain.h"
 #include "core/service.h"
 #include "core/supervisor.h"
 
-/* A lookup that began before the turn may still pick the old listener: seen to be over within 2 ms. */
+/* A lookup that began before the turn may still pick the old listener: seen to be over within 2 ms.
+ */
 #define QUIET_FIRST_USEC (2 * USEC_PER_MSEC)
 #define QUIET_LAST_USEC (50 * USEC_PER_MSEC)
 /* How often a dead generation's worker is started again to serve what waits in its queue. */
@@ -31,8 +32,9 @@ void generation_retire(struct generation *g, usec_t hold_until)
 	if (hold_until > s->now && generation_whole(g)) {
 		g->hold_until = hold_until;
 		generation_set_state(g, GENERATION_WARM);
-		supervisor_record(s, RECORD_GENERATION_WARM, g->service, g, NULL)->text = action_text(s->out,
-			"kept whole for %.3g s", (double)usec_sub(hold_until, s->now) / USEC_PER_SEC);
+		supervisor_record(s, RECORD_GENERATION_WARM, g->service, g, NULL)->text =
+		        action_text(s->out, "kept whole for %.3g s",
+		                (double)usec_sub(hold_until, s->now) / USEC_PER_SEC);
 		return;
 	}
 	generation_set_state(g, GENERATION_DRAINING);
@@ -90,10 +92,11 @@ static void release(struct generation *g)
 static bool rescue(struct generation *g)
 {
 	if (g->quiet || g->migrates || g->told || !g->prepared || g->rescues >= RESCUES_MAX ||
-		g->settings->restart == RESTART_NEVER)
+	        g->settings->restart == RESTART_NEVER)
 		return false;
 	g->rescues++;
-	supervisor_record(g->service->supervisor, RECORD_WORKER_RESTARTING, g->service, g, &g->workers[0]);
+	supervisor_record(
+	        g->service->supervisor, RECORD_WORKER_RESTARTING, g->service, g, &g->workers[0]);
 	generation_start_worker(g, &g->workers[0]);
 	return true;
 }
@@ -112,7 +115,7 @@ static void overdue(struct generation *g)
 		r->connections = g->cut;
 		r->has_connections = true;
 		r->text = action_text(s->out, "the deadline has passed with %llu connection%s left",
-			(unsigned long long)g->cut, g->cut == 1 ? "" : "s");
+		        (unsigned long long)g->cut, g->cut == 1 ? "" : "s");
 	}
 	if (!g->told)
 		generation_tell(g);
@@ -145,7 +148,7 @@ static bool draining_advance(struct generation *g)
 		return true;
 	}
 	if (g->quiet && !g->drained &&
-		((g->counted && g->in_flight == g->idle) || !generation_has_listeners(g))) {
+	        ((g->counted && g->in_flight == g->idle) || !generation_has_listeners(g))) {
 		drained(g);
 		return true;
 	}
@@ -166,7 +169,8 @@ static bool find_quiet(struct generation *g)
 		g->quiet_at = USEC_INFINITY;
 		return true;
 	}
-	if (g->quiet && !g->watched && !g->uncountable && !g->drained && generation_has_listeners(g)) {
+	if (g->quiet && !g->watched && !g->uncountable && !g->drained &&
+	        generation_has_listeners(g)) {
 		supervisor_act(s, ACTION_WATCH_DRAIN, g->service, g, NULL);
 		g->watched = true;
 		return true;
@@ -230,7 +234,8 @@ void drain_quiet_checked(struct generation *g, bool quiet)
 	g->checking = false;
 	if (quiet) {
 		g->quiet = true;
-		supervisor_record(s, RECORD_GENERATION_QUIET, g->service, g, NULL)->duration = s->now - g->since;
+		supervisor_record(s, RECORD_GENERATION_QUIET, g->service, g, NULL)->duration =
+		        s->now - g->since;
 		return;
 	}
 	if (g->quiet_tries < 5 && QUIET_FIRST_USEC << g->quiet_tries < wait)
@@ -256,5 +261,6 @@ void drain_uncountable(struct generation *g, const char *why)
 	g->uncountable = true;
 	g->watched = g->counted = false;
 	supervisor_record(s, RECORD_ANOMALY, g->service, g, NULL)->text = action_text(s->out,
-		"connections cannot be counted, the generation is stopped at its deadline: %s", why ? why : "");
+	        "connections cannot be counted, the generation is stopped at its deadline: %s",
+	        why ? why : "");
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What the shell tells the core: a closed list. An event is a value; its strings live during the step. */
+/* What the shell tells the core: a closed list. An event is a value; its strings live during the
+ * step. */
 #ifndef CORE_EVENT_H
 #define CORE_EVENT_H
 
@@ -8,30 +9,30 @@
 #include "core/request.h"
 
 #define EVENT_TYPES(X)                                                                             \
-	X(TIMER)	       /* time has passed, nothing else */                                 \
-	X(REQUEST)	       /* somebody asks for something */                                   \
-	X(REQUEST_GONE)	       /* and does not wait any more */                                    \
-	X(CONFIG_LOADED)       /* the first one starts everything */                               \
+	X(TIMER)         /* time has passed, nothing else */                                       \
+	X(REQUEST)       /* somebody asks for something */                                         \
+	X(REQUEST_GONE)  /* and does not wait any more */                                          \
+	X(CONFIG_LOADED) /* the first one starts everything */                                     \
 	X(CONFIG_REFUSED)                                                                          \
-	X(PREPARED)	       /* release resolved, listeners open */                              \
+	X(PREPARED) /* release resolved, listeners open */                                         \
 	X(PREPARE_FAILED)                                                                          \
 	X(WORKER_STARTED)                                                                          \
 	X(WORKER_START_FAILED)                                                                     \
-	X(WORKER_EXITED)       /* its main process; others of its tree may be left */              \
-	X(WORKER_TREE_GONE)    /* none of them is left either */                                   \
-	X(WORKER_SAID)	       /* a word of sd_notify, or a sign of readiness */                   \
+	X(WORKER_EXITED)    /* its main process; others of its tree may be left */                 \
+	X(WORKER_TREE_GONE) /* none of them is left either */                                      \
+	X(WORKER_SAID)      /* a word of sd_notify, or a sign of readiness */                      \
 	X(PROBE_DONE)                                                                              \
 	X(STEERED)                                                                                 \
 	X(STEER_FAILED)                                                                            \
 	X(QUIET_CHECKED)                                                                           \
-	X(INFLIGHT)	       /* how many connections a watched generation has */                 \
+	X(INFLIGHT) /* how many connections a watched generation has */                            \
 	X(WATCH_FAILED)
 
 enum event_type {
 #define X(id) EVENT_##id,
 	EVENT_TYPES(X)
 #undef X
-	EVENT_TYPE_COUNT,
+	        EVENT_TYPE_COUNT,
 };
 const char *event_type_to_string(enum event_type t);
 
@@ -39,23 +40,23 @@ enum worker_word { WORD_READY, WORD_STATUS, WORD_STOPPING, WORD_EXTEND, WORD_TRO
 
 struct event {
 	enum event_type type;
-	uint32_t service;    /* id; 0 where it does not belong */
+	uint32_t service; /* id; 0 where it does not belong */
 	uint32_t generation;
-	unsigned worker;     /* index */
-	uint32_t serial;     /* of the worker's process: an event of an earlier one is stale */
+	unsigned worker; /* index */
+	uint32_t serial; /* of the worker's process: an event of an earlier one is stale */
 	union {
 		struct config *config; /* CONFIG_LOADED: the reference passes to the core */
 		struct request_spec request;
 		uint32_t request_id;
 		struct {
-			bool shared;	/* a stream listener is shared with other generations */
-			bool migrates;	/* closing a listener moves its queue to the steered one */
+			bool shared;    /* a stream listener is shared with other generations */
+			bool migrates;  /* closing a listener moves its queue to the steered one */
 			bool probeable; /* a probe reaches this generation alone */
 		} prepared;
 		int pid;
 		struct {
 			int code, status; /* as waitid(2) */
-			unsigned rest;	  /* processes of its tree that are left */
+			unsigned rest;    /* processes of its tree that are left */
 		} exited;
 		struct {
 			enum worker_word word;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Start of a generation: from its creation to READY, and its workers at any time. What comes after it has
- * served is in drain.c. */
+/* Start of a generation: from its creation to READY, and its workers at any time. What comes after
+ * it has served is in drain.c. */
 #include "core/generation.h"
 #include "core/drain.h"
 #include "core/service.h"
@@ -21,7 +21,7 @@ const char *generation_state_to_string(enum generation_state s)
 {
 	static const char *const names[] = {
 #define X(id, name) [GENERATION_##id] = name,
-		GENERATION_STATES(X)
+	        GENERATION_STATES(X)
 #undef X
 	};
 
@@ -29,7 +29,7 @@ const char *generation_state_to_string(enum generation_state s)
 }
 
 struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
-	const struct service_config *settings, usec_t now)
+        const struct service_config *settings, usec_t now)
 {
 	struct generation *g = calloc(1, sizeof *g);
 	struct worker *workers = calloc(settings->workers, sizeof *workers);
@@ -40,26 +40,26 @@ struct generation *generation_new(struct service *service, uint32_t id, struct c
 		return NULL;
 	}
 	*g = (struct generation){
-		.id = id,
-		.service = service,
-		.config = config_ref(config),
-		.settings = settings,
-		.state = GENERATION_STARTING,
-		.created = now,
-		.since = now,
-		.ready_deadline = usec_add(now, settings->ready.timeout),
-		.after_at = USEC_INFINITY,
-		.bake_until = USEC_INFINITY,
-		.hold_until = USEC_INFINITY,
-		.deadline = USEC_INFINITY,
-		.kill_at = USEC_INFINITY,
-		.quiet_at = USEC_INFINITY,
-		.workers = workers,
-		.n_workers = settings->workers,
+	        .id = id,
+	        .service = service,
+	        .config = config_ref(config),
+	        .settings = settings,
+	        .state = GENERATION_STARTING,
+	        .created = now,
+	        .since = now,
+	        .ready_deadline = usec_add(now, settings->ready.timeout),
+	        .after_at = USEC_INFINITY,
+	        .bake_until = USEC_INFINITY,
+	        .hold_until = USEC_INFINITY,
+	        .deadline = USEC_INFINITY,
+	        .kill_at = USEC_INFINITY,
+	        .quiet_at = USEC_INFINITY,
+	        .workers = workers,
+	        .n_workers = settings->workers,
 	};
 	for (unsigned i = 0; i < g->n_workers; i++)
 		workers[i] = (struct worker){
-			.index = i, .retry_at = USEC_INFINITY, .kill_at = USEC_INFINITY};
+		        .index = i, .retry_at = USEC_INFINITY, .kill_at = USEC_INFINITY};
 	return g;
 }
 
@@ -78,15 +78,15 @@ void generation_set_state(struct generation *g, enum generation_state state)
 {
 #define TO(x) (1u << GENERATION_##x)
 	static const unsigned edges[] = {
-		[GENERATION_STARTING] = TO(READY) | TO(FAILED),
-		[GENERATION_READY] = TO(SERVING) | TO(FAILED),
-		[GENERATION_CANARY] = TO(SERVING) | TO(DRAINING) | TO(WARM),
-		[GENERATION_SERVING] = TO(WARM) | TO(DRAINING),
-		[GENERATION_WARM] = TO(SERVING) | TO(DRAINING),
-		[GENERATION_DRAINING] = TO(STOPPING) | TO(GONE),
-		[GENERATION_STOPPING] = TO(GONE),
-		[GENERATION_FAILED] = TO(GONE),
-		[GENERATION_GONE] = 0,
+	        [GENERATION_STARTING] = TO(READY) | TO(FAILED),
+	        [GENERATION_READY] = TO(SERVING) | TO(FAILED),
+	        [GENERATION_CANARY] = TO(SERVING) | TO(DRAINING) | TO(WARM),
+	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING),
+	        [GENERATION_WARM] = TO(SERVING) | TO(DRAINING),
+	        [GENERATION_DRAINING] = TO(STOPPING) | TO(GONE),
+	        [GENERATION_STOPPING] = TO(GONE),
+	        [GENERATION_FAILED] = TO(GONE),
+	        [GENERATION_GONE] = 0,
 	};
 #undef TO
 	struct supervisor *s = g->service->supervisor;
@@ -125,7 +125,8 @@ bool generation_has_processes(const struct generation *g)
 
 bool generation_is_old(const struct generation *g)
 {
-	return g->state == GENERATION_WARM || g->state == GENERATION_DRAINING || g->state == GENERATION_STOPPING;
+	return g->state == GENERATION_WARM || g->state == GENERATION_DRAINING ||
+	       g->state == GENERATION_STOPPING;
 }
 
 bool generation_whole(const struct generation *g)
@@ -141,7 +142,8 @@ bool generation_whole(const struct generation *g)
 static bool all_workers(const struct generation *g, bool ready)
 {
 	for (unsigned i = 0; i < g->n_workers; i++)
-		if (g->workers[i].state != WORKER_READY && (ready || g->workers[i].state != WORKER_RUNNING))
+		if (g->workers[i].state != WORKER_READY &&
+		        (ready || g->workers[i].state != WORKER_RUNNING))
 			return false;
 	return true;
 }
@@ -160,7 +162,7 @@ void generation_start_worker(struct generation *g, struct worker *w)
 static void signal_worker(struct generation *g, struct worker *w)
 {
 	struct action *a =
-		supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w);
+	        supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w);
 
 	a->signo = g->settings->drain.signal;
 	if (w->state != WORKER_REST)
@@ -174,7 +176,8 @@ void generation_tell(struct generation *g)
 		struct worker *w = &g->workers[i];
 
 		w->retry_at = USEC_INFINITY;
-		if (w->state == WORKER_RUNNING || w->state == WORKER_READY || w->state == WORKER_REST)
+		if (w->state == WORKER_RUNNING || w->state == WORKER_READY ||
+		        w->state == WORKER_REST)
 			signal_worker(g, w);
 	}
 }
@@ -199,7 +202,8 @@ void generation_kill(struct generation *g)
 	}
 }
 
-void generation_fail(struct generation *g, enum outcome_code code, const char *outcome, const char *format, ...)
+void generation_fail(
+        struct generation *g, enum outcome_code code, const char *outcome, const char *format, ...)
 {
 	struct service *sv = g->service;
 	struct supervisor *s = sv->supervisor;
@@ -211,7 +215,7 @@ void generation_fail(struct generation *g, enum outcome_code code, const char *o
 	va_end(ap);
 	generation_set_state(g, GENERATION_FAILED);
 	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
-		action_text(s->out, "%s", g->reason);
+	        action_text(s->out, "%s", g->reason);
 	generation_tell(g);
 	g->kill_at = usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
 	if (sv->rolling == g)
@@ -228,7 +232,8 @@ static bool wants_probe(const struct generation *g)
 
 	if (!generation_has_listeners(g) || !g->probeable)
 		return false;
-	return by == READY_AUTO || by == READY_ACCEPTING || by == READY_LISTENING || by == READY_HTTP;
+	return by == READY_AUTO || by == READY_ACCEPTING || by == READY_LISTENING ||
+	       by == READY_HTTP;
 }
 
 static bool is_ready(struct generation *g, usec_t now)
@@ -262,10 +267,10 @@ static void fail_unready(struct generation *g)
 	const struct ready_config *r = &g->settings->ready;
 
 	(void)snprintf(timeout, sizeof timeout, "%.3gs", (double)r->timeout / USEC_PER_SEC);
-	generation_fail(g, service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED, "failed",
-		"not ready within %s (ready by %s%s%s)%s%s", timeout, ready_by_to_string(r->by),
-		r->argument ? ": " : "", r->argument ? r->argument : "", g->trouble[0] ? ": " : "",
-		g->trouble);
+	generation_fail(g, service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
+	        "failed", "not ready within %s (ready by %s%s%s)%s%s", timeout,
+	        ready_by_to_string(r->by), r->argument ? ": " : "", r->argument ? r->argument : "",
+	        g->trouble[0] ? ": " : "", g->trouble);
 }
 
 static bool starting_advance(struct generation *g)
@@ -298,7 +303,8 @@ static bool starting_advance(struct generation *g)
 	if (!is_ready(g, s->now))
 		return false;
 	generation_set_state(g, GENERATION_READY);
-	supervisor_record(s, RECORD_GENERATION_READY, g->service, g, NULL)->duration = s->now - g->created;
+	supervisor_record(s, RECORD_GENERATION_READY, g->service, g, NULL)->duration =
+	        s->now - g->created;
 	return true;
 }
 
@@ -440,12 +446,13 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 	w->state = WORKER_ABSENT;
 	w->pid = 0;
 	if (g->state == GENERATION_STARTING) {
-		generation_fail(g, service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
-			"failed", "worker %u could not be started: %s", w->index, why);
+		generation_fail(g,
+		        service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
+		        "failed", "worker %u could not be started: %s", w->index, why);
 		return;
 	}
 	supervisor_record(s, RECORD_WORKER_CRASHED, g->service, g, w)->text =
-		action_text(s->out, "could not be started: %s", why);
+	        action_text(s->out, "could not be started: %s", why);
 	if (g->state == GENERATION_SERVING) {
 		w->started = s->now;
 		schedule_restart(g, w);
@@ -460,18 +467,18 @@ static void describe_exit(char *buffer, size_t size, int code, int status)
 		(void)snprintf(buffer, size, "exited with status %d", status);
 	else if (code)
 		(void)snprintf(buffer, size, "was ended by signal %d%s", status,
-			code == DUMPED ? " (core dumped)" : "");
+		        code == DUMPED ? " (core dumped)" : "");
 	else
 		(void)snprintf(buffer, size, "is gone");
 }
 
-static void record_exit(struct generation *g, struct worker *w, int code, int status, const char *how,
-	const char *last_words)
+static void record_exit(struct generation *g, struct worker *w, int code, int status,
+        const char *how, const char *last_words)
 {
 	struct supervisor *s = g->service->supervisor;
 	bool expected = g->told || w->state == WORKER_STOPPING;
 	struct record *r = supervisor_record(
-		s, expected ? RECORD_WORKER_EXITED : RECORD_WORKER_CRASHED, g->service, g, w);
+	        s, expected ? RECORD_WORKER_EXITED : RECORD_WORKER_CRASHED, g->service, g, w);
 	bool words = !expected && last_words && *last_words;
 
 	r->duration = s->now - w->started;
@@ -482,8 +489,9 @@ static void record_exit(struct generation *g, struct worker *w, int code, int st
 	r->text = action_text(s->out, "%s%s%s", how, words ? ":\n" : "", words ? last_words : "");
 }
 
-/* What its main process left behind: nothing of a failed start may stay; in a serving generation it is told to leave
- * before a new worker comes, as many programs do not run beside their own remains. */
+/* What its main process left behind: nothing of a failed start may stay; in a serving generation it
+ * is told to leave before a new worker comes, as many programs do not run beside their own remains.
+ */
 static void handle_rest(struct generation *g, struct worker *w)
 {
 	struct supervisor *s = g->service->supervisor;
@@ -514,8 +522,8 @@ static void add_last_words(struct text *t, const char *words)
 	text_add(t, ":\n%s", words);
 }
 
-void generation_worker_exited(struct generation *g, struct worker *w, int code, int status, unsigned rest,
-	const char *last_words)
+void generation_worker_exited(struct generation *g, struct worker *w, int code, int status,
+        unsigned rest, const char *last_words)
 {
 	struct supervisor *s = g->service->supervisor;
 	char how[80], story[sizeof g->reason];
@@ -524,14 +532,15 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 	describe_exit(how, sizeof how, code, status);
 	record_exit(g, w, code, status, how, last_words);
 	text_add(&told, "worker %u (pid %d) %s %.3gs after its start%s", w->index, w->pid, how,
-		(double)(s->now - w->started) / USEC_PER_SEC,
-		g->state == GENERATION_STARTING ? ", before it was ready" : "");
+	        (double)(s->now - w->started) / USEC_PER_SEC,
+	        g->state == GENERATION_STARTING ? ", before it was ready" : "");
 	add_last_words(&told, last_words);
 	w->pid = 0;
 	w->state = WORKER_STOPPING; /* whatever follows does not speak to it any more */
 	if (g->state == GENERATION_STARTING)
-		generation_fail(g, service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED, "failed",
-			"%s", story);
+		generation_fail(g,
+		        service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
+		        "failed", "%s", story);
 	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY) {
 		g->died = true;
 		g->ended_badly = code != 1 || status;

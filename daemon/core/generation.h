@@ -10,8 +10,8 @@
  *   DRAINING -> STOPPING              [told to stop: drained, or deadline]
  *   DRAINING, STOPPING, FAILED -> GONE [generation_release: no process left]
  *
- * STARTING has no share. SERVING has it all. WARM and DRAINING have none, their processes are whole and untold
- * (WARM) or untold until they are quiet (DRAINING). GONE owns nothing and is freed. */
+ * STARTING has no share. SERVING has it all. WARM and DRAINING have none, their processes are whole
+ * and untold (WARM) or untold until they are quiet (DRAINING). GONE owns nothing and is freed. */
 #ifndef CORE_GENERATION_H
 #define CORE_GENERATION_H
 
@@ -48,12 +48,12 @@ struct generation {
 	const struct service_config *settings;
 	enum generation_state state;
 	usec_t created, since; /* of the state */
-	char reason[1000];      /* why it failed or was rolled back */
-	void *shell;	       /* the shell's object: listeners, release */
+	char reason[1000];     /* why it failed or was rolled back */
+	void *shell;           /* the shell's object: listeners, release */
 
 	bool preparing, prepared;
 	bool shared, migrates, probeable; /* see EVENT_PREPARED */
-	unsigned share, share_before;	  /* wanted; what it was before the turn under way */
+	unsigned share, share_before;     /* wanted; what it was before the turn under way */
 
 	/* starting */
 	usec_t ready_deadline, after_at;
@@ -82,7 +82,7 @@ struct generation {
 
 /* NULL when memory is short. Takes a reference of the config. */
 struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
-	const struct service_config *settings, usec_t now);
+        const struct service_config *settings, usec_t now);
 struct generation *generation_free(struct generation *g);
 void generation_set_state(struct generation *g, enum generation_state state);
 
@@ -92,8 +92,8 @@ bool generation_advance(struct generation *g);
 usec_t generation_next_deadline(const struct generation *g);
 
 /* STARTING or READY only. `code` and `outcome` for those who wait for it. */
-void generation_fail(struct generation *g, enum outcome_code code, const char *outcome, const char *format, ...)
-	_printf_(4, 5);
+void generation_fail(struct generation *g, enum outcome_code code, const char *outcome,
+        const char *format, ...) _printf_(4, 5);
 /* It gets no new connection any more: keep it whole until `hold_until`, then drain it. */
 void generation_retire(struct generation *g, usec_t hold_until);
 /* Its deadline is now. */
@@ -113,8 +113,8 @@ void generation_tell(struct generation *g);
 /* What happened to its workers. */
 void generation_worker_started(struct generation *g, struct worker *w, int pid);
 void generation_worker_start_failed(struct generation *g, struct worker *w, const char *why);
-void generation_worker_exited(struct generation *g, struct worker *w, int code, int status, unsigned rest,
-	const char *last_words);
+void generation_worker_exited(struct generation *g, struct worker *w, int code, int status,
+        unsigned rest, const char *last_words);
 void generation_worker_tree_gone(struct generation *g, struct worker *w);
 
 #endif

@@ -7,7 +7,7 @@ const char *plan_verb_to_string(enum plan_verb v)
 {
 	static const char *const words[] = {
 #define X(id, word) [PLAN_##id] = word,
-		PLAN_VERBS(X)
+	        PLAN_VERBS(X)
 #undef X
 	};
 
@@ -36,7 +36,8 @@ static size_t steps_of(const struct config *c)
 	return n;
 }
 
-static void plan_service(struct plan *p, const struct service_config *before, const struct service_config *after)
+static void plan_service(
+        struct plan *p, const struct service_config *before, const struct service_config *after)
 {
 	add(p, before ? PLAN_RENEW : PLAN_ADD, after->name, NULL);
 	for (size_t i = 0; i < after->n_listeners; i++) {
@@ -86,11 +87,13 @@ void plan_print(const struct plan *p, struct text *t)
 		const struct plan_step *s = &p->steps[i];
 
 		if (!s->address) {
-			text_add(t, "%s%s %s", i ? "; " : "", plan_verb_to_string(s->verb), s->service);
+			text_add(t, "%s%s %s", i ? "; " : "", plan_verb_to_string(s->verb),
+			        s->service);
 			first = true;
 			continue;
 		}
-		text_add(t, "%s%s %s", first ? ": " : ", ", plan_verb_to_string(s->verb), s->address);
+		text_add(t, "%s%s %s", first ? ": " : ", ", plan_verb_to_string(s->verb),
+		        s->address);
 		first = false;
 	}
 }

@@ -5,7 +5,7 @@ const char *record_type_to_string(enum record_type t)
 {
 	static const char *const names[] = {
 #define X(id, name, level) [RECORD_##id] = name,
-		RECORD_TYPES(X)
+	        RECORD_TYPES(X)
 #undef X
 	};
 
@@ -16,7 +16,7 @@ enum record_level record_level(enum record_type t)
 {
 	static const enum record_level levels[] = {
 #define X(id, name, level) [RECORD_##id] = RECORD_##level,
-		RECORD_TYPES(X)
+	        RECORD_TYPES(X)
 #undef X
 	};
 

@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: MIT */
-/* What happened, for the log, the journal and `handoffctl events`. The names are stable: users script
- * against them. */
+/* What happened, for the log, the journal and `handoffctl events`. The names are stable: users
+ * script against them. */
 #ifndef CORE_RECORD_H
 #define CORE_RECORD_H
 
 #include "core/base.h"
 
-enum record_level { RECORD_ERROR = 3, RECORD_WARNING = 4, RECORD_NOTICE = 5, RECORD_INFO = 6, RECORD_DEBUG = 7 };
+enum record_level {
+	RECORD_ERROR = 3,
+	RECORD_WARNING = 4,
+	RECORD_NOTICE = 5,
+	RECORD_INFO = 6,
+	RECORD_DEBUG = 7
+};
 
 /* X(ENUM, "name", level) */
 #define RECORD_TYPES(X)                                                                            \
@@ -57,27 +63,27 @@ enum record_type {
 #define X(id, name, level) RECORD_##id,
 	RECORD_TYPES(X)
 #undef X
-	RECORD_TYPE_COUNT,
+	        RECORD_TYPE_COUNT,
 };
 
 const char *record_type_to_string(enum record_type t);
 enum record_level record_level(enum record_type t);
 
-/* Absent members are 0, -1 or NULL as said; the strings live as long as the call that carries the record. */
+/* Absent members are 0, -1 or NULL as said; the strings live as long as the call that carries the
+ * record. */
 struct record {
 	enum record_type type;
 	const char *service;  /* or NULL */
 	uint32_t generation;  /* or 0 */
-	int worker;	      /* or -1 */
-	int pid;	      /* or 0 */
+	int worker;           /* or -1 */
+	int pid;              /* or 0 */
 	const char *text;     /* one sentence, or NULL */
 	const char *release;  /* or NULL */
 	uint64_t connections; /* left, cut, …; with has_connections */
 	bool has_connections;
-	usec_t duration;      /* what took so long; USEC_INFINITY: none */
+	usec_t duration;            /* what took so long; USEC_INFINITY: none */
 	int exit_code, exit_signal; /* -1: none */
 };
-#define RECORD_NONE                                                                                \
-	.worker = -1, .duration = USEC_INFINITY, .exit_code = -1, .exit_signal = -1
+#define RECORD_NONE .worker = -1, .duration = USEC_INFINITY, .exit_code = -1, .exit_signal = -1
 
 #endif

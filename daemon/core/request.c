@@ -4,8 +4,12 @@
 const char *request_kind_to_string(enum request_kind k)
 {
 	static const char *const names[] = {
-		[REQUEST_RELOAD] = "reload",   [REQUEST_STOP] = "stop", [REQUEST_START] = "start",
-		[REQUEST_RESTART] = "restart", [REQUEST_WAIT] = "wait", [REQUEST_SHUTDOWN] = "shutdown",
+	        [REQUEST_RELOAD] = "reload",
+	        [REQUEST_STOP] = "stop",
+	        [REQUEST_START] = "start",
+	        [REQUEST_RESTART] = "restart",
+	        [REQUEST_WAIT] = "wait",
+	        [REQUEST_SHUTDOWN] = "shutdown",
 	};
 
 	return names[k];
@@ -14,9 +18,9 @@ const char *request_kind_to_string(enum request_kind k)
 const char *wait_for_to_string(enum wait_for w)
 {
 	static const char *const names[] = {
-		[WAIT_NONE] = "none",
-		[WAIT_SERVING] = "serving",
-		[WAIT_DRAINED] = "drained",
+	        [WAIT_NONE] = "none",
+	        [WAIT_SERVING] = "serving",
+	        [WAIT_DRAINED] = "drained",
 	};
 
 	return names[w];

@@ -7,11 +7,11 @@
 #include "core/config.h"
 
 enum request_kind {
-	REQUEST_RELOAD,	 /* start a new generation */
-	REQUEST_STOP,	 /* drain and stop services; the daemon goes on */
-	REQUEST_START,	 /* start stopped services */
-	REQUEST_RESTART, /* stop, then start */
-	REQUEST_WAIT,	 /* change nothing, wait for a state */
+	REQUEST_RELOAD,   /* start a new generation */
+	REQUEST_STOP,     /* drain and stop services; the daemon goes on */
+	REQUEST_START,    /* start stopped services */
+	REQUEST_RESTART,  /* stop, then start */
+	REQUEST_WAIT,     /* change nothing, wait for a state */
 	REQUEST_SHUTDOWN, /* stop all and leave */
 };
 const char *request_kind_to_string(enum request_kind k);
@@ -33,13 +33,14 @@ enum outcome_code {
 };
 
 struct request_spec {
-	uint32_t id; /* chosen by the caller, unique among those not yet answered; 0: nobody waits */
+	uint32_t
+	        id; /* chosen by the caller, unique among those not yet answered; 0: nobody waits */
 	enum request_kind kind;
 	enum wait_for wait;
-	usec_t timeout; /* how long the caller waits; USEC_INFINITY: for ever */
+	usec_t timeout;              /* how long the caller waits; USEC_INFINITY: for ever */
 	const char *const *services; /* names; n_services 0: all */
 	size_t n_services;
-	void *caller; /* the shell's: to whom the answer goes */
+	void *caller;      /* the shell's: to whom the answer goes */
 	const char *cause; /* "SIGHUP", "handoffctl (uid 0, pid 17)": for the records */
 };
 
@@ -49,9 +50,9 @@ struct result {
 	enum request_kind request;
 	uint32_t generation; /* that carried the request; 0: none was started */
 	enum outcome_code code;
-	const char *outcome; /* static: "serving", "drained", "failed", "rolled-back", "stopped", "refused", "timed-out",
-				"superseded", "cut" */
-	uint64_t cut;	     /* connections */
+	const char *outcome; /* static: "serving", "drained", "failed", "rolled-back", "stopped",
+	                        "refused", "timed-out", "superseded", "cut" */
+	uint64_t cut;        /* connections */
 	char text[1024];     /* cause in one sentence, then perhaps the last lines of the worker */
 };
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Who waits for what. Every request gets exactly one answer, the true one: of the generation that carried it. */
+/* Who waits for what. Every request gets exactly one answer, the true one: of the generation that
+ * carried it. */
 #include "core/supervisor.h"
 
 #include <stdio.h>
@@ -24,11 +25,11 @@ struct request *request_free(struct request *r)
 void target_result(const struct target *t, struct result *ret)
 {
 	*ret = (struct result){
-		.request = t->request->kind,
-		.generation = t->generation,
-		.code = t->code,
-		.outcome = t->outcome,
-		.cut = t->cut,
+	        .request = t->request->kind,
+	        .generation = t->generation,
+	        .code = t->code,
+	        .outcome = t->outcome,
+	        .cut = t->cut,
 	};
 	(void)copy_string(ret->service, sizeof ret->service, t->name);
 	(void)copy_string(ret->text, sizeof ret->text, t->text ? t->text : "");
@@ -72,7 +73,8 @@ static void answer(struct supervisor *s, struct request *r)
 	(void)supervisor_reserve(s, -2, -1);
 }
 
-static void target_done(struct target *t, enum outcome_code code, const char *outcome, const char *text)
+static void target_done(
+        struct target *t, enum outcome_code code, const char *outcome, const char *text)
 {
 	struct request *r = t->request;
 	struct service *sv = t->service;
@@ -93,7 +95,8 @@ static void target_done(struct target *t, enum outcome_code code, const char *ou
 		answer(s, r);
 }
 
-void requests_refuse(struct supervisor *s, struct request *r, enum outcome_code code, const char *format, ...)
+void requests_refuse(
+        struct supervisor *s, struct request *r, enum outcome_code code, const char *format, ...)
 {
 	char text[512];
 	va_list ap;
@@ -154,7 +157,8 @@ void targets_started(struct service *sv, uint32_t generation)
 	}
 }
 
-/* A generation's word that it serves reaches also those whose earlier one was replaced while it baked. */
+/* A generation's word that it serves reaches also those whose earlier one was replaced while it
+ * baked. */
 void targets_serving(struct service *sv, uint32_t generation, bool baked)
 {
 	struct target *next;
@@ -178,14 +182,15 @@ void targets_serving(struct service *sv, uint32_t generation, bool baked)
 	targets_check(sv);
 }
 
-void targets_failed(struct service *sv, uint32_t generation, enum outcome_code code, const char *outcome,
-	const char *text)
+void targets_failed(struct service *sv, uint32_t generation, enum outcome_code code,
+        const char *outcome, const char *text)
 {
 	struct target *next;
 
 	for (struct target *t = sv->targets; t; t = next) {
 		next = t->next;
-		if (t->generation == generation && (t->phase == TARGET_ROLLING || t->phase == TARGET_BAKING))
+		if (t->generation == generation &&
+		        (t->phase == TARGET_ROLLING || t->phase == TARGET_BAKING))
 			target_done(t, code, outcome, text);
 	}
 }
@@ -203,7 +208,8 @@ void targets_supersede(struct service *sv, const char *text)
 		next = t->next;
 		if (t->phase == TARGET_STOPPING)
 			continue;
-		if (t->phase != TARGET_PENDING || !starts_again(t->request->kind) || !sv->start_again)
+		if (t->phase != TARGET_PENDING || !starts_again(t->request->kind) ||
+		        !sv->start_again)
 			target_done(t, CODE_SUPERSEDED, "superseded", text);
 	}
 }
@@ -235,7 +241,8 @@ void targets_check(struct service *sv)
 		if (t->phase == TARGET_DRAINING && !service_old(sv, t->generation))
 			target_done(t, CODE_DONE, "drained", NULL);
 		else if (t->phase == TARGET_STOPPING &&
-			 (sv->state == SERVICE_STOPPED || (sv->state == SERVICE_FAILED && !sv->n_generations)))
+		         (sv->state == SERVICE_STOPPED ||
+		                 (sv->state == SERVICE_FAILED && !sv->n_generations)))
 			target_done(t, CODE_DONE, "stopped", NULL);
 		else if (t->request->kind == REQUEST_WAIT)
 			check_wait(t);
@@ -305,8 +312,9 @@ static bool add_targets(struct supervisor *s, struct request *r)
 			n += s->services[i] != NULL;
 	for (char **name = r->names; *name; name++, n++)
 		if (!supervisor_find(s, *name)) {
-			requests_refuse(s, r, CODE_USAGE, "no service is named \"%s\"; there are %s", *name,
-				names_of_services(s));
+			requests_refuse(s, r, CODE_USAGE,
+			        "no service is named \"%s\"; there are %s", *name,
+			        names_of_services(s));
 			return false;
 		}
 	r->targets = calloc(n ? n : 1, sizeof *r->targets);
@@ -333,7 +341,8 @@ static void begin_target(struct target *t)
 	bool stopped = sv->state == SERVICE_STOPPED || sv->state == SERVICE_FAILED;
 
 	if (sv->remove && starts_again(t->request->kind)) {
-		target_done(t, CODE_FAILED, "refused", "the service is not in the configuration any more");
+		target_done(t, CODE_FAILED, "refused",
+		        "the service is not in the configuration any more");
 		return;
 	}
 	switch (t->request->kind) {
@@ -341,7 +350,8 @@ static void begin_target(struct target *t)
 		if (sv->remove)
 			t->phase = TARGET_STOPPING;
 		else if (sv->state == SERVICE_STOPPING || sv->state == SERVICE_STOPPED)
-			target_done(t, CODE_FAILED, "refused", "the service is stopped; start it with `handoffctl start`");
+			target_done(t, CODE_FAILED, "refused",
+			        "the service is stopped; start it with `handoffctl start`");
 		break;
 	case REQUEST_START:
 		if (sv->state == SERVICE_STOPPING || sv->stop_wanted) {
@@ -470,7 +480,7 @@ void requests_add(struct supervisor *s, const struct request_spec *spec)
 		if (spec->kind != REQUEST_WAIT) {
 			record = supervisor_record(s, RECORD_STOP_REQUESTED, NULL, NULL, NULL);
 			record->text = action_text(s->out, "%s: %s", spec->cause ? spec->cause : "",
-				request_kind_to_string(spec->kind));
+			        request_kind_to_string(spec->kind));
 		}
 		if (requests_begin(s, r))
 			settle_targets(s, r);

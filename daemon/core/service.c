@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The story of a reload: roll -> (generation.c: start, ready) -> turn -> retire the old one; and failed -> undo ->
- * answer. */
+/* The story of a reload: roll -> (generation.c: start, ready) -> turn -> retire the old one; and
+ * failed -> undo -> answer. */
 #include "core/service.h"
 #include "core/share.h"
 #include "core/supervisor.h"
@@ -12,9 +12,11 @@
 const char *service_state_to_string(enum service_state s)
 {
 	static const char *const names[] = {
-		[SERVICE_STARTING] = "starting", [SERVICE_SERVING] = "serving",
-		[SERVICE_STOPPING] = "stopping", [SERVICE_STOPPED] = "stopped",
-		[SERVICE_FAILED] = "failed",
+	        [SERVICE_STARTING] = "starting",
+	        [SERVICE_SERVING] = "serving",
+	        [SERVICE_STOPPING] = "stopping",
+	        [SERVICE_STOPPED] = "stopped",
+	        [SERVICE_FAILED] = "failed",
 	};
 
 	return names[s];
@@ -88,7 +90,8 @@ unsigned service_old(const struct service *sv, uint32_t than)
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < sv->n_generations; i++)
-		n += sv->generations[i]->id < than && sv->generations[i]->state != GENERATION_FAILED;
+		n += sv->generations[i]->id < than &&
+		     sv->generations[i]->state != GENERATION_FAILED;
 	return n;
 }
 
@@ -131,24 +134,25 @@ void service_roll(struct service *sv, const char *cause)
 	sv->waiting_cause = cause;
 }
 
-void service_result(struct service *sv, uint32_t generation, enum outcome_code code, const char *outcome,
-	const char *text)
+void service_result(struct service *sv, uint32_t generation, enum outcome_code code,
+        const char *outcome, const char *text)
 {
 	struct result *r = &sv->last_result;
 
 	*r = (struct result){
-		.request = sv->attempted ? REQUEST_RELOAD : REQUEST_START,
-		.generation = generation,
-		.code = code,
-		.outcome = outcome,
-		.cut = sv->cut,
+	        .request = sv->attempted ? REQUEST_RELOAD : REQUEST_START,
+	        .generation = generation,
+	        .code = code,
+	        .outcome = outcome,
+	        .cut = sv->cut,
 	};
 	(void)copy_string(r->service, sizeof r->service, sv->name);
 	(void)copy_string(r->text, sizeof r->text, text ? text : "");
 	sv->has_result = true;
 	if (code != CODE_DONE)
 		targets_failed(sv, generation, code, outcome, text);
-	if (!service_serving(sv) && code != CODE_DONE && !sv->stop_wanted && sv->state != SERVICE_STOPPING) {
+	if (!service_serving(sv) && code != CODE_DONE && !sv->stop_wanted &&
+	        sv->state != SERVICE_STOPPING) {
 		if (sv->wanted_settings->restart == RESTART_ALWAYS) {
 			sv->retry_at = usec_add(sv->supervisor->now, worker_backoff(sv->failures));
 			sv->failures++;
@@ -172,8 +176,8 @@ static bool start_roll(struct service *sv)
 		generation_free(g);
 		sv->waiting = false;
 		targets_started(sv, 0);
-		service_result(sv, 0, service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED, "failed",
-			"not enough memory for a new generation");
+		service_result(sv, 0, service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED,
+		        "failed", "not enough memory for a new generation");
 		return true;
 	}
 	sv->last_generation++;
@@ -228,9 +232,10 @@ static void limit_old(struct service *sv)
 	}
 }
 
-/* How long the previous generation is kept whole, so that a rollback is one turn. Where generations share a socket
- * the old one would go on taking new connections. */
-static usec_t hold_until(const struct service *sv, const struct generation *old, const struct generation *g)
+/* How long the previous generation is kept whole, so that a rollback is one turn. Where generations
+ * share a socket the old one would go on taking new connections. */
+static usec_t hold_until(
+        const struct service *sv, const struct generation *old, const struct generation *g)
 {
 	const struct rollout_config *r = &g->settings->rollout;
 	usec_t hold = r->bake > r->keep_warm ? r->bake : r->keep_warm;
@@ -262,8 +267,9 @@ static void turned_to_new(struct service *sv, struct generation *g)
 	r = supervisor_record(s, RECORD_GENERATION_SERVING, sv, g, NULL);
 	r->duration = s->now - g->created;
 	if (g->settings->rollout.bake)
-		r->text = action_text(s->out, "watched for %.3g s, the death of a worker turns it back",
-			(double)g->settings->rollout.bake / USEC_PER_SEC);
+		r->text = action_text(s->out,
+		        "watched for %.3g s, the death of a worker turns it back",
+		        (double)g->settings->rollout.bake / USEC_PER_SEC);
 	service_set_state(sv, SERVICE_SERVING);
 	service_result(sv, g->id, CODE_DONE, "serving", "");
 	targets_serving(sv, g->id, g->settings->rollout.bake == 0);
@@ -304,7 +310,8 @@ void service_steered(struct service *sv, bool ok, const char *why)
 	struct generation *to = sv->turn_to;
 
 	if (turn == TURN_NONE) {
-		supervisor_record(s, RECORD_ANOMALY, sv, NULL, NULL)->text = "a turn was answered that nobody asked for";
+		supervisor_record(s, RECORD_ANOMALY, sv, NULL, NULL)->text =
+		        "a turn was answered that nobody asked for";
 		return;
 	}
 	sv->turn = TURN_NONE;
@@ -313,14 +320,16 @@ void service_steered(struct service *sv, bool ok, const char *why)
 		share_undo(sv);
 	if (!ok)
 		supervisor_record(s, RECORD_STEER_FAILED, sv, to, NULL)->text =
-			action_text(s->out, "%s", why ? why : "");
+		        action_text(s->out, "%s", why ? why : "");
 	switch (turn) {
 	case TURN_FLIP:
 		if (ok)
 			turned_to_new(sv, to);
 		else
-			generation_fail(to, service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED, "failed",
-				"connections could not be turned to it: %s", why ? why : "");
+			generation_fail(to,
+			        service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED,
+			        "failed", "connections could not be turned to it: %s",
+			        why ? why : "");
 		break;
 	case TURN_BACK:
 		if (ok)
@@ -363,7 +372,8 @@ static bool begin_stop(struct service *sv)
 	service_set_state(sv, SERVICE_STOPPING);
 	targets_supersede(sv, "the service was stopped");
 	if (sv->rolling)
-		generation_fail(sv->rolling, CODE_SUPERSEDED, "superseded", "the service was stopped");
+		generation_fail(
+		        sv->rolling, CODE_SUPERSEDED, "superseded", "the service was stopped");
 	if (service_serving(sv))
 		begin_turn(sv, TURN_STOP, NULL);
 	else
@@ -452,9 +462,9 @@ static bool advance(struct service *sv)
 
 static void set_timer(struct service *sv)
 {
-	usec_t at = sv->rolling || service_serving(sv) || sv->n_generations == GENERATIONS_MAX ?
-			    USEC_INFINITY :
-			    sv->retry_at;
+	usec_t at = sv->rolling || service_serving(sv) || sv->n_generations == GENERATIONS_MAX
+	                    ? USEC_INFINITY
+	                    : sv->retry_at;
 
 	for (unsigned i = 0; i < sv->n_generations; i++) {
 		usec_t next = generation_next_deadline(sv->generations[i]);

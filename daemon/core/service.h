@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* One service: its generations, the turn of its connections from one to another, at most one running
- * and one waiting roll-out, and who waits for what. */
+/* One service: its generations, the turn of its connections from one to another, at most one
+ * running and one waiting roll-out, and who waits for what. */
 #ifndef CORE_SERVICE_H
 #define CORE_SERVICE_H
 
@@ -45,7 +45,7 @@ struct service {
 	unsigned n_generations;
 	uint32_t last_generation;
 	struct generation *rolling; /* STARTING or READY */
-	bool waiting;		    /* one more roll-out is wanted */
+	bool waiting;               /* one more roll-out is wanted */
 	const char *waiting_cause;  /* static */
 
 	/* While a turn is under way (asked for, not answered) nothing else is decided. */
@@ -55,8 +55,8 @@ struct service {
 	bool stop_wanted, remove, start_again;
 	bool attempted; /* the first generation has served or failed */
 	bool counted_rolling;
-	bool touched; /* by a configuration: to be settled */
-	bool finished;	/* its program ended by itself and is not to be restarted */
+	bool touched;  /* by a configuration: to be settled */
+	bool finished; /* its program ended by itself and is not to be restarted */
 	usec_t retry_at;
 	unsigned failures;
 	uint64_t cut; /* connections cut since the last result */
@@ -89,10 +89,11 @@ void service_steered(struct service *sv, bool ok, const char *why);
 /* Goes back to the previous generation; false if there is none that is whole. */
 bool service_turn_back(struct service *sv, struct generation *from);
 /* What came of a roll-out: for those who wait, and for status. */
-void service_result(struct service *sv, uint32_t generation, enum outcome_code code, const char *outcome,
-	const char *text);
+void service_result(struct service *sv, uint32_t generation, enum outcome_code code,
+        const char *outcome, const char *text);
 
-/* Does all that can be done now and sets the timer; called at the end of every event that touched it. */
+/* Does all that can be done now and sets the timer; called at the end of every event that touched
+ * it. */
 void service_settle(struct service *sv);
 
 #endif

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Who gets which part of a service's new connections: a wanted set, made true by the shell in one turn. */
+/* Who gets which part of a service's new connections: a wanted set, made true by the shell in one
+ * turn. */
 #ifndef CORE_SHARE_H
 #define CORE_SHARE_H
 
 #include "core/service.h"
 
-/* All of them to `to`; NULL: to nobody. What was before is kept until share_undo() or the next call. */
+/* All of them to `to`; NULL: to nobody. What was before is kept until share_undo() or the next
+ * call. */
 void share_give(struct service *sv, const struct generation *to);
 /* The turn failed: as it was before. */
 void share_undo(struct service *sv);

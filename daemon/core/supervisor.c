@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Takes each event to the service it belongs to, and keeps what belongs to none: the configuration, the start, the
- * end, and what systemd is told. */
+/* Takes each event to the service it belongs to, and keeps what belongs to none: the configuration,
+ * the start, the end, and what systemd is told. */
 #include "core/supervisor.h"
 #include "core/drain.h"
 #include "core/plan.h"
@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A service's id: its slot in the low bits, so that it is found at once, and a serial above, so that a late event of
- * a former owner of the slot finds nothing. */
+/* A service's id: its slot in the low bits, so that it is found at once, and a serial above, so
+ * that a late event of a former owner of the slot finds nothing. */
 #define SLOT_BITS 13
 #define SLOT_MASK ((1u << SLOT_BITS) - 1)
 #define SLOTS_MAX (1u << SLOT_BITS)
@@ -83,7 +83,7 @@ int supervisor_reserve(struct supervisor *s, long actions, long timers)
 }
 
 struct action *supervisor_act(struct supervisor *s, enum action_type type, const struct service *sv,
-	const struct generation *g, const struct worker *w)
+        const struct generation *g, const struct worker *w)
 {
 	struct action *a = action_push(s->out, type);
 
@@ -103,16 +103,16 @@ struct action *supervisor_act(struct supervisor *s, enum action_type type, const
 	return a;
 }
 
-struct record *supervisor_record(struct supervisor *s, enum record_type type, const struct service *sv,
-	const struct generation *g, const struct worker *w)
+struct record *supervisor_record(struct supervisor *s, enum record_type type,
+        const struct service *sv, const struct generation *g, const struct worker *w)
 {
 	struct action *a = supervisor_act(s, ACTION_RECORD, sv, g, w);
 
 	a->record = (struct record){
-		.type = type,
-		.service = sv ? action_text(s->out, "%s", sv->name) : NULL,
-		.generation = g ? g->id : 0,
-		RECORD_NONE,
+	        .type = type,
+	        .service = sv ? action_text(s->out, "%s", sv->name) : NULL,
+	        .generation = g ? g->id : 0,
+	        RECORD_NONE,
 	};
 	if (w) {
 		a->record.worker = (int)w->index;
@@ -160,7 +160,8 @@ static bool all_wanted(const struct supervisor *s)
 	return s->load_all || !s->config;
 }
 
-static void apply_service(struct supervisor *s, struct config *config, const struct service_config *settings)
+static void apply_service(
+        struct supervisor *s, struct config *config, const struct service_config *settings)
 {
 	struct service *sv = supervisor_find(s, settings->name);
 	bool start = !s->config;
@@ -168,8 +169,9 @@ static void apply_service(struct supervisor *s, struct config *config, const str
 	if (!sv) {
 		sv = add_service(s, settings->name);
 		if (!sv) {
-			supervisor_record(s, RECORD_SERVICE_FAILED, NULL, NULL, NULL)->text = action_text(
-				s->out, "not enough memory to add service \"%s\"", settings->name);
+			supervisor_record(s, RECORD_SERVICE_FAILED, NULL, NULL, NULL)->text =
+			        action_text(s->out, "not enough memory to add service \"%s\"",
+			                settings->name);
 			return;
 		}
 		if (!start)
@@ -195,7 +197,8 @@ static void remove_service(struct supervisor *s, struct service *sv)
 	service_stop(sv);
 }
 
-/* Removals not by the plan: a reload of a single service may have taken in a configuration without the others' part. */
+/* Removals not by the plan: a reload of a single service may have taken in a configuration without
+ * the others' part. */
 static int apply_all(struct supervisor *s, struct config *config)
 {
 	char text[600];
@@ -207,7 +210,8 @@ static int apply_all(struct supervisor *s, struct config *config)
 		return r;
 	plan_print(&plan, &t);
 	plan_done(&plan);
-	supervisor_record(s, RECORD_CONFIG_LOADED, NULL, NULL, NULL)->text = action_text(s->out, "%s", text);
+	supervisor_record(s, RECORD_CONFIG_LOADED, NULL, NULL, NULL)->text =
+	        action_text(s->out, "%s", text);
 	for (size_t i = 0; i < s->n_slots; i++)
 		if (s->services[i] && !config_find_from(config, s->services[i]->name, i))
 			remove_service(s, s->services[i]);
@@ -216,7 +220,8 @@ static int apply_all(struct supervisor *s, struct config *config)
 	return 0;
 }
 
-/* What nobody asked for is not looked at: a reload of one service costs the same beside many others. */
+/* What nobody asked for is not looked at: a reload of one service costs the same beside many
+ * others. */
 static void apply_named(struct supervisor *s, struct config *config)
 {
 	supervisor_record(s, RECORD_CONFIG_LOADED, NULL, NULL, NULL);
@@ -301,11 +306,13 @@ static void on_config_refused(struct supervisor *s, const char *text)
 	s->loading = s->load_all = false;
 	free(s->config_error);
 	s->config_error = strdup(text ? text : "");
-	supervisor_record(s, RECORD_CONFIG_REFUSED, NULL, NULL, NULL)->text = action_text(s->out, "%s", text);
+	supervisor_record(s, RECORD_CONFIG_REFUSED, NULL, NULL, NULL)->text =
+	        action_text(s->out, "%s", text);
 	for (struct request *r = s->requests; r; r = next) {
 		next = r->next;
 		if (r->loading)
-			requests_refuse(s, r, CODE_USAGE, "the configuration was refused, nothing has changed:\n%s", text);
+			requests_refuse(s, r, CODE_USAGE,
+			        "the configuration was refused, nothing has changed:\n%s", text);
 	}
 }
 
@@ -321,7 +328,8 @@ static void on_prepared(struct generation *g, const struct event *ev)
 	if (g->state != GENERATION_STARTING)
 		return;
 	if (g->shared)
-		supervisor_record(g->service->supervisor, RECORD_STEERING_SHARED, g->service, g, NULL);
+		supervisor_record(
+		        g->service->supervisor, RECORD_STEERING_SHARED, g->service, g, NULL);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		generation_start_worker(g, &g->workers[i]);
 }
@@ -330,8 +338,9 @@ static void on_prepare_failed(struct generation *g, const struct event *ev)
 {
 	g->preparing = false;
 	if (g->state == GENERATION_STARTING)
-		generation_fail(g, service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED, "failed",
-			"%s", ev->text ? ev->text : "");
+		generation_fail(g,
+		        service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
+		        "failed", "%s", ev->text ? ev->text : "");
 }
 
 static void on_worker_said(struct generation *g, struct worker *w, const struct event *ev)
@@ -344,15 +353,17 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 			break; /* a second time, or too late */
 		w->state = WORKER_READY;
 		g->speaks_notify = true;
-		supervisor_record(s, RECORD_WORKER_READY, g->service, g, w)->duration = s->now - w->started;
+		supervisor_record(s, RECORD_WORKER_READY, g->service, g, w)->duration =
+		        s->now - w->started;
 		break;
 	case WORD_STATUS:
 		(void)copy_string(w->status, sizeof w->status, ev->text ? ev->text : "");
 		supervisor_record(s, RECORD_WORKER_STATUS, g->service, g, w)->text =
-			action_text(s->out, "%s", w->status);
+		        action_text(s->out, "%s", w->status);
 		break;
 	case WORD_EXTEND:
-		if (g->state == GENERATION_STARTING && usec_add(s->now, ev->said.number) > g->ready_deadline)
+		if (g->state == GENERATION_STARTING &&
+		        usec_add(s->now, ev->said.number) > g->ready_deadline)
 			g->ready_deadline = usec_add(s->now, ev->said.number);
 		break;
 	case WORD_TROUBLE:
@@ -363,7 +374,7 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 			break;
 		supervisor_act(s, ACTION_SIGNAL_WORKER, g->service, g, w)->signo = SIGNAL_ABRT;
 		supervisor_record(s, RECORD_WORKER_KILLED, g->service, g, w)->text =
-			"it asked for it (WATCHDOG=trigger)";
+		        "it asked for it (WATCHDOG=trigger)";
 		break;
 	case WORD_STOPPING:
 		break;
@@ -381,7 +392,8 @@ static void worker_event(struct generation *g, const struct event *ev)
 	else if (ev->type == EVENT_WORKER_START_FAILED && w->state == WORKER_STARTING)
 		generation_worker_start_failed(g, w, ev->text ? ev->text : "");
 	else if (ev->type == EVENT_WORKER_EXITED && w->pid)
-		generation_worker_exited(g, w, ev->exited.code, ev->exited.status, ev->exited.rest, ev->text);
+		generation_worker_exited(
+		        g, w, ev->exited.code, ev->exited.status, ev->exited.rest, ev->text);
 	else if (ev->type == EVENT_WORKER_TREE_GONE && w->state == WORKER_REST)
 		generation_worker_tree_gone(g, w);
 	else if (ev->type == EVENT_WORKER_SAID && w->state != WORKER_ABSENT)
@@ -391,8 +403,8 @@ static void worker_event(struct generation *g, const struct event *ev)
 static void generation_event(struct generation *g, const struct event *ev)
 {
 	if (!g->preparing && (ev->type == EVENT_PREPARED || ev->type == EVENT_PREPARE_FAILED)) {
-		supervisor_record(g->service->supervisor, RECORD_ANOMALY, g->service, g, NULL)->text =
-			"it was prepared a second time";
+		supervisor_record(g->service->supervisor, RECORD_ANOMALY, g->service, g, NULL)
+		        ->text = "it was prepared a second time";
 		return;
 	}
 	switch (ev->type) {
@@ -408,8 +420,9 @@ static void generation_event(struct generation *g, const struct event *ev)
 		if (ev->ok)
 			g->probed = true;
 		else
-			generation_fail(g, service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
-				"failed", "%s", ev->text ? ev->text : "the probe failed");
+			generation_fail(g,
+			        service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
+			        "failed", "%s", ev->text ? ev->text : "the probe failed");
 		break;
 	case EVENT_QUIET_CHECKED:
 		drain_quiet_checked(g, ev->ok);
@@ -506,9 +519,9 @@ static void tell_systemd(struct supervisor *s, enum systemd_word word)
 
 		if (!sv || !sv->wanted_settings)
 			continue;
-		t = word == SYSTEMD_RELOADING ? sv->wanted_settings->ready.timeout :
-						usec_add(sv->wanted_settings->drain.deadline,
-							sv->wanted_settings->drain.kill_after);
+		t = word == SYSTEMD_RELOADING ? sv->wanted_settings->ready.timeout
+		                              : usec_add(sv->wanted_settings->drain.deadline,
+		                                        sv->wanted_settings->drain.kill_after);
 		longest = t > longest ? t : longest;
 	}
 	a->systemd.extend = usec_add(longest, EXTEND_MARGIN_USEC);
@@ -516,7 +529,9 @@ static void tell_systemd(struct supervisor *s, enum systemd_word word)
 
 static void order_stop(struct supervisor *s)
 {
-	const struct request_spec spec = {.kind = REQUEST_SHUTDOWN, .timeout = USEC_INFINITY, .cause = "nothing is left to run"};
+	const struct request_spec spec = {.kind = REQUEST_SHUTDOWN,
+	        .timeout = USEC_INFINITY,
+	        .cause = "nothing is left to run"};
 
 	requests_add(s, &spec);
 }
@@ -556,7 +571,8 @@ static void drop_ended(struct supervisor *s)
 
 		if (!sv)
 			continue;
-		ended = (sv->state == SERVICE_STOPPED || sv->state == SERVICE_FAILED) && !sv->n_generations;
+		ended = (sv->state == SERVICE_STOPPED || sv->state == SERVICE_FAILED) &&
+		        !sv->n_generations;
 		if (ended && sv->remove) {
 			targets_supersede(sv, "the service was removed");
 			HO_ASSERT(!sv->targets);
@@ -581,7 +597,8 @@ static void finish_stop(struct supervisor *s)
 	for (size_t i = 0; i < s->n_slots; i++) {
 		const struct service *sv = s->services[i];
 
-		if (sv && (sv->n_generations || (sv->state != SERVICE_STOPPED && sv->state != SERVICE_FAILED)))
+		if (sv && (sv->n_generations ||
+		                  (sv->state != SERVICE_STOPPED && sv->state != SERVICE_FAILED)))
 			return;
 	}
 	while (s->requests)
@@ -602,7 +619,8 @@ static void tell_changes(struct supervisor *s)
 	tell_systemd(s, reloading ? SYSTEMD_RELOADING : SYSTEMD_READY);
 }
 
-void supervisor_step(struct supervisor *s, usec_t now, const struct event *ev, struct action_list *out)
+void supervisor_step(
+        struct supervisor *s, usec_t now, const struct event *ev, struct action_list *out)
 {
 	HO_ASSERT(now >= s->now);
 	s->now = now;
@@ -666,7 +684,9 @@ void supervisor_summary(const struct supervisor *s, struct text *t)
 		g = service_serving(sv);
 		for (unsigned k = 0; k < sv->n_generations; k++) {
 			old += generation_is_old(sv->generations[k]);
-			connections += generation_is_old(sv->generations[k]) ? sv->generations[k]->in_flight : 0;
+			connections += generation_is_old(sv->generations[k])
+			                       ? sv->generations[k]->in_flight
+			                       : 0;
 		}
 		text_add(t, "%s%s: ", t->len ? "; " : "", sv->name);
 		if (g)
@@ -676,6 +696,7 @@ void supervisor_summary(const struct supervisor *s, struct text *t)
 		if (sv->rolling)
 			text_add(t, ", %u starts", sv->rolling->id);
 		if (old)
-			text_add(t, ", %u old (%llu connections)", old, (unsigned long long)connections);
+			text_add(t, ", %u old (%llu connections)", old,
+			        (unsigned long long)connections);
 	}
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The reducer that owns everything: events in, actions out. It calls no system call and reads no clock;
- * the time is an argument. What it promises is said in check.c and checked after every step in tests. */
+/* The reducer that owns everything: events in, actions out. It calls no system call and reads no
+ * clock; the time is an argument. What it promises is said in check.c and checked after every step
+ * in tests. */
 #ifndef CORE_SUPERVISOR_H
 #define CORE_SUPERVISOR_H
 
@@ -34,7 +35,8 @@ struct target {
 	char *text; /* owned; NULL: none */
 };
 
-/* A request that is not answered yet. With ACTION_ANSWER it passes to the shell, which calls request_free(). */
+/* A request that is not answered yet. With ACTION_ANSWER it passes to the shell, which calls
+ * request_free(). */
 struct request {
 	struct request *next;
 	uint32_t id;
@@ -60,8 +62,8 @@ struct supervisor {
 	enum supervisor_state state;
 	usec_t now;
 	struct action_list *out; /* of the step under way */
-	struct config *config;	 /* the newest good one; NULL before the start */
-	char *config_error;	 /* of a newer bad one; owned */
+	struct config *config;   /* the newest good one; NULL before the start */
+	char *config_error;      /* of a newer bad one; owned */
 	bool loading, load_all;
 	struct service **services; /* by slot; NULL: free */
 	size_t n_slots;
@@ -72,7 +74,7 @@ struct supervisor {
 	unsigned rolling; /* services with a roll-out running or waiting */
 	bool told_reloading;
 	bool look_for_ends; /* a service may be at its end */
-	bool at_once; /* the second order to stop */
+	bool at_once;       /* the second order to stop */
 	bool exiting;
 	int exit_code;
 };
@@ -82,7 +84,8 @@ struct supervisor *supervisor_new(void);
 struct supervisor *supervisor_free(struct supervisor *s);
 
 /* Total: never fails, never blocks. Appends to `out`, which must be the same list in every call. */
-void supervisor_step(struct supervisor *s, usec_t now, const struct event *ev, struct action_list *out);
+void supervisor_step(
+        struct supervisor *s, usec_t now, const struct event *ev, struct action_list *out);
 
 /* When EVENT_TIMER is due; USEC_INFINITY: never. */
 usec_t supervisor_next_deadline(const struct supervisor *s);
@@ -99,11 +102,12 @@ void supervisor_summary(const struct supervisor *s, struct text *t);
 /* ---- for the other parts of the core ---- */
 
 /* A record with what is known of the service, generation and worker; `text` may be NULL. */
-struct record *supervisor_record(struct supervisor *s, enum record_type type, const struct service *sv,
-	const struct generation *g, const struct worker *w);
+struct record *supervisor_record(struct supervisor *s, enum record_type type,
+        const struct service *sv, const struct generation *g, const struct worker *w);
 struct action *supervisor_act(struct supervisor *s, enum action_type type, const struct service *sv,
-	const struct generation *g, const struct worker *w);
-/* Room in the action list and the heap for one more service or generation; taken back with negative numbers. */
+        const struct generation *g, const struct worker *w);
+/* Room in the action list and the heap for one more service or generation; taken back with negative
+ * numbers. */
 int supervisor_reserve(struct supervisor *s, long actions, long timers);
 void supervisor_attempted(struct supervisor *s, struct service *sv);
 
@@ -113,13 +117,13 @@ void requests_gone(struct supervisor *s, uint32_t id);
 void requests_timed_out(struct supervisor *s, struct request *r);
 /* Makes the targets of a request; the caller settles their services. False: it was refused. */
 bool requests_begin(struct supervisor *s, struct request *r);
-void requests_refuse(struct supervisor *s, struct request *r, enum outcome_code code, const char *format, ...)
-	_printf_(4, 5);
+void requests_refuse(struct supervisor *s, struct request *r, enum outcome_code code,
+        const char *format, ...) _printf_(4, 5);
 /* A generation that carries all pending ones has been started. */
 void targets_started(struct service *sv, uint32_t generation);
 void targets_serving(struct service *sv, uint32_t generation, bool baked);
-void targets_failed(struct service *sv, uint32_t generation, enum outcome_code code, const char *outcome,
-	const char *text);
+void targets_failed(struct service *sv, uint32_t generation, enum outcome_code code,
+        const char *outcome, const char *text);
 /* Something of the service has gone: are those done who wait for that? */
 void targets_check(struct service *sv);
 void targets_supersede(struct service *sv, const char *text);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A read-only picture of everything, as `status` shows it. Filled from the core's tables and the kernel's facts,
- * valid until the next event. Times are CLOCK_MONOTONIC. */
+/* A read-only picture of everything, as `status` shows it. Filled from the core's tables and the
+ * kernel's facts, valid until the next event. Times are CLOCK_MONOTONIC. */
 #ifndef CORE_VIEW_H
 #define CORE_VIEW_H
 
@@ -9,7 +9,7 @@
 
 struct view_worker {
 	unsigned index;
-	int pid;	   /* 0: not running at the moment */
+	int pid;           /* 0: not running at the moment */
 	const char *state; /* starting, ready, serving, warm, draining, stopping, gone, failed */
 	uint64_t in_flight;
 	bool in_flight_known; /* per worker only for libhandoff workers */
@@ -21,15 +21,15 @@ struct view_worker {
 struct view_generation {
 	uint32_t id;
 	const char *state;
-	unsigned share; /* of SHARE_ALL */
-	const char *release;	 /* or NULL */
+	unsigned share;      /* of SHARE_ALL */
+	const char *release; /* or NULL */
 	usec_t started;
 	uint64_t in_flight;
 	bool in_flight_known;
-	const char *drain_by;	 /* NULL: not draining */
-	usec_t deadline_in;	 /* USEC_INFINITY: none */
-	usec_t oldest;		 /* age of the oldest connection */
-	const char *reason;	 /* of failed and rolled back ones, else "" */
+	const char *drain_by; /* NULL: not draining */
+	usec_t deadline_in;   /* USEC_INFINITY: none */
+	usec_t oldest;        /* age of the oldest connection */
+	const char *reason;   /* of failed and rolled back ones, else "" */
 	struct view_worker *workers;
 	size_t n_workers;
 };
@@ -55,8 +55,8 @@ struct view {
 	int pid;
 	const char *version;
 	const char *environment;
-	const char *state;    /* starting, running, stopping */
-	const char *steering; /* ebpf, cbpf */
+	const char *state;        /* starting, running, stopping */
+	const char *steering;     /* ebpf, cbpf */
 	const char *config_error; /* why the last configuration was refused; NULL: it was not */
 	usec_t now;
 	struct view_service *services;

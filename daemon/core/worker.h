@@ -5,15 +5,15 @@
  *   STARTING -> RUNNING | ABSENT  [started; could not be started]
  *   RUNNING -> READY              [it has shown that it can serve]
  *   RUNNING, READY -> STOPPING    [told to stop, or killed]
- *   RUNNING, READY, STOPPING -> REST | ABSENT  [main process gone; REST while others of its tree live]
- *   REST -> ABSENT                [tree gone] */
+ *   RUNNING, READY, STOPPING -> REST | ABSENT  [main process gone; REST while others of its tree
+ * live] REST -> ABSENT                [tree gone] */
 #ifndef CORE_WORKER_H
 #define CORE_WORKER_H
 
 #include "core/base.h"
 
 enum worker_state {
-	WORKER_ABSENT,	 /* no process; one is started at retry_at, if that is finite */
+	WORKER_ABSENT,   /* no process; one is started at retry_at, if that is finite */
 	WORKER_STARTING, /* asked for */
 	WORKER_RUNNING,
 	WORKER_READY,
@@ -24,16 +24,16 @@ enum worker_state {
 struct worker {
 	unsigned index;
 	enum worker_state state;
-	uint32_t serial;   /* of the process: counts the starts */
-	int pid;	   /* of the main process; 0: none */
+	uint32_t serial; /* of the process: counts the starts */
+	int pid;         /* of the main process; 0: none */
 	usec_t started;
 	usec_t retry_at;   /* ABSENT: when the next one is started */
-	usec_t kill_at;	   /* REST: when what is left is killed */
+	usec_t kill_at;    /* REST: when what is left is killed */
 	unsigned restarts; /* in all */
 	unsigned failures; /* in a row: the back-off */
-	bool killed;	   /* SIGKILL was sent */
+	bool killed;       /* SIGKILL was sent */
 	char status[160];  /* its own words */
-	void *shell;	   /* the shell's object of the process */
+	void *shell;       /* the shell's object of the process */
 };
 
 static inline bool worker_alive(const struct worker *w)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Worker processes: started with exactly what they should have, watched, spoken to, ended.
  *
- * A process gets descriptors 0-2, its sockets from 3 on and nothing else; its environment is built from the
- * configuration alone (never from variables meant for handoffd). Its end is seen through a pidfd. It runs in a
- * session of its own, so that what it leaves behind can be found and ended. */
+ * A process gets descriptors 0-2, its sockets from 3 on and nothing else; its environment is built
+ * from the configuration alone (never from variables meant for handoffd). Its end is seen through a
+ * pidfd. It runs in a session of its own, so that what it leaves behind can be found and ended. */
 #ifndef PROCESS_PROCESS_H
 #define PROCESS_PROCESS_H
 
@@ -15,7 +15,7 @@
 
 struct ev_loop;
 struct processes; /* all of them, and what they share */
-struct process;	  /* one worker */
+struct process;   /* one worker */
 
 /* How a process ended, as waitid(2) tells it: never folded into one number. */
 struct exit_info {
@@ -24,89 +24,94 @@ struct exit_info {
 };
 
 enum notify_kind {
-	NOTIFY_READY,	  /* READY=1 */
-	NOTIFY_STOPPING,  /* STOPPING=1 */
-	NOTIFY_STATUS,	  /* STATUS=text */
-	NOTIFY_ERRNO,	  /* ERRNO=number */
-	NOTIFY_EXTEND,	  /* EXTEND_TIMEOUT_USEC=number */
-	NOTIFY_WATCHDOG,  /* WATCHDOG=1 */
+	NOTIFY_READY,            /* READY=1 */
+	NOTIFY_STOPPING,         /* STOPPING=1 */
+	NOTIFY_STATUS,           /* STATUS=text */
+	NOTIFY_ERRNO,            /* ERRNO=number */
+	NOTIFY_EXTEND,           /* EXTEND_TIMEOUT_USEC=number */
+	NOTIFY_WATCHDOG,         /* WATCHDOG=1 */
 	NOTIFY_WATCHDOG_TRIGGER, /* WATCHDOG=trigger */
-	NOTIFY_RELOADING, /* RELOADING=1 */
-	NOTIFY_READY_FD,  /* newline on the descriptor of ready.by = fd:N */
-	NOTIFY_EXEC_READY, /* the command of ready.by = exec: succeeded */
-	NOTIFY_MAINPID_IGNORED, /* MAINPID=number */
-	NOTIFY_FDNAME,	  /* FDNAME=text: belongs to the next two, is not delivered by itself */
-	NOTIFY_FDSTORE,	  /* FDSTORE=1: keep `fd` as `text`; once for each descriptor */
-	NOTIFY_FDREMOVE,  /* FDSTOREREMOVE=1: forget what is kept as `text` */
+	NOTIFY_RELOADING,        /* RELOADING=1 */
+	NOTIFY_READY_FD,         /* newline on the descriptor of ready.by = fd:N */
+	NOTIFY_EXEC_READY,       /* the command of ready.by = exec: succeeded */
+	NOTIFY_MAINPID_IGNORED,  /* MAINPID=number */
+	NOTIFY_FDNAME,   /* FDNAME=text: belongs to the next two, is not delivered by itself */
+	NOTIFY_FDSTORE,  /* FDSTORE=1: keep `fd` as `text`; once for each descriptor */
+	NOTIFY_FDREMOVE, /* FDSTOREREMOVE=1: forget what is kept as `text` */
 };
 struct notify_message {
 	enum notify_kind kind;
 	uint64_t number;  /* of ERRNO, EXTEND (microseconds) and MAINPID */
-	const char *text; /* of STATUS, valid UTF-8 without control characters; of FDSTORE and FDREMOVE, a valid name;
-			   * else NULL */
-	int fd;		  /* of FDSTORE, borrowed: closed after the call; else -1 */
+	const char *text; /* of STATUS, valid UTF-8 without control characters; of FDSTORE and
+	                   * FDREMOVE, a valid name; else NULL */
+	int fd;           /* of FDSTORE, borrowed: closed after the call; else -1 */
 };
 
 enum socket_call_kind { CALL_BIND, CALL_LISTEN };
 /* A call that a process of the worker is about to make on a TCP socket. */
 struct socket_call {
 	enum socket_call_kind kind;
-	int fd; /* the socket itself, borrowed; negative errno if it could not be had */
+	int fd;       /* the socket itself, borrowed; negative errno if it could not be had */
 	pid_t caller; /* a thread */
 	int theirs;   /* the caller's number of the socket */
 	struct sockaddr_storage address; /* BIND: IPv4 or IPv6 with a port */
 	socklen_t length;
 	int backlog; /* LISTEN */
 };
-/* Returns 0 or negative errno if that is the answer, because the call was made or refused here; 1 to let it be made
- * as if nobody had been asked. */
+/* Returns 0 or negative errno if that is the answer, because the call was made or refused here; 1
+ * to let it be made as if nobody had been asked. */
 typedef int (*socket_asked)(void *data, const struct socket_call *call);
 
 struct process_handlers {
 	void (*exited)(void *data, struct process *p, struct exit_info how);
 	void (*notified)(void *data, struct process *p, const struct notify_message *m);
-	/* One whole line of output (without the newline), or a part of a very long one. May be NULL. */
-	void (*output)(void *data, struct process *p, bool is_stderr, const char *line, size_t length);
+	/* One whole line of output (without the newline), or a part of a very long one. May be
+	 * NULL. */
+	void (*output)(
+	        void *data, struct process *p, bool is_stderr, const char *line, size_t length);
 	void *data;
 	/* See socket_asked; NULL where no process is started with `adopt`. */
 	int (*asked)(void *data, struct process *p, const struct socket_call *call);
 };
 
 struct processes_options {
-	const char *runtime_directory; /* not used yet: notify sockets have abstract names, see notify.h */
+	const char *runtime_directory; /* not used yet: notify sockets have abstract names, see
+	                                  notify.h */
 };
 
 /* Becomes child subreaper, blocks nothing, installs no SIGCHLD handler of its own: the caller calls
  * processes_reap() when SIGCHLD came. */
-int processes_new(struct ev_loop *loop, const struct processes_options *options, const struct process_handlers *handlers,
-	struct processes **ret, struct ho_error *reterr);
+int processes_new(struct ev_loop *loop, const struct processes_options *options,
+        const struct process_handlers *handlers, struct processes **ret, struct ho_error *reterr);
 struct processes *processes_free(struct processes *ps);
-/* Reaps orphans that were given to us, and with them every other child of handoffd that is no worker. The end of a
- * worker's main process is dealt with as if its pidfd had spoken: `exited` may be called from here. */
+/* Reaps orphans that were given to us, and with them every other child of handoffd that is no
+ * worker. The end of a worker's main process is dealt with as if its pidfd had spoken: `exited` may
+ * be called from here. */
 void processes_reap(struct processes *ps);
-/* The worker that `pid` belongs to: its main process, or any descendant of its session; NULL if none. */
+/* The worker that `pid` belongs to: its main process, or any descendant of its session; NULL if
+ * none. */
 struct process *processes_find(struct processes *ps, pid_t pid);
 
 /* What a release is for one generation: everything that is looked up anew. */
 struct release {
 	struct config *config; /* referenced */
 	const struct service_config *service;
-	char *directory;   /* links resolved; NULL: none configured */
-	char **environ;	   /* the service's own variables, files read; NULL-terminated */
+	char *directory; /* links resolved; NULL: none configured */
+	char **environ;  /* the service's own variables, files read; NULL-terminated */
 	uint32_t generation;
 	const char *environment_name;
 	unsigned refs;
 };
-/* Resolves the directory, reads the environment files. Fails with words if a link dangles, a file is missing or
- * has a bad line (file:line). */
+/* Resolves the directory, reads the environment files. Fails with words if a link dangles, a file
+ * is missing or has a bad line (file:line). */
 int release_new(struct config *config, const struct service_config *service, uint32_t generation,
-	struct release **ret, struct ho_error *reterr);
+        struct release **ret, struct ho_error *reterr);
 struct release *release_ref(struct release *r);
 struct release *release_unref(struct release *r);
 
 /* A socket to be passed. */
 struct passed_fd {
-	int fd;		  /* borrowed */
+	int fd;           /* borrowed */
 	const char *name; /* LISTEN_FDNAMES, HANDOFF_FD_<NAME> */
 	const struct address *address;
 };
@@ -119,15 +124,16 @@ struct process_spec {
 	unsigned worker;
 	const struct passed_fd *fds;
 	size_t n_fds;
-	bool capture; /* stdout and stderr through a pipe to `output` and to the tail kept for messages;
-			 stderr and stdout of handoffd are inherited otherwise, and then there is no tail */
+	bool capture; /* stdout and stderr through a pipe to `output` and to the tail kept for
+	                 messages; stderr and stdout of handoffd are inherited otherwise, and then
+	                 there is no tail */
 	enum adoption adoption;
 };
 
-/* Starts it. Fails with the child's own errno and the path when the program cannot be executed, or a limit, user,
- * capability or directory cannot be set: nothing is left behind then. */
-int process_start(struct processes *ps, const struct process_spec *spec, void *user, struct process **ret,
-	struct ho_error *reterr);
+/* Starts it. Fails with the child's own errno and the path when the program cannot be executed, or
+ * a limit, user, capability or directory cannot be set: nothing is left behind then. */
+int process_start(struct processes *ps, const struct process_spec *spec, void *user,
+        struct process **ret, struct ho_error *reterr);
 /* Forgets it; if it still runs, it runs on unwatched. Accepts NULL, returns NULL. */
 struct process *process_free(struct process *p);
 
@@ -135,19 +141,20 @@ struct process *process_free(struct process *p);
 int process_adoption_error(const struct process *p);
 pid_t process_pid(const struct process *p);
 void *process_user(const struct process *p);
-/* The last lines it wrote (at most 16, at most 2 KiB), newline-separated; "" if none were seen. Blocks not. */
+/* The last lines it wrote (at most 16, at most 2 KiB), newline-separated; "" if none were seen.
+ * Blocks not. */
 const char *process_tail(struct process *p);
 
 /* To the main process; 0 or negative errno (-ESRCH when it is gone). */
 int process_signal(struct process *p, int signo);
-/* To every process of its session and their descendants, main process included or not. Returns the number of
- * processes reached, or negative errno. */
+/* To every process of its session and their descendants, main process included or not. Returns the
+ * number of processes reached, or negative errno. */
 int process_signal_tree(struct process *p, int signo, bool include_main);
 /* Calls `each` for every process of the tree. */
 void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg);
 
-/* Runs ready.by = exec:COMMAND again and again (200 ms after each failure) in the environment of the worker, until
- * it exits 0: then NOTIFY_EXEC_READY. */
+/* Runs ready.by = exec:COMMAND again and again (200 ms after each failure) in the environment of
+ * the worker, until it exits 0: then NOTIFY_EXEC_READY. */
 int process_watch_exec(struct process *p, const char *command, struct ho_error *reterr);
 
 #endif

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* The listening sockets of every service, one set a generation, and who of them gets new connections.
+/* The listening sockets of every service, one set a generation, and who of them gets new
+ * connections.
  *
  * Every address of a TCP service is one SO_REUSEPORT group: a control listener of our own, never
  * passed to anybody, and one listener for each generation. A program in the kernel chooses among
- * them: an eBPF program where CAP_BPF allows it, else a classic BPF program. UNIX paths are switched
- * by link(2) and rename(2) of a private name over the public one. Where neither is possible the one
- * socket is shared by all generations.
+ * them: an eBPF program where CAP_BPF allows it, else a classic BPF program. UNIX paths are
+ * switched by link(2) and rename(2) of a private name over the public one. Where neither is
+ * possible the one socket is shared by all generations.
  *
  * Nothing here decides anything: `sockets_steer()` is told the wanted shares and applies them. All
  * calls are made from the loop's thread and do not block. */
@@ -21,7 +22,7 @@
 #define ADDRESS_SOCKETS_MAX 64 /* that one generation may have at one address */
 
 struct ev_loop;
-struct sockets;	     /* all groups of the daemon */
+struct sockets;      /* all groups of the daemon */
 struct listener_set; /* the listeners of one generation of one service */
 
 enum steering { STEERING_EBPF, STEERING_CBPF, STEERING_RENAME, STEERING_SHARED };
@@ -30,16 +31,16 @@ const char *steering_to_string(enum steering s);
 const char *listener_origin_to_string(enum listener_origin o);
 
 struct sockets_options {
-	bool no_ebpf;	    /* never try eBPF (tests, and HANDOFF_STEERING=cbpf in the environment) */
-	int n_passed;	    /* descriptors that systemd passed, with their names: the descriptors
-			     * are owned by `sockets` once sockets_new() has succeeded */
+	bool no_ebpf; /* never try eBPF (tests, and HANDOFF_STEERING=cbpf in the environment) */
+	int n_passed; /* descriptors that systemd passed, with their names: the descriptors
+	               * are owned by `sockets` once sockets_new() has succeeded */
 	int *passed;
 	char **passed_names;
 };
 
 /* Finds out what the kernel permits. */
 int sockets_new(struct ev_loop *loop, const struct sockets_options *options, struct sockets **ret,
-	struct ho_error *reterr);
+        struct ho_error *reterr);
 /* Closes everything and removes socket files. Accepts NULL. */
 struct sockets *sockets_free(struct sockets *s);
 
@@ -49,8 +50,9 @@ enum steering sockets_steering(const struct sockets *s);
 /* Opens listeners for every address of `service`: all of them or none. They are listening and get
  * no connection until sockets_steer() says so (unless the address is shared). The set keeps a
  * reference to `config`, which owns `service`. */
-int listener_set_open(struct sockets *s, struct config *config, const struct service_config *service,
-	uint32_t generation, struct listener_set **ret, struct ho_error *reterr);
+int listener_set_open(struct sockets *s, struct config *config,
+        const struct service_config *service, uint32_t generation, struct listener_set **ret,
+        struct ho_error *reterr);
 /* Closes our descriptors and forgets the set. Only when no process of the generation is left: then
  * ours are the last ones. What still waits in a queue moves to the steered generation where the
  * kernel can do that (eBPF), and is reset otherwise. The groups' members are verified and
@@ -59,52 +61,55 @@ int listener_set_open(struct sockets *s, struct config *config, const struct ser
 struct listener_set *listener_set_close(struct listener_set *set);
 
 size_t listener_set_count(const struct listener_set *set);
-/* Listener i belongs to service->listeners[i]; where systemd passed several descriptors of one name, the
- * further ones follow after the last of these. */
+/* Listener i belongs to service->listeners[i]; where systemd passed several descriptors of one
+ * name, the further ones follow after the last of these. */
 struct listener_info {
 	const struct listener_config *config;
 	int fd; /* ours, to be passed; borrowed. -1: the program binds its own */
 	enum steering steering;
 	enum listener_origin origin;
-	uint8_t tag;	   /* inherited by its connections, see connections.h; 0xff: none */
+	uint8_t tag;           /* inherited by its connections, see connections.h; 0xff: none */
 	const char *unix_name; /* private path of a UNIX listener, else NULL */
 };
 struct listener_info listener_set_info(const struct listener_set *set, size_t i);
 uint32_t listener_set_generation(const struct listener_set *set);
 const struct service_config *listener_set_service(const struct listener_set *set);
 
-/* The sockets at which listener i gets connections, at most `max`: ours, or those that the program bound itself as soon
- * as there are any. */
+/* The sockets at which listener i gets connections, at most `max`: ours, or those that the program
+ * bound itself as soon as there are any. */
 size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size_t max);
 /* Accept queue (connections that wait) and its limit; 0 or negative errno. */
-int listener_set_queue(const struct listener_set *set, size_t i, unsigned *ret_queue, unsigned *ret_limit);
+int listener_set_queue(
+        const struct listener_set *set, size_t i, unsigned *ret_queue, unsigned *ret_limit);
 
 /* One generation's part of the new connections. */
 struct share {
 	struct listener_set *set;
 	unsigned part; /* of SHARE_ALL */
 };
-/* Makes the parts true for every address that any of the sets has: `shares` names every living set of
- * the service, those that get nothing with part 0; the parts make SHARE_ALL or 0 in all. An address
- * which no set with a part has gets no new connections any more: TCP clients are neither refused nor accepted,
- * they try again and reach whoever gets the next part; a UNIX path is removed until then. A UNIX path has
- * no parts, the set with the greatest one gets it. The order of the calls of listener_set_open() is that of age. With
- * `sticky` a client address always goes to the same side, and raising a part moves nobody back. On
- * failure everything is as it was before. Takes effect before it returns. */
-int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool sticky, struct ho_error *reterr);
+/* Makes the parts true for every address that any of the sets has: `shares` names every living set
+ * of the service, those that get nothing with part 0; the parts make SHARE_ALL or 0 in all. An
+ * address which no set with a part has gets no new connections any more: TCP clients are neither
+ * refused nor accepted, they try again and reach whoever gets the next part; a UNIX path is removed
+ * until then. A UNIX path has no parts, the set with the greatest one gets it. The order of the
+ * calls of listener_set_open() is that of age. With `sticky` a client address always goes to the
+ * same side, and raising a part moves nobody back. On failure everything is as it was before. Takes
+ * effect before it returns. */
+int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool sticky,
+        struct ho_error *reterr);
 
-/* Where a probe of listener `i` has to come from so that this generation and no other receives it: a
- * bound, not yet connected, non-blocking client socket, and the address to connect to. Until
+/* Where a probe of listener `i` has to come from so that this generation and no other receives it:
+ * a bound, not yet connected, non-blocking client socket, and the address to connect to. Until
  * listener_set_probe_end() connections from this one source go to the set; all others are not
- * touched. -EOPNOTSUPP for shared listeners with more than one generation. At most one probe runs for an
- * address at a time: -EBUSY. */
-int listener_set_probe_begin(struct listener_set *set, size_t i, int *ret_fd, struct sockaddr_storage *ret_to,
-	socklen_t *ret_to_len, struct ho_error *reterr);
+ * touched. -EOPNOTSUPP for shared listeners with more than one generation. At most one probe runs
+ * for an address at a time: -EBUSY. */
+int listener_set_probe_begin(struct listener_set *set, size_t i, int *ret_fd,
+        struct sockaddr_storage *ret_to, socklen_t *ret_to_len, struct ho_error *reterr);
 void listener_set_probe_end(struct listener_set *set, size_t i);
 
-/* Descriptors that systemd passed and no service of the configuration names: their names go to `report`, one call
- * each. */
+/* Descriptors that systemd passed and no service of the configuration names: their names go to
+ * `report`, one call each. */
 void sockets_unclaimed(const struct sockets *s, const struct config *config,
-	void (*report)(const char *name, void *data), void *data);
+        void (*report)(const char *name, void *data), void *data);
 
 #endif

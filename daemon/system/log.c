@@ -26,7 +26,8 @@ static bool stderr_is_journal(void)
 	unsigned long long device, inode;
 	struct stat st;
 
-	if (!stream || sscanf(stream, "%llu:%llu", &device, &inode) != 2 || fstat(STDERR_FILENO, &st) < 0)
+	if (!stream || sscanf(stream, "%llu:%llu", &device, &inode) != 2 ||
+	        fstat(STDERR_FILENO, &st) < 0)
 		return false;
 	return st.st_dev == device && st.st_ino == inode;
 }
@@ -61,8 +62,8 @@ static void put(int fd, const char *bytes, size_t n)
 	int length;
 
 	if (state.dropped) {
-		length = snprintf(note, sizeof note, "handoffd: %lu lines were lost, nobody read them\n",
-			state.dropped);
+		length = snprintf(note, sizeof note,
+		        "handoffd: %lu lines were lost, nobody read them\n", state.dropped);
 		if (!write_all(STDERR_FILENO, note, (size_t)length)) {
 			state.dropped++;
 			return;
@@ -87,11 +88,12 @@ void log_output(bool is_stderr, const char *line, size_t length)
 	put(is_stderr ? STDERR_FILENO : STDOUT_FILENO, "\n", 1);
 }
 
-/* A worker's last words have just gone by as its output: the log does not repeat them, the events do. */
+/* A worker's last words have just gone by as its output: the log does not repeat them, the events
+ * do. */
 static size_t length_for_log(const struct record *r)
 {
 	bool has_words = r->type == RECORD_WORKER_CRASHED || r->type == RECORD_GENERATION_FAILED ||
-			 r->type == RECORD_ROLLED_BACK;
+	                 r->type == RECORD_ROLLED_BACK;
 	size_t n = has_words ? strcspn(r->text, "\n") : strlen(r->text);
 
 	return n && n < strlen(r->text) && r->text[n - 1] == ':' ? n - 1 : n;
@@ -112,7 +114,7 @@ static void describe(const struct record *r, struct text *t)
 		text_add(t, " after %.3f s", (double)r->duration / USEC_PER_SEC);
 	if (r->has_connections)
 		text_add(t, ", %llu connection%s", (unsigned long long)r->connections,
-			r->connections == 1 ? "" : "s");
+		        r->connections == 1 ? "" : "s");
 	if (r->text && *r->text)
 		text_add(t, ": %.*s", (int)length_for_log(r), r->text);
 }
@@ -128,7 +130,8 @@ static void to_journal(const struct record *r, const char *message)
 		return;
 	iov[n++] = (struct iovec){text, strlen(text)};
 	(void)snprintf(fields[0], sizeof fields[0], "PRIORITY=%d", record_level(r->type));
-	(void)snprintf(fields[1], sizeof fields[1], "HANDOFF_EVENT=%s", record_type_to_string(r->type));
+	(void)snprintf(
+	        fields[1], sizeof fields[1], "HANDOFF_EVENT=%s", record_type_to_string(r->type));
 	(void)snprintf(fields[2], sizeof fields[2], "SYSLOG_IDENTIFIER=handoffd");
 	for (int i = 0; i < 3; i++, n++)
 		iov[n] = (struct iovec){fields[i], strlen(fields[i])};

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Where records go: to the journal with their fields when stderr is the journal, else to stderr as one line. A line
- * never blocks: if stderr takes nothing it is dropped and counted, and the count is said later. */
+/* Where records go: to the journal with their fields when stderr is the journal, else to stderr as
+ * one line. A line never blocks: if stderr takes nothing it is dropped and counted, and the count
+ * is said later. */
 #ifndef SYSTEM_LOG_H
 #define SYSTEM_LOG_H
 

@@ -16,7 +16,8 @@ int systemd_listen_fds(int **ret_fds, char ***ret_names, struct ho_error *reterr
 	int n = sd_listen_fds_with_names(1, &names);
 
 	if (n < 0)
-		return ho_error_set(reterr, n, "LISTEN_FDS and LISTEN_FDNAMES do not fit together: %s", strerror(-n));
+		return ho_error_set(reterr, n,
+		        "LISTEN_FDS and LISTEN_FDNAMES do not fit together: %s", strerror(-n));
 	fds = calloc((size_t)n + 1, sizeof *fds);
 	if (!fds) {
 		for (int i = 0; i < n; i++)

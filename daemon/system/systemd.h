@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What handoffd says to the manager above it (sd_notify(3)), and what it gets from it (sd_listen_fds(3)). All of it is
- * nothing when there is no such manager. */
+/* What handoffd says to the manager above it (sd_notify(3)), and what it gets from it
+ * (sd_listen_fds(3)). All of it is nothing when there is no such manager. */
 #ifndef SYSTEM_SYSTEMD_H
 #define SYSTEM_SYSTEMD_H
 
@@ -8,8 +8,9 @@
 
 struct ev_loop;
 
-/* Takes the variables out of the environment, so that no worker gets them. Descriptors are made close-on-exec. `ret_names`
- * and `ret_fds` are heap, the caller's. 0 when there are none; negative errno with words. */
+/* Takes the variables out of the environment, so that no worker gets them. Descriptors are made
+ * close-on-exec. `ret_names` and `ret_fds` are heap, the caller's. 0 when there are none; negative
+ * errno with words. */
 int systemd_listen_fds(int **ret_fds, char ***ret_names, struct ho_error *reterr);
 
 /* READY=1 / RELOADING=1 with MONOTONIC_USEC / STOPPING=1; extend: EXTEND_TIMEOUT_USEC, 0 none. */

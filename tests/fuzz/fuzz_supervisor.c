@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Bytes choose what happens in a simulated world; the invariants are the oracle. A crashing input is a test case. */
+/* Bytes choose what happens in a simulated world; the invariants are the oracle. A crashing input
+ * is a test case. */
 #include "../sim/world.h"
 
 #include <stdlib.h>

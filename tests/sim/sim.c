@@ -16,7 +16,8 @@ static void say_seed(const char *expression, const char *file, int line)
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: handoff-sim [--steps N | --worlds N] [--seed N] [--trace] [--break]\n");
+	fprintf(stderr,
+	        "usage: handoff-sim [--steps N | --worlds N] [--seed N] [--trace] [--break]\n");
 	return 2;
 }
 
@@ -57,15 +58,17 @@ int main(int argc, char **argv)
 		answers += r.answers;
 		cut += r.cut;
 		if (r.error[0]) {
-			printf("seed %" PRIu64 ", step %u: %s\nreplay: handoff-sim --worlds 1 --seed %" PRIu64
+			printf("seed %" PRIu64
+			       ", step %u: %s\nreplay: handoff-sim --worlds 1 --seed %" PRIu64
 			       " --trace%s\n",
-				seed, r.steps, r.error, seed, options.break_it ? " --break" : "");
+			        seed, r.steps, r.error, seed, options.break_it ? " --break" : "");
 			return 1;
 		}
 	}
-	printf("%" PRIu64 " steps in %" PRIu64 " worlds (last seed %" PRIu64 "): %" PRIu64 " generations, %" PRIu64
-	       " failed, %" PRIu64 " rolled back, %" PRIu64 " requests answered, %" PRIu64
+	printf("%" PRIu64 " steps in %" PRIu64 " worlds (last seed %" PRIu64 "): %" PRIu64
+	       " generations, %" PRIu64 " failed, %" PRIu64 " rolled back, %" PRIu64
+	       " requests answered, %" PRIu64
 	       " connections cut at a deadline; no invariant violated\n",
-		steps, n, seed - 1, generations, failures, rollbacks, answers, cut);
+	        steps, n, seed - 1, generations, failures, rollbacks, answers, cut);
 	return 0;
 }

@@ -1,44 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include "world.h"
+#include "chance.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_EVENTS = 4096, MAX_GENS = 512, MAX_WORKERS = 3, MAX_SERVICES = 3, MAX_REQUESTS = 256 };
-
-/* ---- chance ---- */
-
-struct chance chance_from_seed(uint64_t seed)
-{
-	return (struct chance){.state = seed * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du};
-}
-
-struct chance chance_from_bytes(const uint8_t *bytes, size_t n)
-{
-	return (struct chance){.bytes = bytes, .n_bytes = n, .from_bytes = true};
-}
-
-static unsigned pick(struct chance *c, unsigned n)
-{
-	if (c->from_bytes) {
-		if (c->n_bytes) {
-			c->n_bytes--;
-			return *c->bytes++ % n;
-		}
-		*c = chance_from_seed(1); /* the end of the story needs chance as well */
-		c->ended = true;
-	}
-	c->state ^= c->state << 13;
-	c->state ^= c->state >> 7;
-	c->state ^= c->state << 17;
-	return (unsigned)((c->state * 0x2545f4914f6cdd1du >> 33) % n);
-}
-
-static bool one_in(struct chance *c, unsigned n)
-{
-	return pick(c, n) == n - 1;
-}
+enum { MAX_EVENTS = 4096, MAX_GENS = 512, MAX_REQUESTS = 256 };
 
 /* ---- the world's own memory: what is true, not what the core believes ---- */
 
@@ -46,7 +14,7 @@ struct sim_worker {
 	bool alive, told, killed;
 	uint32_t serial;
 	int pid;
-	unsigned rest;	 /* what stays behind when the main process goes */
+	unsigned rest; /* what stays behind when the main process goes */
 	bool rest_alive;
 	bool ignores_term;
 };
@@ -59,7 +27,7 @@ struct sim_generation {
 	unsigned queue, half_open, open; /* connections */
 	bool cut_named;
 	usec_t share_lost; /* when it lost its share */
-	usec_t end_by;	   /* the latest moment at which it may still have processes */
+	usec_t end_by;     /* the latest moment at which it may still have processes */
 	struct sim_worker workers[MAX_WORKERS];
 };
 
@@ -124,48 +92,6 @@ static bool has_processes(const struct sim_generation *g)
 	return false;
 }
 
-/* ---- configurations ---- */
-
-static struct config *make_config(struct world *w)
-{
-	struct config *c = config_new();
-	struct chance *ch = &w->chance;
-	static const char *const names[MAX_SERVICES] = {"web", "api", "job"};
-	const usec_t times[] = {0, USEC_PER_SEC, 10 * USEC_PER_SEC, 60 * USEC_PER_SEC};
-
-	if (!c)
-		abort();
-	c->services = config_alloc(c, MAX_SERVICES * sizeof *c->services);
-	for (unsigned i = 0; i < MAX_SERVICES; i++) {
-		struct service_config *sc = &c->services[c->n_services];
-
-		if (i && one_in(ch, 2))
-			continue;
-		service_config_defaults(sc);
-		sc->name = names[i];
-		sc->workers = 1 + pick(ch, MAX_WORKERS);
-		sc->n_listeners = i == 2 ? 0 : 1 + pick(ch, 2);
-		sc->listeners = config_alloc(c, 2 * sizeof *sc->listeners);
-		for (unsigned k = 0; k < sc->n_listeners; k++)
-			sc->listeners[k] = (struct listener_config){.name = "http",
-				.address = {.port = (uint16_t)(80 + i * 10 + k), .text = "tcp:x"}};
-		sc->ready.by = (enum ready_by)pick(ch, 8);
-		if (i == 2 && (sc->ready.by == READY_ACCEPTING || sc->ready.by == READY_LISTENING || sc->ready.by == READY_HTTP))
-			sc->ready.by = READY_AUTO;
-		sc->ready.after = times[pick(ch, 3)];
-		sc->drain.by = (enum drain_by)pick(ch, 3);
-		sc->drain.deadline = one_in(ch, 12) ? USEC_INFINITY : times[pick(ch, 4)];
-		sc->drain.kill_after = times[pick(ch, 3)];
-		sc->drain.idle_after = one_in(ch, 4) ? USEC_PER_SEC : USEC_INFINITY;
-		sc->rollout.bake = times[pick(ch, 3)];
-		sc->rollout.keep_warm = one_in(ch, 3) ? times[pick(ch, 4)] : 0;
-		sc->rollout.max_old = 1 + pick(ch, 6);
-		sc->restart = one_in(ch, 8) ? RESTART_NEVER : RESTART_ALWAYS;
-		c->n_services++;
-	}
-	return c;
-}
-
 /* ---- events ---- */
 
 static void soon(struct world *w, struct event ev)
@@ -188,8 +114,11 @@ static void later(struct world *w, usec_t delay, struct event ev)
 
 static struct event of_worker(const struct sim_generation *g, unsigned index, enum event_type type)
 {
-	return (struct event){.type = type, .service = g->service, .generation = g->id, .worker = index,
-		.serial = g->workers[index].serial};
+	return (struct event){.type = type,
+	        .service = g->service,
+	        .generation = g->id,
+	        .worker = index,
+	        .serial = g->workers[index].serial};
 }
 
 static struct event of_generation(const struct sim_generation *g, enum event_type type)
@@ -199,8 +128,8 @@ static struct event of_generation(const struct sim_generation *g, enum event_typ
 
 static usec_t some_time(struct world *w)
 {
-	static const usec_t times[] = {1, 100, 1000, 20000, 300000, 2 * USEC_PER_SEC, 15 * USEC_PER_SEC,
-		40 * USEC_PER_SEC};
+	static const usec_t times[] = {1, 100, 1000, 20000, 300000, 2 * USEC_PER_SEC,
+	        15 * USEC_PER_SEC, 40 * USEC_PER_SEC};
 
 	return times[pick(&w->chance, ARRAY_SIZE(times))];
 }
@@ -212,7 +141,9 @@ static void count_changed(struct world *w, struct sim_generation *g)
 	if (!g->watched)
 		return;
 	ev.inflight.total = g->open + g->queue;
-	ev.inflight.idle = g->settings->drain.idle_after != USEC_INFINITY && g->open ? pick(&w->chance, g->open + 1) : 0;
+	ev.inflight.idle = g->settings->drain.idle_after != USEC_INFINITY && g->open
+	                           ? pick(&w->chance, g->open + 1)
+	                           : 0;
 	soon(w, ev);
 }
 
@@ -243,7 +174,8 @@ static void worker_dies(struct world *w, struct sim_generation *g, unsigned inde
 static void do_prepare(struct world *w, const struct action *a)
 {
 	struct sim_generation *g = &w->gens[w->n_gens];
-	struct event ev = {.type = EVENT_PREPARED, .service = a->service, .generation = a->generation};
+	struct event ev = {
+	        .type = EVENT_PREPARED, .service = a->service, .generation = a->generation};
 	struct service *sv = supervisor_service(w->s, a->service);
 	struct generation *cg = sv ? service_find(sv, a->generation) : NULL;
 
@@ -259,8 +191,12 @@ static void do_prepare(struct world *w, const struct action *a)
 	}
 	w->n_gens++;
 	w->result.generations++;
-	*g = (struct sim_generation){.used = true, .prepared = true, .service = a->service, .id = a->generation,
-		.settings = cg->settings, .end_by = USEC_INFINITY};
+	*g = (struct sim_generation){.used = true,
+	        .prepared = true,
+	        .service = a->service,
+	        .id = a->generation,
+	        .settings = cg->settings,
+	        .end_by = USEC_INFINITY};
 	g->shared = one_in(&w->chance, 6) && cg->settings->n_listeners;
 	g->migrates = one_in(&w->chance, 2);
 	ev.prepared.shared = g->shared;
@@ -275,8 +211,9 @@ static void give_character(struct world *w, struct sim_generation *g, unsigned i
 	struct sim_worker *k = &g->workers[index];
 	struct chance *c = &w->chance;
 	struct event ready = of_worker(g, index, EVENT_WORKER_SAID);
-	bool notifies = g->settings->ready.by == READY_NOTIFY || g->settings->ready.by == READY_FD ||
-			g->settings->ready.by == READY_EXEC || one_in(c, 3);
+	bool notifies = g->settings->ready.by == READY_NOTIFY ||
+	                g->settings->ready.by == READY_FD || g->settings->ready.by == READY_EXEC ||
+	                one_in(c, 3);
 
 	k->rest = one_in(c, 8);
 	k->ignores_term = one_in(c, 8);
@@ -328,13 +265,14 @@ static void judge_signal(struct world *w, const struct sim_generation *g)
 	struct generation *cg = sv ? service_find(sv, g->id) : NULL;
 	bool by_signal = g->shared || g->settings->drain.by == DRAIN_SIGNAL;
 
-	if (!cg || cg->state == GENERATION_FAILED || cg->overdue || w->at_once || cg->state == GENERATION_SERVING)
+	if (!cg || cg->state == GENERATION_FAILED || cg->overdue || w->at_once ||
+	        cg->state == GENERATION_SERVING)
 		return;
 	if (g->share)
 		error(w, "a worker is told to stop while its generation has a share");
 	if (!g->shared && (g->queue || g->half_open) && g->settings->n_listeners)
-		error(w, "generation %u is told to stop with %u in its queue, %u half open", g->id, g->queue,
-			g->half_open);
+		error(w, "generation %u is told to stop with %u in its queue, %u half open", g->id,
+		        g->queue, g->half_open);
 	if (!by_signal && g->settings->drain.idle_after == USEC_INFINITY && g->open)
 		error(w, "generation %u is told to stop with %u connections", g->id, g->open);
 }
@@ -354,7 +292,8 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 		for (unsigned i = 0; i < w->soon_n; i++) {
 			const struct event *e = &w->soon[(w->soon_first + i) % MAX_EVENTS];
 
-			if (e->service == g->service && e->generation == g->id && e->worker == a->worker)
+			if (e->service == g->service && e->generation == g->id &&
+			        e->worker == a->worker)
 				return;
 		}
 		error(w, "a signal for a dead worker");
@@ -410,11 +349,14 @@ static void do_steer(struct world *w, const struct action *a)
 			unsigned ready = 0;
 
 			for (unsigned k = 0; k < cg->n_workers; k++)
-				ready += cg->workers[k].state == WORKER_READY || cg->workers[k].state == WORKER_RUNNING;
+				ready += cg->workers[k].state == WORKER_READY ||
+				         cg->workers[k].state == WORKER_RUNNING;
 			if (sv->turn == TURN_FLIP && !cg->died && ready != cg->n_workers)
-				error(w, "2: a share for a generation of which workers are missing");
+				error(w,
+				        "2: a share for a generation of which workers are missing");
 			if (g->settings->ready.by == READY_HTTP && !g->ready)
-				error(w, "2: a share for a generation that did not answer its probe");
+				error(w, "2: a share for a generation that did not answer its "
+				         "probe");
 		}
 		if (g->share && !cg->share) {
 			g->share_lost = w->now;
@@ -512,15 +454,18 @@ static void do_answer(struct world *w, const struct action *a)
 		if (w->requests[i].id != r->id)
 			continue;
 		if (w->requests[i].answered || w->requests[i].cancelled)
-			error(w, "7: request %u is answered twice, or after it was taken back", r->id);
+			error(w, "7: request %u is answered twice, or after it was taken back",
+			        r->id);
 		w->requests[i].answered = true;
 	}
 	for (size_t i = 0; i < r->n_targets; i++) {
 		struct target *t = &r->targets[i];
 
 		if (t->phase != TARGET_DONE)
-			error(w, "7: request %u is answered before service %s is done", r->id, t->name);
-		if (r->kind == REQUEST_RELOAD && t->code == CODE_DONE && !t->generation && strcmp(t->outcome, "stopped") != 0)
+			error(w, "7: request %u is answered before service %s is done", r->id,
+			        t->name);
+		if (r->kind == REQUEST_RELOAD && t->code == CODE_DONE && !t->generation &&
+		        strcmp(t->outcome, "stopped") != 0)
 			error(w, "7: a reload that did not happen is called done");
 	}
 	request_free(r);
@@ -603,18 +548,22 @@ static void step(struct world *w, const struct event *ev)
 
 	w->result.steps++;
 	if (w->options->trace)
-		fprintf(w->options->trace, "%12.6f %s s%u g%u w%u #%u ok %d\n", (double)w->now / 1e6,
-			event_type_to_string(ev->type), ev->service & 0x1fff, ev->generation, ev->worker, ev->serial,
-			(ev->type == EVENT_PROBE_DONE || ev->type == EVENT_QUIET_CHECKED) && ev->ok);
+		fprintf(w->options->trace, "%12.6f %s s%u g%u w%u #%u ok %d\n",
+		        (double)w->now / 1e6, event_type_to_string(ev->type), ev->service & 0x1fff,
+		        ev->generation, ev->worker, ev->serial,
+		        (ev->type == EVENT_PROBE_DONE || ev->type == EVENT_QUIET_CHECKED) &&
+		                ev->ok);
 	supervisor_step(w->s, w->now, ev, &w->out);
 	for (size_t i = 0; i < w->out.n; i++) {
 		const struct action *a = &w->out.items[i];
 
 		if (w->options->trace)
 			fprintf(w->options->trace, "             -> %s s%u g%u w%u #%u %s %s\n",
-				action_type_to_string(a->type), a->service & 0x1fff, a->generation, a->worker, a->serial,
-				a->type == ACTION_RECORD ? record_type_to_string(a->record.type) : "",
-				a->type == ACTION_RECORD && a->record.text ? a->record.text : "");
+			        action_type_to_string(a->type), a->service & 0x1fff, a->generation,
+			        a->worker, a->serial,
+			        a->type == ACTION_RECORD ? record_type_to_string(a->record.type)
+			                                 : "",
+			        a->type == ACTION_RECORD && a->record.text ? a->record.text : "");
 		do_action(w, a);
 	}
 	action_list_clear(&w->out);
@@ -653,14 +602,15 @@ static void clients(struct world *w)
 			if (w->gens[k].used && !w->gens[k].released && w->gens[k].service == sv->id)
 				total += w->gens[k].share;
 		if (total != SHARE_ALL)
-			error(w, "1: service %s serves, but new connections reach nobody (%u)", sv->name, total);
+			error(w, "1: service %s serves, but new connections reach nobody (%u)",
+			        sv->name, total);
 	}
 }
 
 static void ask(struct world *w)
 {
-	static const enum request_kind kinds[] = {REQUEST_RELOAD, REQUEST_RELOAD, REQUEST_RELOAD, REQUEST_RELOAD,
-		REQUEST_STOP, REQUEST_START, REQUEST_RESTART, REQUEST_WAIT};
+	static const enum request_kind kinds[] = {REQUEST_RELOAD, REQUEST_RELOAD, REQUEST_RELOAD,
+	        REQUEST_RELOAD, REQUEST_STOP, REQUEST_START, REQUEST_RESTART, REQUEST_WAIT};
 	static const char *const names[] = {"web", "api", "job", "none"};
 	const char *some[2];
 	struct event ev = {.type = EVENT_REQUEST};
@@ -682,14 +632,15 @@ static void ask(struct world *w)
 	w->config_bad = one_in(&w->chance, 8);
 	if (one_in(&w->chance, 3)) {
 		config_unref(w->config);
-		w->config = make_config(w);
+		w->config = random_config(&w->chance);
 	}
 	step(w, &ev);
 }
 
 static void order_stop(struct world *w)
 {
-	struct event ev = {.type = EVENT_REQUEST, .request = {.kind = REQUEST_SHUTDOWN, .timeout = USEC_INFINITY}};
+	struct event ev = {.type = EVENT_REQUEST,
+	        .request = {.kind = REQUEST_SHUTDOWN, .timeout = USEC_INFINITY}};
 
 	w->at_once = w->stopping;
 	w->stopping = true;
@@ -768,7 +719,8 @@ static bool next_event(struct world *w)
 			return true;
 		}
 		if (ev.type == EVENT_WORKER_TREE_GONE) {
-			if (g->workers[ev.worker].serial != ev.serial || !g->workers[ev.worker].rest_alive)
+			if (g->workers[ev.worker].serial != ev.serial ||
+			        !g->workers[ev.worker].rest_alive)
 				return true;
 			g->workers[ev.worker].rest_alive = false;
 		}
@@ -806,7 +758,8 @@ static void finish(struct world *w)
 			if (w->stops < 2)
 				order_stop(w);
 			else
-				error(w, "5: nothing happens any more, and handoffd has not stopped");
+				error(w, "5: nothing happens any more, and handoffd has not "
+				         "stopped");
 		}
 	}
 	for (unsigned i = 0; i < w->n_gens; i++)
@@ -832,12 +785,12 @@ struct world_result world_live(struct chance chance, const struct world_options 
 	w->s = supervisor_new();
 	if (!w->s)
 		abort();
-	w->config = make_config(w);
+	w->config = random_config(&w->chance);
 	ev.config = config_ref(w->config);
 	step(w, &ev);
 	steps = 200 + pick(&w->chance, 8) * 100;
-	while (w->result.steps < steps && w->result.steps < options->max_steps && !w->exited && !w->result.error[0] &&
-		!w->chance.ended) {
+	while (w->result.steps < steps && w->result.steps < options->max_steps && !w->exited &&
+	        !w->result.error[0] && !w->chance.ended) {
 		if (one_in(&w->chance, 8))
 			trouble(w);
 		clients(w);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A world without processes and sockets: it does what the core wants (or fails to), has workers of every bad
- * character, and knows on its own what must never happen. */
+/* A world without processes and sockets: it does what the core wants (or fails to), has workers of
+ * every bad character, and knows on its own what must never happen. */
 #ifndef SIM_WORLD_H
 #define SIM_WORLD_H
 
@@ -19,8 +19,8 @@ struct chance chance_from_seed(uint64_t seed);
 struct chance chance_from_bytes(const uint8_t *bytes, size_t n);
 
 struct world_options {
-	FILE *trace;	/* NULL: none */
-	bool break_it;	/* the world lies to the core's disadvantage: an error must be found */
+	FILE *trace;   /* NULL: none */
+	bool break_it; /* the world lies to the core's disadvantage: an error must be found */
 	unsigned max_steps;
 };
 struct world_result {

@@ -47,14 +47,14 @@ static void test_plan(void **state)
 	static const struct {
 		const char *before, *after, *plan;
 	} cases[] = {
-		{NULL, "web 80", "add web: open 80"},
-		{"web 80", "web 80", "renew web: keep 80"},
-		{"web 80", "web 80 81", "renew web: keep 80, open 81"},
-		{"web 80 81", "web 81", "renew web: keep 81, close 80"},
-		{"web 80; api 90", "web 80", "remove api; renew web: keep 80"},
-		{"web 80", "api 80", "remove web; add api: open 80"},
-		{"web 80", "web 80; job", "renew web: keep 80; add job"},
-		{"web 80", "", "remove web"},
+	        {NULL, "web 80", "add web: open 80"},
+	        {"web 80", "web 80", "renew web: keep 80"},
+	        {"web 80", "web 80 81", "renew web: keep 80, open 81"},
+	        {"web 80 81", "web 81", "renew web: keep 81, close 80"},
+	        {"web 80; api 90", "web 80", "remove api; renew web: keep 80"},
+	        {"web 80", "api 80", "remove web; add api: open 80"},
+	        {"web 80", "web 80; job", "renew web: keep 80; add job"},
+	        {"web 80", "", "remove web"},
 	};
 
 	(void)state;
@@ -139,10 +139,10 @@ static void test_numbers_and_text(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_plan),
-		cmocka_unit_test(test_timers_come_in_order),
-		cmocka_unit_test(test_backoff),
-		cmocka_unit_test(test_numbers_and_text),
+	        cmocka_unit_test(test_plan),
+	        cmocka_unit_test(test_timers_come_in_order),
+	        cmocka_unit_test(test_backoff),
+	        cmocka_unit_test(test_numbers_and_text),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,19 +42,21 @@ static void tell(struct script *x, const struct action *a)
 		x->code_of_last = r->n_targets ? r->targets[0].code : r->refused;
 		if (x->answers <= 10)
 			text_add(&x->text, "answer %u: %u %s\n", r->id, x->code_of_last,
-				r->n_targets ? r->targets[0].outcome : r->text);
+			        r->n_targets ? r->targets[0].outcome : r->text);
 		request_free(r);
 		return;
 	case ACTION_STEER:
 		text_add(&x->text, "steer");
 		for (unsigned i = 0; sv && i < sv->n_generations; i++)
-			text_add(&x->text, " %u:%u", sv->generations[i]->id, sv->generations[i]->share);
+			text_add(&x->text, " %u:%u", sv->generations[i]->id,
+			        sv->generations[i]->share);
 		text_add(&x->text, "\n");
 		return;
 	case ACTION_START_WORKER:
 	case ACTION_SIGNAL_WORKER:
 	case ACTION_KILL_WORKER:
-		text_add(&x->text, "%s %u.%u\n", action_type_to_string(a->type), a->generation, a->worker);
+		text_add(&x->text, "%s %u.%u\n", action_type_to_string(a->type), a->generation,
+		        a->worker);
 		return;
 	case ACTION_LOAD_CONFIG:
 	case ACTION_PREPARE:
@@ -107,7 +109,8 @@ static uint32_t service_id(struct script *x)
 
 static struct event of(struct script *x, uint32_t generation, enum event_type type)
 {
-	return (struct event){.type = type, .service = service_id(x), .generation = generation, .serial = 1};
+	return (struct event){
+	        .type = type, .service = service_id(x), .generation = generation, .serial = 1};
 }
 
 static void at(struct script *x, usec_t when)
@@ -176,14 +179,18 @@ static void ask(struct script *x, uint32_t id, enum request_kind kind, enum wait
 	static const char *const web[] = {"web"};
 
 	step(x, (struct event){.type = EVENT_REQUEST,
-			.request = {.id = id, .kind = kind, .wait = wait, .timeout = USEC_INFINITY, .services = web,
-				.n_services = 1}});
+	                .request = {.id = id,
+	                        .kind = kind,
+	                        .wait = wait,
+	                        .timeout = USEC_INFINITY,
+	                        .services = web,
+	                        .n_services = 1}});
 }
 
 static void hangup(struct script *x)
 {
 	step(x, (struct event){.type = EVENT_REQUEST,
-			.request = {.kind = REQUEST_RELOAD, .timeout = USEC_INFINITY}});
+	                .request = {.kind = REQUEST_RELOAD, .timeout = USEC_INFINITY}});
 }
 
 static void load(struct script *x)
@@ -222,7 +229,8 @@ static struct script *script_new(unsigned workers)
 	sc->ready.by = READY_NOTIFY;
 	sc->n_listeners = 1;
 	sc->listeners = config_alloc(x->config, sizeof *sc->listeners);
-	sc->listeners[0] = (struct listener_config){.name = "http", .address = {.port = 80, .text = "tcp:*:80"}};
+	sc->listeners[0] = (struct listener_config){
+	        .name = "http", .address = {.port = 80, .text = "tcp:*:80"}};
 	return x;
 }
 
@@ -316,7 +324,8 @@ static void test_failed_start_changes_nothing(void **state)
 	forget(x);
 	exits(x, 2, 0, 3);
 	expect(x, "answer 1: 3 failed\nRELEASE 2\n");
-	assert_non_null(strstr(supervisor_find(x->s, "web")->last_result.text, "exited with status 3"));
+	assert_non_null(
+	        strstr(supervisor_find(x->s, "web")->last_result.text, "exited with status 3"));
 	assert_non_null(strstr(supervisor_find(x->s, "web")->last_result.text, "last words"));
 	assert_int_equal(service_serving(supervisor_find(x->s, "web"))->id, 1);
 	at(x, 100 * SEC);
@@ -528,7 +537,8 @@ static void test_crash_is_replaced_with_backoff(void **state)
 	script_free(x);
 }
 
-/* One runs, at most one waits; everybody gets the result of the generation that carried his request. */
+/* One runs, at most one waits; everybody gets the result of the generation that carried his
+ * request. */
 static void test_a_storm_makes_two_generations(void **state)
 {
 	struct script *x = script_new(1);
@@ -575,7 +585,8 @@ static void test_refused_configuration(void **state)
 static void test_stop_drains_then_leaves(void **state)
 {
 	struct script *x = script_new(1);
-	struct event stop = {.type = EVENT_REQUEST, .request = {.kind = REQUEST_SHUTDOWN, .timeout = USEC_INFINITY}};
+	struct event stop = {.type = EVENT_REQUEST,
+	        .request = {.kind = REQUEST_SHUTDOWN, .timeout = USEC_INFINITY}};
 
 	(void)state;
 	first_serves(x);
@@ -704,24 +715,24 @@ static void test_every_event_in_every_state(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_start_and_reload),
-		cmocka_unit_test(test_failed_start_changes_nothing),
-		cmocka_unit_test(test_prepare_and_exec_failures),
-		cmocka_unit_test(test_unready_is_failed),
-		cmocka_unit_test(test_steering_fails),
-		cmocka_unit_test(test_death_in_bake_rolls_back),
-		cmocka_unit_test(test_bake_ends_well),
-		cmocka_unit_test(test_deadline_cuts_and_says_so),
-		cmocka_unit_test(test_idle_connections_do_not_hold),
-		cmocka_unit_test(test_by_signal_tells_at_quiet),
-		cmocka_unit_test(test_crash_is_replaced_with_backoff),
-		cmocka_unit_test(test_a_storm_makes_two_generations),
-		cmocka_unit_test(test_refused_configuration),
-		cmocka_unit_test(test_stop_drains_then_leaves),
-		cmocka_unit_test(test_nothing_can_start),
-		cmocka_unit_test(test_max_old_stops_the_oldest),
-		cmocka_unit_test(test_shared_sockets_are_left_by_signal),
-		cmocka_unit_test(test_every_event_in_every_state),
+	        cmocka_unit_test(test_start_and_reload),
+	        cmocka_unit_test(test_failed_start_changes_nothing),
+	        cmocka_unit_test(test_prepare_and_exec_failures),
+	        cmocka_unit_test(test_unready_is_failed),
+	        cmocka_unit_test(test_steering_fails),
+	        cmocka_unit_test(test_death_in_bake_rolls_back),
+	        cmocka_unit_test(test_bake_ends_well),
+	        cmocka_unit_test(test_deadline_cuts_and_says_so),
+	        cmocka_unit_test(test_idle_connections_do_not_hold),
+	        cmocka_unit_test(test_by_signal_tells_at_quiet),
+	        cmocka_unit_test(test_crash_is_replaced_with_backoff),
+	        cmocka_unit_test(test_a_storm_makes_two_generations),
+	        cmocka_unit_test(test_refused_configuration),
+	        cmocka_unit_test(test_stop_drains_then_leaves),
+	        cmocka_unit_test(test_nothing_can_start),
+	        cmocka_unit_test(test_max_old_stops_the_oldest),
+	        cmocka_unit_test(test_shared_sockets_are_left_by_signal),
+	        cmocka_unit_test(test_every_event_in_every_state),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
