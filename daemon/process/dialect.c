@@ -125,18 +125,9 @@ static void add_unicorn(struct environment *e, const struct dialect_input *in)
 
 static void add_einhorn(struct environment *e, const struct dialect_input *in)
 {
-	char key[32];
-
-	/* EINHORN_SOCK_PATH is left out, as no socket for acknowledgements is listening: clients
-	 * that insist on one (goji) need another dialect. */
-	for (size_t i = 0; i < in->n_fds; i++) {
-		(void)snprintf(key, sizeof key, "EINHORN_FD_%zu", i);
-		environment_set(e, key, "%d", fd_number(i));
-	}
-	environment_set(e, "EINHORN_FD_COUNT", "%zu", in->n_fds);
+	/* The old form only: with EINHORN_FD_COUNT and _MASTER_PID clients insist on a socket for
+	 * their acknowledgement (goji ends if it cannot dial it), and none is listening. */
 	add_numbers(e, in, "EINHORN_FDS", " ", "");
-	environment_set(e, "EINHORN_MASTER_PID", "%ld", (long)in->parent);
-	environment_set(e, "EINHORN_CHILD_INDEX", "%u", in->worker);
 }
 
 static void add_puma(struct environment *e, const struct dialect_input *in)
