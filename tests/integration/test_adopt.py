@@ -57,7 +57,8 @@ def test_killed_under_load(daemons, mode, steering):
         result = load.stop()
     assert result["failures"]["refused"] == 0
     if steering == "ebpf":
-        assert result["failed"] <= 5 * 10, result["failures"]
+        # the queues of the dead ones alone had some 600
+        assert result["failed"] <= 100, result["failures"]
     assert daemon.reload("web")["generation"] == 2
 
 
