@@ -25,6 +25,7 @@ struct live_generation {
 	struct release *release;
 	struct listener_set *set; /* NULL: no listeners */
 	struct quiet_check *quiet;
+	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;

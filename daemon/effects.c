@@ -179,10 +179,12 @@ static void do_check_quiet(struct daemon *d, const struct action *a)
 		r = quiet_check_new(d->connections, g->set, &g->quiet);
 	if (r >= 0)
 		r = quiet_check_again(g->quiet, &now);
-	if (r < 0)
+	if (r < 0 && !g->quiet_told) {
+		g->quiet_told = true; /* once: it is tried every 50 ms */
 		log_line(RECORD_WARNING,
 		        "cannot find out whether generation %u is quiet, trying again: %s",
 		        a->generation, strerror(-r));
+	}
 	ev.ok = r > 0;
 	if (ev.ok)
 		g->quiet = quiet_check_free(g->quiet);

@@ -379,7 +379,6 @@ static int open_sockets(struct daemon *d, struct ho_error *e)
 
 static int open_all(struct daemon *d, struct ho_error *e)
 {
-	const struct processes_options processes = {0};
 	struct process_handlers handlers = daemon_process_handlers;
 	int r;
 
@@ -392,7 +391,7 @@ static int open_all(struct daemon *d, struct ho_error *e)
 	handlers.data = d;
 	r = open_signals(d, e);
 	if (r == 0)
-		r = processes_new(d->loop, &processes, &handlers, &d->processes, e);
+		r = processes_new(d->loop, &handlers, &d->processes, e);
 	if (r == 0)
 		r = connections_new(d->loop, &d->connections, e);
 	if (r == 0)

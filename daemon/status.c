@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The picture for `status`: the core's tables with the kernel's numbers of this moment. */
+#include "core/drain.h"
 #include "daemon.h"
 #include "system/fd.h"
 #include "system/log.h"
@@ -131,8 +132,7 @@ static void show_generation(struct picture *p, const struct supervisor *s,
 	        .reason = g->state == GENERATION_FAILED || g->rolled_back ? g->reason : "",
 	};
 	if (g->state == GENERATION_DRAINING || g->state == GENERATION_STOPPING) {
-		v->drain_by =
-		        g->shared || g->settings->drain.by == DRAIN_SIGNAL ? "signal" : "idle";
+		v->drain_by = drain_by_signal(g) ? "signal" : "idle";
 		v->deadline_in =
 		        g->deadline == USEC_INFINITY ? g->deadline : usec_sub(g->deadline, s->now);
 	}

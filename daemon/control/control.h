@@ -74,8 +74,6 @@ void control_answer(struct control_call *call, const struct result *results, siz
 void control_answer_error(struct control_call *call, enum outcome_code code, const char *text);
 void control_answer_logs(
         struct control_call *call, const char *service, const struct control_log *logs, size_t n);
-/* Takes the text of a JSON object of our own making. */
-void control_answer_json(struct control_call *call, const char *json);
 
 /* To every follower of events, and into the ring of the last 1000. Wall-clock time is added here.
  */

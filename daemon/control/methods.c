@@ -72,14 +72,6 @@ void control_answer(struct control_call *call, const struct result *results, siz
 		                         (int)CODE_DONE, "results", results_to_json(results, n)));
 }
 
-void control_answer_json(struct control_call *call, const char *json)
-{
-	json_t *parameters = json_loads(json, JSON_REJECT_DUPLICATES, NULL);
-
-	HO_ASSERT(json_is_object(parameters));
-	call_reply(call, parameters);
-}
-
 /* Whole lines; the last one may lack its newline. */
 static json_t *lines_to_json(const char *text)
 {

@@ -146,17 +146,6 @@ const char *ready_by_to_string(enum ready_by by)
 	return names[by];
 }
 
-const char *drain_by_to_string(enum drain_by by)
-{
-	static const char *const names[] = {
-	        [DRAIN_AUTO] = "auto",
-	        [DRAIN_IDLE] = "idle",
-	        [DRAIN_SIGNAL] = "signal",
-	};
-
-	return names[by];
-}
-
 const char *sockets_mode_to_string(enum sockets_mode m)
 {
 	static const char *const names[] = {

@@ -197,7 +197,6 @@ const struct service_config *config_find_from(const struct config *c, const char
 bool address_equal(const struct address *a, const struct address *b);
 
 const char *ready_by_to_string(enum ready_by by);
-const char *drain_by_to_string(enum drain_by by);
 const char *sockets_mode_to_string(enum sockets_mode m);
 
 #endif

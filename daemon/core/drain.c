@@ -19,6 +19,18 @@
 /* How often a dead generation's worker is started again to serve what waits in its queue. */
 #define RESCUES_MAX 3
 
+/* What was found of a WARM one, quiet or not, holds on. */
+static void begin_draining(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+
+	generation_set_state(g, GENERATION_DRAINING);
+	g->hold_until = USEC_INFINITY;
+	g->deadline = usec_add(s->now, g->settings->drain.deadline);
+	g->kill_at = usec_add(g->deadline, g->settings->drain.kill_after);
+	supervisor_record(s, RECORD_GENERATION_DRAINING, g->service, g, NULL);
+}
+
 void generation_retire(struct generation *g, usec_t hold_until)
 {
 	struct supervisor *s = g->service->supervisor;
@@ -37,22 +49,7 @@ void generation_retire(struct generation *g, usec_t hold_until)
 		                (double)usec_sub(hold_until, s->now) / USEC_PER_SEC);
 		return;
 	}
-	generation_set_state(g, GENERATION_DRAINING);
-	g->deadline = usec_add(s->now, g->settings->drain.deadline);
-	g->kill_at = usec_add(g->deadline, g->settings->drain.kill_after);
-	supervisor_record(s, RECORD_GENERATION_DRAINING, g->service, g, NULL);
-}
-
-/* SERVING and WARM ones become DRAINING; so does a WARM one here, without a new quiet check. */
-static void stop_holding(struct generation *g)
-{
-	struct supervisor *s = g->service->supervisor;
-
-	generation_set_state(g, GENERATION_DRAINING);
-	g->hold_until = USEC_INFINITY;
-	g->deadline = usec_add(s->now, g->settings->drain.deadline);
-	g->kill_at = usec_add(g->deadline, g->settings->drain.kill_after);
-	supervisor_record(s, RECORD_GENERATION_DRAINING, g->service, g, NULL);
+	begin_draining(g);
 }
 
 void generation_hasten(struct generation *g)
@@ -60,14 +57,14 @@ void generation_hasten(struct generation *g)
 	struct supervisor *s = g->service->supervisor;
 
 	if (g->state == GENERATION_WARM)
-		stop_holding(g);
+		begin_draining(g);
 	if (g->state == GENERATION_DRAINING && g->deadline > s->now) {
 		g->deadline = s->now;
 		g->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}
 }
 
-static bool by_signal(const struct generation *g)
+bool drain_by_signal(const struct generation *g)
 {
 	return g->shared || g->settings->drain.by == DRAIN_SIGNAL;
 }
@@ -132,7 +129,7 @@ static void drained(struct generation *g)
 	r->duration = s->now - g->since;
 	r->connections = g->in_flight;
 	r->has_connections = true;
-	if (by_signal(g))
+	if (drain_by_signal(g))
 		return; /* it was told already and leaves by itself */
 	generation_tell(g);
 	generation_set_state(g, GENERATION_STOPPING);
@@ -143,7 +140,7 @@ static bool draining_advance(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 
-	if (g->quiet && by_signal(g) && !g->told) {
+	if (g->quiet && drain_by_signal(g) && !g->told) {
 		generation_tell(g);
 		return true;
 	}
@@ -184,7 +181,7 @@ bool drain_advance(struct generation *g)
 
 	if (!g->preparing && !generation_has_processes(g)) {
 		if (g->state == GENERATION_WARM) {
-			stop_holding(g);
+			begin_draining(g);
 			return true;
 		}
 		if (g->state == GENERATION_DRAINING && rescue(g))
@@ -203,7 +200,7 @@ bool drain_advance(struct generation *g)
 	if (g->state == GENERATION_WARM) {
 		if (s->now < g->hold_until)
 			return false;
-		stop_holding(g);
+		begin_draining(g);
 		return true;
 	}
 	return draining_advance(g);

@@ -161,7 +161,7 @@ void service_result(struct service *sv, uint32_t generation, enum outcome_code c
 			service_set_state(sv, SERVICE_FAILED);
 		}
 	}
-	supervisor_attempted(sv->supervisor, sv);
+	sv->attempted = true;
 }
 
 /* ---- roll ---- */
@@ -387,7 +387,7 @@ static bool finish_stop(struct service *sv)
 		service_set_state(sv, SERVICE_FAILED);
 	else
 		service_set_state(sv, SERVICE_STOPPED);
-	supervisor_attempted(sv->supervisor, sv);
+	sv->attempted = true;
 	if (sv->start_again && !sv->remove) {
 		sv->start_again = false;
 		service_roll(sv, "restart");

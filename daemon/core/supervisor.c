@@ -121,12 +121,6 @@ struct record *supervisor_record(struct supervisor *s, enum record_type type,
 	return &a->record;
 }
 
-void supervisor_attempted(struct supervisor *s, struct service *sv)
-{
-	(void)s;
-	sv->attempted = true;
-}
-
 /* ---- configuration ---- */
 
 static struct service *add_service(struct supervisor *s, const char *name)

@@ -109,7 +109,6 @@ struct action *supervisor_act(struct supervisor *s, enum action_type type, const
 /* Room in the action list and the heap for one more service or generation; taken back with negative
  * numbers. */
 int supervisor_reserve(struct supervisor *s, long actions, long timers);
-void supervisor_attempted(struct supervisor *s, struct service *sv);
 
 /* requests.c */
 void requests_add(struct supervisor *s, const struct request_spec *spec);

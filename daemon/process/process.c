@@ -59,12 +59,11 @@ struct process {
 	bool freed, ended;
 };
 
-int processes_new(struct ev_loop *loop, const struct processes_options *options,
-        const struct process_handlers *handlers, struct processes **ret, struct ho_error *reterr)
+int processes_new(struct ev_loop *loop, const struct process_handlers *handlers,
+        struct processes **ret, struct ho_error *reterr)
 {
 	struct processes *ps;
 
-	(void)options;
 	if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
 		return ho_error_set(
 		        reterr, -errno, "cannot become child subreaper: %s", strerror(errno));

@@ -74,15 +74,10 @@ struct process_handlers {
 	int (*asked)(void *data, struct process *p, const struct socket_call *call);
 };
 
-struct processes_options {
-	const char *runtime_directory; /* not used yet: notify sockets have abstract names, see
-	                                  notify.h */
-};
-
 /* Becomes child subreaper, blocks nothing, installs no SIGCHLD handler of its own: the caller calls
  * processes_reap() when SIGCHLD came. */
-int processes_new(struct ev_loop *loop, const struct processes_options *options,
-        const struct process_handlers *handlers, struct processes **ret, struct ho_error *reterr);
+int processes_new(struct ev_loop *loop, const struct process_handlers *handlers,
+        struct processes **ret, struct ho_error *reterr);
 struct processes *processes_free(struct processes *ps);
 /* Reaps orphans that were given to us, and with them every other child of handoffd that is no
  * worker. The end of a worker's main process is dealt with as if its pidfd had spoken: `exited` may

@@ -107,10 +107,7 @@ static void on_logs(void *data, struct control_call *call, const char *service)
 	        {3, 0, 12, "serving", "one\n\xfftwo\n"}, {2, 0, 11, "gone", ""}};
 
 	(void)data;
-	if (!strcmp(service, "json"))
-		control_answer_json(call, "{\"a\":1}");
-	else
-		control_answer_logs(call, service, logs, 2);
+	control_answer_logs(call, service, logs, 2);
 }
 
 static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, const char *why)
@@ -472,8 +469,6 @@ static void test_logs(void **state)
 	        "\"worker\":0,\"pid\":12,\"state\":\"serving\",\"lines\":[\"one\","
 	        "\"\xef\xbf\xbdtwo\"]},{\"generation\":2,\"worker\":0,\"pid\":11,"
 	        "\"state\":\"gone\",\"lines\":[]}]}}");
-	say(&p, "{\"method\":\"" MANAGER "Logs\",\"parameters\":{\"service\":\"json\"}}");
-	expect_text(hear(&p), "{\"parameters\":{\"a\":1}}");
 	peer_done(&p);
 }
 

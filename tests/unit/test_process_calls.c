@@ -229,7 +229,6 @@ static int set_up(void **state)
 	struct world *w = calloc(1, sizeof *w);
 	const struct process_handlers handlers = {
 	        .exited = on_exited, .notified = on_notified, .data = w, .asked = on_asked};
-	const struct processes_options options = {NULL};
 	struct ho_error error;
 
 	assert_non_null(w);
@@ -243,7 +242,7 @@ static int set_up(void **state)
 	assert_non_null(w->service);
 	service_config_defaults(w->service);
 	w->service->name = "web";
-	assert_int_equal(processes_new(w->loop, &options, &handlers, &w->ps, &error), 0);
+	assert_int_equal(processes_new(w->loop, &handlers, &w->ps, &error), 0);
 	*state = w;
 	return 0;
 }

@@ -120,7 +120,6 @@ static int set_up(void **state)
 {
 	struct world *w = calloc(1, sizeof *w);
 	const struct process_handlers handlers = {on_exited, on_notified, on_output, w, NULL};
-	const struct processes_options options = {NULL};
 
 	assert_non_null(w);
 	w->loop = ev_loop_new(EVFLAG_AUTO);
@@ -135,7 +134,7 @@ static int set_up(void **state)
 	assert_non_null(w->service);
 	service_config_defaults(w->service);
 	w->service->name = "web";
-	assert_int_equal(processes_new(w->loop, &options, &handlers, &w->ps, &w->error), 0);
+	assert_int_equal(processes_new(w->loop, &handlers, &w->ps, &w->error), 0);
 	*state = w;
 	return 0;
 }
