@@ -2,6 +2,7 @@
 /* What the core wants, as calls; what comes of it, as events. The only file that sees every room of
  * the shell; it decides nothing. */
 #include "daemon.h"
+#include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
 
@@ -90,6 +91,12 @@ static void do_prepare(struct daemon *d, const struct action *a)
 	*g = (struct live_generation){
 	        .daemon = d, .service = a->service, .generation = a->generation};
 	ev_timer_init(&g->sweep, NULL, 0., 0.);
+	if (cg->taken) {
+		r = take_over_prepare(d, cg, &g->set, &error);
+		if (r < 0)
+			goto fail;
+		goto done;
+	}
 	r = release_new(cg->config, cg->settings, cg->id, &g->release, &error);
 	if (r < 0)
 		goto fail;
@@ -100,6 +107,7 @@ static void do_prepare(struct daemon *d, const struct action *a)
 		if (r < 0)
 			goto fail;
 	}
+done:
 	cg->shell = g;
 	describe_listeners(g, cg->service->n_generations == 1, &ev);
 	daemon_post(d, &ev);
@@ -294,16 +302,29 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 	return n;
 }
 
+static int start_process(struct daemon *d, const struct action *a, struct live_worker *w,
+        struct live_generation *g, struct ho_error *reterr)
+{
+	struct passed_fd fds[CONFIG_MAX_LISTENERS];
+	struct process_spec spec = {
+	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
+	int r;
+
+	spec.n_fds = sockets_to_pass(g, fds);
+	spec.adoption = daemon_adoption(g);
+	spec.n_fds += kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
+	r = process_start(d->processes, &spec, w, &w->process, reterr);
+	if (r >= 0 && spec.adoption != ADOPTION_NO)
+		daemon_watch_adoption(g, w);
+	return r;
+}
+
 static void do_start_worker(struct daemon *d, const struct action *a)
 {
 	struct generation *cg = core_generation(d, a);
-	struct live_generation *g = cg->shell;
 	struct live_worker *w = calloc(1, sizeof *w);
-	struct passed_fd fds[CONFIG_MAX_LISTENERS];
 	struct event ev = of(a, EVENT_WORKER_STARTED);
 	struct ho_error error = {0};
-	struct process_spec spec = {
-	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
 	int r = -ENOMEM;
 
 	if (!w) {
@@ -314,11 +335,8 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 		        .generation = a->generation,
 		        .index = a->worker,
 		        .serial = a->serial};
-		spec.n_fds = sockets_to_pass(g, fds);
-		spec.adoption = daemon_adoption(g);
-		spec.n_fds +=
-		        kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
-		r = process_start(d->processes, &spec, w, &w->process, &error);
+		r = cg->taken ? take_over_attach(d, cg, a->worker, w, &w->process, &error)
+		              : start_process(d, a, w, cg->shell, &error);
 	}
 	if (r < 0) {
 		free(w);
@@ -328,8 +346,6 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 		return;
 	}
 	cg->workers[a->worker].shell = w;
-	if (spec.adoption != ADOPTION_NO)
-		daemon_watch_adoption(g, w);
 	ev.pid = process_pid(w->process);
 	daemon_post(d, &ev);
 }
@@ -460,9 +476,11 @@ static void do_tell_systemd(const struct action *a)
 	}
 }
 
-static void do_release(struct daemon *d, struct live_generation *g)
+static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 {
 	stop_probes(d, g);
+	if (leave && g->set)
+		g->set = listener_set_leave(g->set);
 	live_generation_free(g);
 }
 
@@ -512,7 +530,7 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		do_name_cut(d, a);
 		break;
 	case ACTION_RELEASE:
-		do_release(d, a->shell);
+		do_release(d, a->shell, a->leave);
 		break;
 	case ACTION_ANSWER:
 		do_answer(a);

@@ -41,9 +41,13 @@ static const struct live_generation *live(const struct generation *g)
 	return g->shell;
 }
 
-/* The listeners of a service are shown as its newest generation has them. */
+/* The listeners of a service are shown as the serving generation has them, else the newest. */
 static const struct live_generation *newest_live(const struct service *sv)
 {
+	const struct generation *serving = service_serving(sv);
+
+	if (serving && live(serving) && live(serving)->set)
+		return live(serving);
 	for (unsigned i = sv->n_generations; i-- > 0;)
 		if (live(sv->generations[i]) && live(sv->generations[i])->set)
 			return live(sv->generations[i]);
@@ -167,6 +171,7 @@ static void show_service(
 	        .name = sv->name,
 	        .state = service_state_to_string(sv->state),
 	        .generation = serving ? serving->id : 0,
+	        .zeroth = serving && serving->taken,
 	        .reloading = sv->rolling || sv->waiting,
 	        .last_result = sv->has_result ? &sv->last_result : NULL,
 	        .generations = &p->generations[p->n_generations],

@@ -50,6 +50,7 @@ struct action {
 	union {
 		int signo;
 		bool http; /* PROBE: an answer is wanted, else to be taken from the queue */
+		bool leave; /* RELEASE: the sockets are a foreign server's, which goes on with them */
 		struct request *request;
 		struct record record; /* its strings live in the list */
 		struct {

@@ -38,6 +38,8 @@ const char *event_type_to_string(enum event_type t);
 
 enum worker_word { WORD_READY, WORD_STATUS, WORD_STOPPING, WORD_EXTEND, WORD_TROUBLE, WORD_STUCK };
 
+struct taken_service;
+
 struct event {
 	enum event_type type;
 	uint32_t service; /* id; 0 where it does not belong */
@@ -68,6 +70,9 @@ struct event {
 			usec_t oldest;
 		} inflight;
 	};
+	/* CONFIG_LOADED, the first one: servers that are taken over */
+	const struct taken_service *taken;
+	size_t n_taken;
 	const char *text; /* the reason of a failure, the status text; or NULL */
 };
 

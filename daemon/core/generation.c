@@ -5,6 +5,7 @@
 #include "core/drain.h"
 #include "core/service.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,10 +30,10 @@ const char *generation_state_to_string(enum generation_state s)
 }
 
 struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
-        const struct service_config *settings, usec_t now)
+        const struct service_config *settings, unsigned n_workers, usec_t now)
 {
 	struct generation *g = calloc(1, sizeof *g);
-	struct worker *workers = calloc(settings->workers, sizeof *workers);
+	struct worker *workers = calloc(n_workers, sizeof *workers);
 
 	if (!g || !workers) {
 		free(g);
@@ -55,7 +56,7 @@ struct generation *generation_new(struct service *service, uint32_t id, struct c
 	        .kill_at = USEC_INFINITY,
 	        .quiet_at = USEC_INFINITY,
 	        .workers = workers,
-	        .n_workers = settings->workers,
+	        .n_workers = n_workers,
 	};
 	for (unsigned i = 0; i < g->n_workers; i++)
 		workers[i] = (struct worker){
@@ -81,7 +82,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 	        [GENERATION_STARTING] = TO(READY) | TO(FAILED),
 	        [GENERATION_READY] = TO(SERVING) | TO(FAILED),
 	        [GENERATION_CANARY] = TO(SERVING) | TO(DRAINING) | TO(WARM),
-	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING),
+	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING) | TO(GONE),
 	        [GENERATION_WARM] = TO(SERVING) | TO(DRAINING),
 	        [GENERATION_DRAINING] = TO(STOPPING) | TO(GONE),
 	        [GENERATION_STOPPING] = TO(GONE),
@@ -186,6 +187,8 @@ void generation_kill(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 
+	if (taken_is_foreign(g))
+		return;
 	g->told = g->killed = true;
 	g->kill_at = USEC_INFINITY;
 	for (unsigned i = 0; i < g->n_workers; i++) {
@@ -216,10 +219,15 @@ void generation_fail(
 	generation_set_state(g, GENERATION_FAILED);
 	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
 	        action_text(s->out, "%s", g->reason);
-	generation_tell(g);
-	g->kill_at = usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
 	if (sv->rolling == g)
 		sv->rolling = NULL;
+	if (g->taken) {
+		taken_failed(g);
+	} else {
+		generation_tell(g);
+		g->kill_at =
+		        usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
+	}
 	service_result(sv, g->id, code, outcome, g->reason);
 }
 
@@ -230,7 +238,7 @@ static bool wants_probe(const struct generation *g)
 {
 	enum ready_by by = g->settings->ready.by;
 
-	if (!generation_has_listeners(g) || !g->probeable)
+	if (!generation_has_listeners(g) || !g->probeable || g->taken)
 		return false;
 	return by == READY_AUTO || by == READY_ACCEPTING || by == READY_LISTENING ||
 	       by == READY_HTTP;
@@ -238,6 +246,8 @@ static bool wants_probe(const struct generation *g)
 
 static bool is_ready(struct generation *g, usec_t now)
 {
+	if (g->taken)
+		return true;
 	switch (g->settings->ready.by) {
 	case READY_AUTO:
 		if (all_workers(g, true) || (g->probed && !g->speaks_notify))
@@ -416,13 +426,16 @@ void generation_worker_started(struct generation *g, struct worker *w, int pid)
 	w->pid = pid;
 	w->started = s->now;
 	supervisor_record(s, RECORD_WORKER_STARTED, g->service, g, w);
-	if (g->told) { /* the order came while it was being started */
+	if (g->taken && g->state == GENERATION_FAILED) {
+		taken_forget_worker(g, w);
+	} else if (g->told) { /* the order came while it was being started */
 		signal_worker(g, w);
 		if (g->killed) {
 			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 			w->killed = true;
 		}
-	} else if (g->state == GENERATION_STARTING && g->settings->ready.by == READY_EXEC) {
+	} else if (g->state == GENERATION_STARTING && g->settings->ready.by == READY_EXEC &&
+	           !g->taken) {
 		supervisor_act(s, ACTION_WATCH_EXEC, g->service, g, w);
 	}
 }
@@ -431,7 +444,7 @@ static void schedule_restart(struct generation *g, struct worker *w)
 {
 	struct supervisor *s = g->service->supervisor;
 
-	if (g->settings->restart == RESTART_NEVER || g->told)
+	if (g->settings->restart == RESTART_NEVER || g->told || g->taken)
 		return;
 	if (s->now - w->started >= STABLE_USEC)
 		w->failures = 0;
@@ -500,7 +513,7 @@ static void handle_rest(struct generation *g, struct worker *w)
 	if (g->state == GENERATION_FAILED || g->killed) {
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
-	} else if (g->state == GENERATION_SERVING && !g->told) {
+	} else if (g->state == GENERATION_SERVING && !g->told && !g->taken) {
 		signal_worker(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}

@@ -6,6 +6,7 @@
  *   READY -> SERVING                  [service_steered: new connections come to it]
  *   SERVING -> WARM -> DRAINING       [generation_retire; at the end of bake and keep-warm]
  *   SERVING -> DRAINING               [generation_retire: nothing to go back to, or stop]
+ *   SERVING -> GONE                   [taken_leave: a foreign server is left as it was]
  *   WARM -> SERVING                   [service_steered: rollback]
  *   DRAINING -> STOPPING              [told to stop: drained, or deadline]
  *   DRAINING, STOPPING, FAILED -> GONE [generation_release: no process left]
@@ -52,6 +53,7 @@ struct generation {
 	void *shell;           /* the shell's object: listeners, release */
 
 	bool preparing, prepared;
+	bool taken;                       /* the server that ran before us, see taken.h */
 	bool shared, migrates, probeable; /* see EVENT_PREPARED */
 	unsigned share, share_before;     /* wanted; what it was before the turn under way */
 
@@ -82,7 +84,7 @@ struct generation {
 
 /* NULL when memory is short. Takes a reference of the config. */
 struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
-        const struct service_config *settings, usec_t now);
+        const struct service_config *settings, unsigned n_workers, usec_t now);
 struct generation *generation_free(struct generation *g);
 void generation_set_state(struct generation *g, enum generation_state state);
 

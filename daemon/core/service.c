@@ -4,6 +4,7 @@
 #include "core/service.h"
 #include "core/share.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,7 +154,7 @@ void service_result(struct service *sv, uint32_t generation, enum outcome_code c
 		targets_failed(sv, generation, code, outcome, text);
 	if (!service_serving(sv) && code != CODE_DONE && !sv->stop_wanted &&
 	        sv->state != SERVICE_STOPPING) {
-		if (sv->wanted_settings->restart == RESTART_ALWAYS) {
+		if (sv->wanted_settings->restart == RESTART_ALWAYS && !sv->finished) {
 			sv->retry_at = usec_add(sv->supervisor->now, worker_backoff(sv->failures));
 			sv->failures++;
 		} else {
@@ -171,7 +172,8 @@ static bool start_roll(struct service *sv)
 	struct supervisor *s = sv->supervisor;
 	struct generation *g;
 
-	g = generation_new(sv, sv->last_generation + 1, sv->wanted, sv->wanted_settings, s->now);
+	g = generation_new(sv, sv->last_generation + 1, sv->wanted, sv->wanted_settings,
+	        sv->wanted_settings->workers, s->now);
 	if (!g || supervisor_reserve(s, actions_of(g), 0) < 0) {
 		generation_free(g);
 		sv->waiting = false;
@@ -193,6 +195,26 @@ static bool start_roll(struct service *sv)
 	supervisor_act(s, ACTION_PREPARE, sv, g, NULL);
 	supervisor_record(s, RECORD_GENERATION_STARTING, sv, g, NULL)->text = sv->waiting_cause;
 	targets_started(sv, g->id);
+	return true;
+}
+
+/* What ran before us comes first; a roll-out waits already. */
+static bool start_taken(struct service *sv)
+{
+	struct supervisor *s = sv->supervisor;
+	struct generation *g =
+	        generation_new(sv, 0, sv->wanted, sv->wanted_settings, sv->taking, s->now);
+
+	sv->taking = 0;
+	if (!g || supervisor_reserve(s, actions_of(g), 0) < 0) {
+		generation_free(g);
+		taken_give_up(sv, "not enough memory to take the server over");
+		return true;
+	}
+	g->taken = g->preparing = true;
+	sv->generations[sv->n_generations++] = sv->rolling = g;
+	supervisor_act(s, ACTION_PREPARE, sv, g, NULL);
+	supervisor_record(s, RECORD_GENERATION_STARTING, sv, g, NULL)->text = "take-over";
 	return true;
 }
 
@@ -250,6 +272,11 @@ static void turned_to_new(struct service *sv, struct generation *g)
 	struct supervisor *s = sv->supervisor;
 	struct record *r;
 
+	if (g->taken) {
+		taken_serving(sv, g);
+		return;
+	}
+	sv->own_served = true;
 	for (unsigned i = 0; i < sv->n_generations; i++)
 		if (sv->generations[i]->state == GENERATION_WARM)
 			sv->generations[i]->hold_until = s->now;
@@ -296,7 +323,7 @@ static void retire_all(struct service *sv)
 	for (unsigned i = 0; i < sv->n_generations; i++) {
 		struct generation *g = sv->generations[i];
 
-		if (g->state == GENERATION_SERVING)
+		if (g->state == GENERATION_SERVING && !g->taken)
 			generation_retire(g, 0);
 		else if (g->state == GENERATION_WARM)
 			g->hold_until = sv->supervisor->now;
@@ -374,7 +401,7 @@ static bool begin_stop(struct service *sv)
 	if (sv->rolling)
 		generation_fail(
 		        sv->rolling, CODE_SUPERSEDED, "superseded", "the service was stopped");
-	if (service_serving(sv))
+	if (service_serving(sv) && !service_serving(sv)->taken)
 		begin_turn(sv, TURN_STOP, NULL);
 	else
 		retire_all(sv);
@@ -434,6 +461,8 @@ static bool advance(struct service *sv)
 
 	if (sv->stop_wanted)
 		return begin_stop(sv);
+	if (taken_leave(sv))
+		return true;
 	if (sv->state == SERVICE_STOPPING)
 		return !sv->n_generations && finish_stop(sv);
 	if (sv->rolling && sv->rolling->state == GENERATION_READY) {
@@ -451,6 +480,8 @@ static bool advance(struct service *sv)
 	}
 	if (sv->rolling || sv->n_generations == GENERATIONS_MAX)
 		return false;
+	if (sv->taking)
+		return start_taken(sv);
 	if (sv->waiting)
 		return start_roll(sv);
 	if (s->now >= sv->retry_at && !service_serving(sv)) {

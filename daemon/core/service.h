@@ -53,7 +53,9 @@ struct service {
 	struct generation *turn_to;
 
 	bool stop_wanted, remove, start_again;
-	bool attempted; /* the first generation has served or failed */
+	bool attempted;  /* the first generation has served or failed */
+	unsigned taking; /* processes of a server that is to be taken over first; see taken.h */
+	bool own_served; /* a generation of our own has */
 	bool counted_rolling;
 	bool touched;  /* by a configuration: to be settled */
 	bool finished; /* its program ended by itself and is not to be restarted */

@@ -57,6 +57,8 @@ struct process {
 	int calls_error;
 	unsigned held;
 	bool freed, ended;
+	bool attached; /* no child of ours */
+	struct tree_known known;
 };
 
 int processes_new(struct ev_loop *loop, const struct process_handlers *handlers,
@@ -106,6 +108,7 @@ static void destroy(struct process *p)
 	output_stop(&p->outputs[0]);
 	output_stop(&p->outputs[1]);
 	assembly_done(&p->assembly);
+	tree_known_done(&p->known);
 	(void)release_unref(p->release);
 	free(p);
 }
@@ -116,7 +119,7 @@ struct process *process_free(struct process *p)
 		return NULL;
 	p->freed = true;
 	if (p->link) {
-		if (!p->ended)
+		if (!p->ended && !p->attached)
 			p->ps->running--;
 		*p->link = p->next;
 		if (p->next)
@@ -280,7 +283,7 @@ static void process_ended(struct process *p)
 		if (r == 0 && info.si_pid != 0)
 			how = (struct exit_info){.code = info.si_code, .status = info.si_status};
 		p->ended = true;
-		p->ps->running--;
+		p->ps->running -= !p->attached;
 		p->checker = checker_free(p->checker);
 		ev_io_stop(p->ps->loop, &p->exit_io);
 		p->pidfd = close_fd(p->pidfd);
@@ -508,6 +511,15 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 	return 0;
 }
 
+static void add(struct process *p)
+{
+	p->link = &p->ps->first;
+	p->next = p->ps->first;
+	if (p->next)
+		p->next->link = &p->next;
+	p->ps->first = p;
+}
+
 int process_start(struct processes *ps, const struct process_spec *spec, void *user,
         struct process **ret, struct ho_error *reterr)
 {
@@ -535,12 +547,34 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 		destroy(p);
 		return r;
 	}
-	p->link = &ps->first;
-	p->next = ps->first;
-	if (p->next)
-		p->next->link = &p->next;
-	ps->first = p;
+	add(p);
 	ps->running++;
+	*ret = p;
+	return 0;
+}
+
+int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struct process **ret,
+        struct ho_error *reterr)
+{
+	struct process *p = calloc(1, sizeof *p);
+	int r = p ? tree_known_update(&p->known, pid) : -ENOMEM;
+
+	if (r < 0) {
+		(void)close_fd(pidfd);
+		free(p);
+		return ho_error_set(
+		        reterr, r, "cannot watch process %d: %s", (int)pid, strerror(-r));
+	}
+	p->ps = ps;
+	p->user = user;
+	p->pid = pid;
+	p->pidfd = pidfd;
+	p->attached = true;
+	p->ready_fd = p->notify.fd = p->outputs[0].fd = p->outputs[1].fd = -1;
+	ev_io_init(&p->exit_io, on_exit_readable, p->pidfd, EV_READ);
+	p->exit_io.data = p;
+	ev_io_start(ps->loop, &p->exit_io);
+	add(p);
 	*ret = p;
 	return 0;
 }
@@ -578,19 +612,25 @@ int process_signal(struct process *p, int signo)
 {
 	if (p->pidfd < 0)
 		return -ESRCH;
+	if (p->attached) /* its children cannot be found any more once it is gone */
+		(void)tree_known_update(&p->known, p->pid);
 	return pidfd_send_signal(p->pidfd, signo, NULL, 0) < 0 ? -errno : 0;
 }
 
 int process_signal_tree(struct process *p, int signo, bool include_main)
 {
-	return tree_signal(p->pid, p->ended, signo, include_main);
+	if (!p->attached)
+		return tree_signal(p->pid, p->ended, signo, include_main);
+	if (!p->ended)
+		(void)tree_known_update(&p->known, p->pid);
+	return tree_known_signal(&p->known, signo, include_main ? 0 : p->pid);
 }
 
 /* What a worker leaves behind becomes ours, as we are the subreaper: with no other children than
  * running workers there is nothing of it, and the long way through /proc is spared. */
 static bool left_nothing(const struct process *p)
 {
-	return p->ended && tree_count_children() == (ssize_t)p->ps->running;
+	return p->ended && !p->attached && tree_count_children() == (ssize_t)p->ps->running;
 }
 
 void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg)
@@ -599,9 +639,10 @@ void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *a
 	ssize_t n = left_nothing(p) ? 0 : tree_scan(p->pid, p->ended, &entries);
 
 	for (ssize_t i = 0; i < n; i++) {
-		if (entries[i].member)
+		if (entries[i].member && !tree_known_has(&p->known, entries[i].pid))
 			each(entries[i].pid, arg);
 	}
+	tree_known_each(&p->known, each, arg);
 }
 
 static void on_checked(void *data)

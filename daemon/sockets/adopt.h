@@ -33,6 +33,9 @@ int listener_set_listen(
  * clients wait for the next worker in their queue. Returns whether any was. */
 bool listener_set_sweep(struct listener_set *set, process_lister lister, void *data, bool starting);
 
+/* What tells sockets apart, whatever descriptor they are seen through; 0: unknown. */
+uint64_t adopt_cookie(int fd);
+
 /* "tcp:0.0.0.0:80", "tcp:*:80" for a dual-stack wildcard: where a TCP socket is bound. False if it
  * is not bound. */
 bool adopt_describe(int fd, char *ret, size_t size);
