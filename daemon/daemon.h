@@ -147,4 +147,8 @@ void daemon_answer_status(struct daemon *d, struct control_call *call, const cha
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
 
+/* browsing.c */
+void daemon_answer_connections(
+        struct daemon *d, struct control_call *call, const char *service, uint32_t generation);
+
 #endif

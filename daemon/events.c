@@ -361,6 +361,12 @@ static void on_logs(void *data, struct control_call *call, const char *service)
 	daemon_answer_logs(data, call, service);
 }
 
+static void on_connections(
+        void *data, struct control_call *call, const char *service, uint32_t generation)
+{
+	daemon_answer_connections(data, call, service, generation);
+}
+
 /* Answers may lead to the next call of the same client at once: so a call is an event like any
  * other, with its strings. */
 static void on_request(void *data, struct control_call *call, const struct request_spec *spec)
@@ -441,5 +447,6 @@ const struct control_handlers daemon_control_handlers = {
         .request = on_request,
         .gone = on_gone,
         .logs = on_logs,
+        .connections = on_connections,
         .refused = on_refused,
 };

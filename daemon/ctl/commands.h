@@ -16,6 +16,7 @@ enum {
 	TAKES_FOLLOW = 1 << 4,
 	TAKES_LINES = 1 << 5,
 	TAKES_CONFIG = 1 << 6,
+	TAKES_GENERATION = 1 << 7,
 };
 
 /* `value` names what the option takes, and so how it is completed: words with | between them, PATH,

@@ -147,6 +147,9 @@ int process_signal(struct process *p, int signo);
 int process_signal_tree(struct process *p, int signo, bool include_main);
 /* Calls `each` for every process of the tree. */
 void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg);
+/* The same of several, with one look at /proc. */
+void processes_each(struct process *const *list, size_t n,
+        void (*each)(size_t i, pid_t pid, void *arg), void *arg);
 
 /* Runs ready.by = exec:COMMAND again and again (200 ms after each failure) in the environment of
  * the worker, until it exits 0: then NOTIFY_EXEC_READY. */
