@@ -217,6 +217,12 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_FDREMOVE:
 		kept_remove(data, w->service, m->text);
 		return;
+	case NOTIFY_KEEP:
+		kept_claim(data, w->service, w->generation, m);
+		return;
+	case NOTIFY_FETCH:
+		kept_fetch(data, w->service, m);
+		return;
 	case NOTIFY_WATCHDOG: /* no interval is asked of workers */
 	case NOTIFY_RELOADING:
 	case NOTIFY_MAINPID_IGNORED:

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* One datagram to NOTIFY_SOCKET, as sd_notify(3) sends it. */
+/* One datagram to NOTIFY_SOCKET, as sd_notify(3) and sd_pid_notify_with_fds(3) send it. */
 #include "handoff.h"
+
+#include "internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -9,15 +11,69 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-int handoff_notify(const char *state)
+int send_fds(int socket, struct msghdr *h, const int *fds, size_t n_fds)
+{
+	union {
+		char bytes[CMSG_SPACE(FDS_AT_ONCE * sizeof(int))];
+		struct cmsghdr align;
+	} control = {0};
+	struct cmsghdr *c = &control.align;
+
+	if (n_fds) {
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
+		memcpy(CMSG_DATA(c), fds, n_fds * sizeof(int));
+		h->msg_control = &control;
+		h->msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
+	}
+	/* an event loop must not stand still because the receiver does */
+	return sendmsg(socket, h, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
+}
+
+ssize_t recv_fds(int socket, void *bytes, size_t size, int *fds, size_t *n_fds)
+{
+	union {
+		char bytes[CMSG_SPACE(FDS_AT_ONCE * sizeof(int))];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov = {.iov_base = bytes, .iov_len = size};
+	struct msghdr h = {.msg_iov = &iov,
+	        .msg_iovlen = 1,
+	        .msg_control = &control,
+	        .msg_controllen = sizeof control};
+	ssize_t n = recvmsg(socket, &h, MSG_CMSG_CLOEXEC);
+	const int error = errno;
+	size_t room = *n_fds;
+
+	*n_fds = 0;
+	if (n < 0)
+		return -error;
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&h); c; c = CMSG_NXTHDR(&h, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= c->cmsg_len; at += sizeof(int)) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + at, sizeof fd);
+			if (*n_fds < room && !(h.msg_flags & MSG_TRUNC))
+				fds[(*n_fds)++] = fd;
+			else
+				(void)close(fd);
+		}
+	}
+	return h.msg_flags & MSG_TRUNC ? -EMSGSIZE : n;
+}
+
+int notify_with_fds(const char *state, const int *fds, size_t n_fds)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	struct iovec iov = {.iov_base = (char *)state};
+	struct msghdr h = {.msg_name = &to, .msg_iov = &iov, .msg_iovlen = 1};
 	size_t n;
-	int fd, r = 1;
+	int fd, r;
 
-	if (!state || !*state)
-		return -EINVAL;
 	if (!path)
 		return 0;
 	n = strlen(path);
@@ -31,11 +87,16 @@ int handoff_notify(const char *state)
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	/* an event loop must not stand still because the receiver does */
-	if (sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT,
-	            (const struct sockaddr *)&to,
-	            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) < 0)
-		r = -errno;
+	h.msg_namelen = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n);
+	iov.iov_len = strlen(state);
+	r = send_fds(fd, &h, fds, n_fds);
 	(void)close(fd);
-	return r;
+	return r < 0 ? r : 1;
+}
+
+int handoff_notify(const char *state)
+{
+	if (!state || !*state)
+		return -EINVAL;
+	return notify_with_fds(state, NULL, 0);
 }

@@ -38,13 +38,18 @@ enum notify_kind {
 	NOTIFY_FDNAME,   /* FDNAME=text: belongs to the next two, is not delivered by itself */
 	NOTIFY_FDSTORE,  /* FDSTORE=1: keep `fd` as `text`; once for each descriptor */
 	NOTIFY_FDREMOVE, /* FDSTOREREMOVE=1: forget what is kept as `text` */
+	NOTIFY_KEEP,     /* HANDOFF_KEEP=layout: memory `text` of this layout is wanted */
+	NOTIFY_FETCH,    /* HANDOFF_FETCH=1: what is kept as `text` is wanted */
 };
 struct notify_message {
 	enum notify_kind kind;
-	uint64_t number;  /* of ERRNO, EXTEND (microseconds) and MAINPID */
-	const char *text; /* of STATUS, valid UTF-8 without control characters; of FDSTORE and
-	                   * FDREMOVE, a valid name; else NULL */
-	int fd;           /* of FDSTORE, borrowed: closed after the call; else -1 */
+	uint64_t number;    /* of ERRNO, EXTEND (microseconds) and MAINPID */
+	const char *text;   /* of STATUS, valid UTF-8 without control characters; of FDSTORE,
+	                     * FDREMOVE, KEEP and FETCH, a valid name; else NULL */
+	int fd;             /* borrowed, closed after the call: of FDSTORE; of KEEP and FETCH, a
+	                     * socket to answer on; else -1 */
+	int candidate;      /* of KEEP, borrowed: to be kept if there is none yet */
+	const char *layout; /* of KEEP, a valid name */
 };
 
 enum socket_call_kind { CALL_BIND, CALL_LISTEN };
