@@ -251,6 +251,23 @@ void daemon_answer_status(struct daemon *d, struct control_call *call, const cha
 	picture_done(&p);
 }
 
+void daemon_answer_services(struct daemon *d, struct control_call *call)
+{
+	const struct supervisor *s = d->supervisor;
+	const char **names = calloc(s->n_slots + 1, sizeof *names);
+	size_t n = 0;
+
+	if (!names) {
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		return;
+	}
+	for (size_t i = 0; i < s->n_slots; i++)
+		if (s->services[i])
+			names[n++] = s->services[i]->name;
+	control_answer_services(call, names, n);
+	free(names);
+}
+
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service)
 {
 	const struct service *sv = supervisor_find(d->supervisor, service);
