@@ -155,6 +155,7 @@ void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
+void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
 
 #endif

@@ -351,6 +351,11 @@ static void on_status(void *data, struct control_call *call, const char *service
 	daemon_answer_status(data, call, service);
 }
 
+static void on_services(void *data, struct control_call *call)
+{
+	daemon_answer_services(data, call);
+}
+
 static void on_logs(void *data, struct control_call *call, const char *service)
 {
 	daemon_answer_logs(data, call, service);
@@ -432,6 +437,7 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 
 const struct control_handlers daemon_control_handlers = {
         .status = on_status,
+        .services = on_services,
         .request = on_request,
         .gone = on_gone,
         .logs = on_logs,

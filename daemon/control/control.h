@@ -42,6 +42,8 @@ struct control_log {
 struct control_handlers {
 	/* Answer at once with control_answer_status(), or an error. service NULL: all. */
 	void (*status)(void *data, struct control_call *call, const char *service);
+	/* Answer at once with control_answer_services(). */
+	void (*services)(void *data, struct control_call *call);
 	/* Answer when it is done, with control_answer(); the strings of `spec` live during the
 	 * call only. spec->id is set and unique. */
 	void (*request)(void *data, struct control_call *call, const struct request_spec *spec);
@@ -64,6 +66,7 @@ struct control *control_free(struct control *c);
  * Waits at most one second for those who do not read. */
 void control_flush(struct control *c);
 
+void control_answer_services(struct control_call *call, const char *const *names, size_t n);
 void control_answer_status(struct control_call *call, const struct view *view);
 /* Continues a call that asked for more, and is nothing for others; several may come before the
  * answer. */

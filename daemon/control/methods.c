@@ -109,6 +109,15 @@ void control_answer_logs(
 	                         "workers", list));
 }
 
+void control_answer_services(struct control_call *call, const char *const *names, size_t n)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < n; i++)
+		(void)json_array_append_new(list, wire_string(names[i]));
+	call_reply(call, json_pack("{s:o}", "services", list));
+}
+
 /* The getters give false when the parameter has been found wrong, and the call is answered then. */
 
 static bool get_name(
@@ -264,6 +273,15 @@ static void run_status(struct control_call *call, const struct method *m, json_t
 		c->handlers.status(c->handlers.data, call, service);
 }
 
+static void run_services(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	c->handlers.services(c->handlers.data, call);
+}
+
 static void run_logs(struct control_call *call, const struct method *m, json_t *parameters)
 {
 	struct control *c = call->client->control;
@@ -332,6 +350,7 @@ static const char *const wait_waits[] = {"serving", "drained", NULL};
 /* clang-format off */
 static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".GetStatus", .run = run_status, .parameters = {"service"}},
+	{.name = INTERFACE_MANAGER ".ListServices", .run = run_services},
 	{.name = INTERFACE_MANAGER ".Reload", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_RELOAD, .waits = reload_waits,
 		.parameters = {"services", "wait", "timeout"}},

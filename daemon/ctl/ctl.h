@@ -19,6 +19,7 @@ struct ctl {
 	uint64_t lines;
 	bool lines_set;
 	const char *config, *environment;
+	usec_t patience; /* with handoffd that does not answer; 0: endless */
 	const char *command;
 	char **arguments; /* after the command */
 	int n_arguments;
