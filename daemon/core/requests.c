@@ -188,6 +188,7 @@ void targets_turned(struct service *sv, uint32_t generation, const char *outcome
 		else
 			target_done(t, CODE_DONE, outcome, NULL);
 	}
+	targets_check(sv);
 }
 
 void targets_not_turned(struct service *sv, const char *why)
@@ -294,10 +295,17 @@ static void check_wait(struct target *t)
 	target_done(t, CODE_DONE, drained ? "drained" : "serving", NULL);
 }
 
-/* What it waits for is then the end of a newer generation. */
-static bool goes_back(enum request_kind kind)
+/* Who went back waits for the end of a newer generation. */
+static bool is_drained(const struct target *t)
 {
-	return kind == REQUEST_ABORT || kind == REQUEST_ROLLBACK;
+	const struct service *sv = t->service;
+
+	if (t->request->kind != REQUEST_ABORT && t->request->kind != REQUEST_ROLLBACK)
+		return !service_old(sv, t->generation);
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		if (generation_is_old(sv->generations[i]))
+			return false;
+	return true;
 }
 
 void targets_check(struct service *sv)
@@ -306,8 +314,7 @@ void targets_check(struct service *sv)
 
 	for (struct target *t = sv->targets; t; t = next) {
 		next = t->next;
-		if (t->phase == TARGET_DRAINING &&
-		        !service_old(sv, goes_back(t->request->kind) ? UINT32_MAX : t->generation))
+		if (t->phase == TARGET_DRAINING && is_drained(t))
 			target_done(t, CODE_DONE, "drained", NULL);
 		else if (t->phase == TARGET_STOPPING &&
 		         (sv->state == SERVICE_STOPPED ||

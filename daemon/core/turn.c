@@ -206,8 +206,10 @@ static void turned_to_new(struct service *sv, struct generation *g)
 		if (o->state != GENERATION_SERVING)
 			continue;
 		remember(g, o);
-		if (g->roll.back)
+		if (g->roll.back) {
+			o->rolled_back = true;
 			point_back(sv, g, o);
+		}
 		generation_retire(o, hold_until(sv, o, g));
 	}
 	generation_set_state(g, GENERATION_SERVING);
