@@ -8,6 +8,7 @@
 
 #include "control/control.h"
 #include "core/supervisor.h"
+#include "process/link.h"
 #include "process/process.h"
 #include "sockets/adopt.h"
 #include "sockets/connections.h"
@@ -23,6 +24,7 @@ struct live_generation {
 	struct live_generation *next; /* of those that are being probed */
 	uint32_t service, generation;
 	struct release *release;
+	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
@@ -125,6 +127,15 @@ void daemon_watch_adoption(struct live_generation *g, const struct live_worker *
 /* Sockets that the generation has lost; `starting`: it has never served. */
 void daemon_sweep(struct live_generation *g, bool starting);
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
+
+/* deploy.c: the release link, which leads to what a service is started from */
+/* Resolves what the generation is started from, and checks a release that the link shall lead to.
+ */
+int daemon_release(const struct generation *cg, const struct prepare *how,
+        struct live_generation *g, struct ho_error *reterr);
+int daemon_move_link(struct live_generation *g, struct ho_error *reterr);
+void daemon_restore_link(struct daemon *d, const struct action *a);
+void daemon_point_back(struct daemon *d, const struct action *a);
 
 /* effects.c: what the core wants, as calls */
 void daemon_carry_out(struct daemon *d, const struct action *a);

@@ -379,6 +379,7 @@ static void on_request(void *data, struct control_call *call, const struct reque
 
 	for (size_t i = 0; i < spec->n_services; i++)
 		n += strlen(spec->services[i]) + 1;
+	n += spec->roll.release ? strlen(spec->roll.release) + 1 : 0;
 	n += spec->n_services * sizeof *names + _Alignof(char *);
 	p = malloc(sizeof *p + n);
 	if (!p) {
@@ -394,6 +395,10 @@ static void on_request(void *data, struct control_call *call, const struct reque
 	p->ev.request.services = names;
 	p->ev.request.cause = at;
 	at = stpcpy(at, spec->cause ? spec->cause : "") + 1;
+	if (spec->roll.release) {
+		p->ev.request.roll.release = at;
+		at = stpcpy(at, spec->roll.release) + 1;
+	}
 	for (size_t i = 0; i < spec->n_services; i++) {
 		names[i] = at;
 		at = stpcpy(at, spec->services[i]) + 1;

@@ -23,7 +23,10 @@ int send_fds(int socket, struct msghdr *h, const int *fds, size_t n_fds);
  * process, are lost. */
 ssize_t recv_fds(int socket, void *bytes, size_t size, int *fds, size_t *n_fds);
 
-/* handoff_notify() with descriptors. */
-int notify_with_fds(const char *state, const int *fds, size_t n_fds);
+#define NOTIFY_FDS_MAX 4
+
+/* handoff_notify() with descriptors beside it. If the receiver is behind and `ret_waiting` is not
+ * NULL, -EAGAIN leaves a socket there that becomes writable when it is worth another try. */
+int notify_send(const char *state, const int *fds, size_t n_fds, int *ret_waiting);
 
 #endif

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -79,6 +80,23 @@ static void close_if(int fd)
 
 /* ---- questions to handoffd ---- */
 
+/* notify_send(), and if the receiver is behind, once more when it has caught up. */
+static int tell(const char *words, const int *fds, size_t n_fds)
+{
+	int waiting = -1, r = notify_send(words, fds, n_fds, &waiting);
+
+	while (r == -EAGAIN) {
+		struct pollfd p = {.fd = waiting, .events = POLLOUT};
+
+		r = poll(&p, 1, ANSWER_WAIT * 1000);
+		(void)close(waiting);
+		if (r <= 0)
+			return r < 0 ? -errno : -ETIMEDOUT;
+		r = notify_send(words, fds, n_fds, &waiting);
+	}
+	return r;
+}
+
 /* Sends `words` with a socket to answer on, and `candidate` if it is not negative; waits for the
  * answer. At most two descriptors come with it, -1 where there is none. */
 static int ask(const char *words, int candidate, int ret_fds[2])
@@ -99,7 +117,7 @@ static int ask(const char *words, int candidate, int ret_fds[2])
 		return -errno;
 	r = setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0 ? -errno : 0;
 	if (r == 0)
-		r = notify_with_fds(words, (const int[]){ends[1], candidate}, 1 + (candidate >= 0));
+		r = tell(words, (const int[]){ends[1], candidate}, 1 + (candidate >= 0));
 	(void)close(ends[1]);
 	if (r > 0) {
 		do
@@ -137,9 +155,9 @@ static int store(const char *name, int fd)
 	int r;
 
 	(void)snprintf(words, sizeof words, "FDSTOREREMOVE=1\nFDNAME=%s", name);
-	r = handoff_notify(words);
+	r = tell(words, NULL, 0);
 	(void)snprintf(words, sizeof words, "FDSTORE=1\nFDNAME=%s", name);
-	return r <= 0 ? r : notify_with_fds(words, &fd, 1);
+	return r <= 0 ? r : tell(words, &fd, 1);
 }
 
 /* ---- memory ---- */
@@ -149,11 +167,8 @@ static int lock(struct keep_header *h, int milliseconds)
 	struct timespec until;
 	int r;
 
-	if (milliseconds < 0) {
-		r = pthread_mutex_lock(&h->lock);
-	} else if (milliseconds == 0) {
-		r = pthread_mutex_trylock(&h->lock);
-	} else {
+	r = milliseconds < 0 ? pthread_mutex_lock(&h->lock) : pthread_mutex_trylock(&h->lock);
+	if (r == EBUSY && milliseconds > 0) {
 		(void)clock_gettime(CLOCK_MONOTONIC, &until);
 		until.tv_sec += milliseconds / 1000;
 		until.tv_nsec += milliseconds % 1000 * 1000000L;
@@ -420,7 +435,7 @@ int handoff_keep_fd(const char *name, int fd)
 		return store(name, fd);
 	/* in one message, so that there is always one under the name */
 	(void)snprintf(words, sizeof words, "FDSTOREREMOVE=1\nFDSTORE=1\nFDNAME=%s", name);
-	r = notify_with_fds(words, &fd, 1);
+	r = tell(words, &fd, 1);
 	if (r <= 0)
 		return r;
 	r = handoff_kept_fd(name);
@@ -456,5 +471,5 @@ int handoff_forget(const char *name)
 	if (!valid_name(name))
 		return -EINVAL;
 	(void)snprintf(words, sizeof words, "FDSTOREREMOVE=1\nFDNAME=%s", name);
-	return handoff_notify(words);
+	return tell(words, NULL, 0);
 }

@@ -1,102 +1,100 @@
 /* SPDX-License-Identifier: MIT */
-/* One datagram to NOTIFY_SOCKET, as sd_notify(3) and sd_pid_notify_with_fds(3) send it. */
+/* One datagram to NOTIFY_SOCKET, as sd_notify(3) sends it. */
 #include "handoff.h"
 
-#include "internal.h"
-
 #include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-int send_fds(int socket, struct msghdr *h, const int *fds, size_t n_fds)
-{
-	union {
-		char bytes[CMSG_SPACE(FDS_AT_ONCE * sizeof(int))];
-		struct cmsghdr align;
-	} control = {0};
-	struct cmsghdr *c = &control.align;
+#include "internal.h"
 
-	if (n_fds) {
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, n_fds * sizeof(int));
-		h->msg_control = &control;
-		h->msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-	}
-	/* an event loop must not stand still because the receiver does */
-	return sendmsg(socket, h, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
-}
+#define STATUS_MAX 512
 
-ssize_t recv_fds(int socket, void *bytes, size_t size, int *fds, size_t *n_fds)
-{
-	union {
-		char bytes[CMSG_SPACE(FDS_AT_ONCE * sizeof(int))];
-		struct cmsghdr align;
-	} control;
-	struct iovec iov = {.iov_base = bytes, .iov_len = size};
-	struct msghdr h = {.msg_iov = &iov,
-	        .msg_iovlen = 1,
-	        .msg_control = &control,
-	        .msg_controllen = sizeof control};
-	ssize_t n = recvmsg(socket, &h, MSG_CMSG_CLOEXEC);
-	const int error = errno;
-	size_t room = *n_fds;
-
-	*n_fds = 0;
-	if (n < 0)
-		return -error;
-	for (struct cmsghdr *c = CMSG_FIRSTHDR(&h); c; c = CMSG_NXTHDR(&h, c)) {
-		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
-			continue;
-		for (size_t at = 0; CMSG_LEN(at + sizeof(int)) <= c->cmsg_len; at += sizeof(int)) {
-			int fd;
-
-			memcpy(&fd, CMSG_DATA(c) + at, sizeof fd);
-			if (*n_fds < room && !(h.msg_flags & MSG_TRUNC))
-				fds[(*n_fds)++] = fd;
-			else
-				(void)close(fd);
-		}
-	}
-	return h.msg_flags & MSG_TRUNC ? -EMSGSIZE : n;
-}
-
-int notify_with_fds(const char *state, const int *fds, size_t n_fds)
+/* The address; 0: nobody wants to know. */
+static int find_receiver(struct sockaddr_un *to, socklen_t *ret_size)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un to = {.sun_family = AF_UNIX};
-	struct iovec iov = {.iov_base = (char *)state};
-	struct msghdr h = {.msg_name = &to, .msg_iov = &iov, .msg_iovlen = 1};
 	size_t n;
-	int fd, r;
 
 	if (!path)
 		return 0;
 	n = strlen(path);
 	if ((path[0] != '/' && path[0] != '@') || n < 2)
 		return -EINVAL;
-	if (n > sizeof to.sun_path)
+	if (n > sizeof to->sun_path)
 		return -E2BIG;
-	memcpy(to.sun_path, path, n);
+	*to = (struct sockaddr_un){.sun_family = AF_UNIX};
+	memcpy(to->sun_path, path, n);
 	if (path[0] == '@')
-		to.sun_path[0] = '\0';
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		to->sun_path[0] = '\0';
+	*ret_size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n);
+	return 1;
+}
+
+int notify_send(const char *state, const int *fds, size_t n_fds, int *ret_waiting)
+{
+	union {
+		char bytes[CMSG_SPACE(NOTIFY_FDS_MAX * sizeof(int))];
+		struct cmsghdr align;
+	} control = {0};
+	struct iovec iov = {.iov_base = (void *)(uintptr_t)state, .iov_len = strlen(state)};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+	struct sockaddr_un to;
+	socklen_t size;
+	int fd, r = find_receiver(&to, &size);
+
+	if (r <= 0)
+		return r;
+	if (n_fds) {
+		m.msg_control = &control;
+		m.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
+		*CMSG_FIRSTHDR(&m) = (struct cmsghdr){.cmsg_level = SOL_SOCKET,
+		        .cmsg_type = SCM_RIGHTS,
+		        .cmsg_len = CMSG_LEN(n_fds * sizeof(int))};
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&m)), fds, n_fds * sizeof(int));
+	}
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	h.msg_namelen = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n);
-	iov.iov_len = strlen(state);
-	r = send_fds(fd, &h, fds, n_fds);
-	(void)close(fd);
-	return r < 0 ? r : 1;
+	/* an event loop must not stand still because the receiver does */
+	if (connect(fd, (const struct sockaddr *)&to, size) < 0 ||
+	        sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		r = -errno;
+	if (r == -EAGAIN && ret_waiting)
+		*ret_waiting = fd;
+	else
+		(void)close(fd);
+	return r;
 }
 
 int handoff_notify(const char *state)
 {
 	if (!state || !*state)
 		return -EINVAL;
-	return notify_with_fds(state, NULL, 0);
+	return notify_send(state, NULL, 0, NULL);
+}
+
+int handoff_status(const char *text)
+{
+	char state[STATUS_MAX + sizeof "STATUS="];
+
+	if (!text)
+		return -EINVAL;
+	(void)snprintf(state, sizeof state, "STATUS=%.*s", (int)strcspn(text, "\n"), text);
+	return handoff_notify(state);
+}
+
+int handoff_extend(double seconds)
+{
+	char state[64];
+
+	if (!(seconds > 0 && seconds < 1e10))
+		return -EINVAL;
+	(void)snprintf(state, sizeof state, "EXTEND_TIMEOUT_USEC=%.0f", seconds * 1e6);
+	return handoff_notify(state);
 }

@@ -106,6 +106,12 @@ struct release {
  * is missing or has a bad line (file:line). */
 int release_new(struct config *config, const struct service_config *service, uint32_t generation,
         struct release **ret, struct ho_error *reterr);
+/* The same from another directory than the settings name; NULL: from that. */
+int release_new_at(struct config *config, const struct service_config *service, uint32_t generation,
+        const char *directory, struct release **ret, struct ho_error *reterr);
+/* The directory of the settings with its substitutions made, links not resolved. */
+int release_directory(const struct config *config, const struct service_config *service,
+        uint32_t generation, char **ret, struct ho_error *reterr);
 struct release *release_ref(struct release *r);
 struct release *release_unref(struct release *r);
 
