@@ -217,6 +217,12 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_FDREMOVE:
 		kept_remove(data, w->service, m->text);
 		return;
+	case NOTIFY_KEEP:
+		kept_claim(data, w->service, w->generation, m);
+		return;
+	case NOTIFY_FETCH:
+		kept_fetch(data, w->service, m);
+		return;
 	case NOTIFY_WATCHDOG: /* no interval is asked of workers */
 	case NOTIFY_RELOADING:
 	case NOTIFY_MAINPID_IGNORED:
@@ -379,6 +385,7 @@ static void on_request(void *data, struct control_call *call, const struct reque
 
 	for (size_t i = 0; i < spec->n_services; i++)
 		n += strlen(spec->services[i]) + 1;
+	n += spec->roll.release ? strlen(spec->roll.release) + 1 : 0;
 	n += spec->n_services * sizeof *names + _Alignof(char *);
 	p = malloc(sizeof *p + n);
 	if (!p) {
@@ -394,6 +401,10 @@ static void on_request(void *data, struct control_call *call, const struct reque
 	p->ev.request.services = names;
 	p->ev.request.cause = at;
 	at = stpcpy(at, spec->cause ? spec->cause : "") + 1;
+	if (spec->roll.release) {
+		p->ev.request.roll.release = at;
+		at = stpcpy(at, spec->roll.release) + 1;
+	}
 	for (size_t i = 0; i < spec->n_services; i++) {
 		names[i] = at;
 		at = stpcpy(at, spec->services[i]) + 1;

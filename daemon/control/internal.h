@@ -28,6 +28,7 @@ struct peer {
 	uid_t uid;
 	pid_t pid;
 	bool may_change;
+	bool may_run; /* may choose what is run: root and our own user */
 };
 
 /* One call of a client. Made by server.c, given back by exactly one of the call_ functions below.

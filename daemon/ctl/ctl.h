@@ -15,6 +15,10 @@ struct ctl {
 	bool json;
 	const char *wait; /* of --wait, or --for */
 	usec_t timeout;   /* USEC_INFINITY: none */
+	const char *release;
+	bool has_canary, has_hold, has_keep_warm;
+	unsigned canary; /* of SHARE_ALL */
+	usec_t hold, keep_warm;
 	bool follow;
 	uint64_t lines;
 	bool lines_set;
@@ -28,6 +32,10 @@ struct ctl {
 
 int command_status(struct ctl *ctl);
 int command_reload(struct ctl *ctl);
+int command_deploy(struct ctl *ctl);
+int command_promote(struct ctl *ctl);
+int command_abort(struct ctl *ctl);
+int command_rollback(struct ctl *ctl);
 int command_stop(struct ctl *ctl);
 int command_start(struct ctl *ctl);
 int command_restart(struct ctl *ctl);

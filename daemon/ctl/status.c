@@ -124,6 +124,8 @@ static void print_service(struct out *o, const json_t *s)
 		        number(item, "queue"), number(item, "backlog"));
 		if (strcmp(member(item, "origin"), "bound"))
 			text_add(t, "  %s", member(item, "origin"));
+		if (!strcmp(member(item, "rescue"), "none"))
+			text_add(t, "  no rescue");
 		end(o);
 	}
 	json_array_foreach(json_object_get(s, "generations"), i, item) print_generation(o, item);

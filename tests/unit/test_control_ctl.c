@@ -43,7 +43,8 @@ static void on_status(void *data, struct control_call *call, const char *service
 {
 	static const struct result last = {
 	        .service = "web", .request = REQUEST_RELOAD, .generation = 7, .outcome = "serving"};
-	struct view_listener listener = {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", 0, 4096};
+	struct view_listener listener = {
+	        "http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096};
 	struct view_worker worker = {
 	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b"};
 	struct view_generation generations[] = {
@@ -252,7 +253,7 @@ static void test_usage(void **state)
 	} cases[] = {
 	        {"", 2, "which command?"},
 	        {"relaod", 2, "did you mean \"reload\""},
-	        {"deploy", 2, "there is no command"},
+	        {"launch", 2, "there is no command"},
 	        {"stop", 2, "needs SERVICE"},
 	        {"status a b", 2, "takes no \"b\""},
 	        {"status --follow", 2, "does not take --follow"},
