@@ -153,7 +153,8 @@ static void show_listeners(struct picture *p, const struct service *sv, struct v
 		struct view_listener *o = &p->listeners[p->n_listeners++];
 
 		*o = (struct view_listener){l.config->name, l.config->address.text,
-		        steering_to_string(l.steering), listener_origin_to_string(l.origin), 0,
+		        steering_to_string(l.steering), listener_origin_to_string(l.origin),
+		        rescue_to_string(listener_set_rescue(g->set, i)), 0,
 		        (unsigned)l.config->backlog};
 		(void)listener_set_queue(g->set, i, &o->queue, &o->backlog);
 		v->n_listeners++;
@@ -253,6 +254,23 @@ void daemon_answer_status(struct daemon *d, struct control_call *call, const cha
 	};
 	control_answer_status(call, &p.view);
 	picture_done(&p);
+}
+
+void daemon_answer_services(struct daemon *d, struct control_call *call)
+{
+	const struct supervisor *s = d->supervisor;
+	const char **names = calloc(s->n_slots + 1, sizeof *names);
+	size_t n = 0;
+
+	if (!names) {
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		return;
+	}
+	for (size_t i = 0; i < s->n_slots; i++)
+		if (s->services[i])
+			names[n++] = s->services[i]->name;
+	control_answer_services(call, names, n);
+	free(names);
 }
 
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service)

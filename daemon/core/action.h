@@ -12,6 +12,8 @@ struct request;
 #define ACTION_TYPES(X)                                                                            \
 	X(LOAD_CONFIG)   /* (CONFIG_LOADED or CONFIG_REFUSED), after all events at hand */         \
 	X(PREPARE)       /* resolve the release, open listeners (PREPARED, PREPARE_FAILED) */      \
+	X(RESTORE_LINK)  /* the release link that was moved for the generation goes back */        \
+	X(POINT_BACK)    /* the release link, if it leads to `from`, goes to this generation's */  \
 	X(START_WORKER)  /* (WORKER_STARTED, WORKER_START_FAILED) */                               \
 	X(SIGNAL_WORKER) /* to its main process, or to what it left */                             \
 	X(KILL_WORKER)   /* SIGKILL to its whole tree */                                           \
@@ -41,6 +43,13 @@ const char *action_type_to_string(enum action_type t);
 
 enum systemd_word { SYSTEMD_READY, SYSTEMD_RELOADING, SYSTEMD_STOPPING };
 
+/* From which release. */
+struct prepare {
+	const char *release; /* the generation's; NULL: where the release link leads */
+	bool link;           /* and the link shall lead there */
+	bool confined;       /* see struct roll_options */
+};
+
 struct action {
 	enum action_type type;
 	uint32_t service, generation;
@@ -51,6 +60,8 @@ struct action {
 		int signo;
 		bool http; /* PROBE: an answer is wanted, else to be taken from the queue */
 		bool leave; /* RELEASE: the sockets are a foreign server's, which goes on with them */
+		struct prepare prepare;
+		const char *from; /* POINT_BACK: a directory; lives in the list */
 		struct request *request;
 		struct record record; /* its strings live in the list */
 		struct {

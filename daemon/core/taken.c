@@ -25,15 +25,17 @@ void taken_serving(struct service *sv, struct generation *g)
 void taken_give_up(struct service *sv, const char *why)
 {
 	sv->waiting = false;
+	roll_done(&sv->waiting_roll);
 	sv->finished = true;
 	targets_started(sv, 0);
-	service_result(sv, 0, CODE_FAILED, "failed", why);
+	service_result(sv, REQUEST_START, 0, CODE_FAILED, "failed", why);
 }
 
 void taken_failed(struct generation *g)
 {
 	taken_forget(g);
 	g->service->waiting = false;
+	roll_done(&g->service->waiting_roll);
 	g->service->finished = true;
 	targets_started(g->service, 0);
 }

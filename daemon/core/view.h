@@ -35,7 +35,7 @@ struct view_generation {
 };
 
 struct view_listener {
-	const char *name, *address, *steering, *origin;
+	const char *name, *address, *steering, *origin, *rescue;
 	unsigned queue, backlog;
 };
 

@@ -472,6 +472,67 @@ static void withdraw(struct reuseport *r, int fd)
 		remove_entry(r, e);
 }
 
+bool reuseport_kernel_migrates(void)
+{
+	_cleanup_close_ int fd = open("/proc/sys/net/ipv4/tcp_migrate_req", O_RDONLY | O_CLOEXEC);
+	char value = '0';
+
+	return fd >= 0 && read(fd, &value, 1) == 1 && value != '0';
+}
+
+/* Without an eBPF program the kernel moves what waits at a listener to any other one of the group.
+ * Are all that anybody accepts at those that get new connections as well? */
+static bool may_scatter(const struct reuseport *r)
+{
+	bool any = false;
+
+	for (const struct entry *e = r->order; e < r->order + r->n; e++) {
+		if (is_active(e) && e->member->part == 0)
+			return false;
+		any |= is_active(e);
+	}
+	return any && !r->program && r->passed_fd < 0 && reuseport_kernel_migrates();
+}
+
+static void rejoin(struct reuseport *r, struct member *m)
+{
+	if (listen(m->fd, m->config->backlog) == 0)
+		(void)append(r, m->fd, m, false);
+}
+
+/* Where nobody accepts must not be in the group while the kernel moves what waits at `fd`. */
+static void scatter(struct reuseport *r, int fd)
+{
+	struct member *idle[ORDER_MAX];
+	struct entry *e;
+	size_t n = 0;
+
+	for (size_t i = r->n; i-- > 0;) {
+		e = &r->order[i];
+		if (e->fd == fd || is_active(e))
+			continue;
+		if (e->member && !e->leaving && !e->adopted)
+			idle[n++] = e->member;
+		remove_entry(r, e);
+	}
+	r->control_fd = -1;
+	e = entry_of_fd(r, fd);
+	if (e)
+		remove_entry(r, e);
+	while (n > 0)
+		rejoin(r, idle[--n]);
+	(void)add_control(r);
+}
+
+/* Out of the group; what waits there moves to others if the kernel can do that. */
+static void move_out(struct reuseport *r, const struct member *m, int fd)
+{
+	if (m->part > 0 && may_scatter(r))
+		scatter(r, fd);
+	else
+		withdraw(r, fd);
+}
+
 /* What waits where nobody will ever accept, and should reach nobody else. */
 static void discard_queue(int fd)
 {
@@ -504,7 +565,7 @@ static void empty_own(struct reuseport *r, struct member *m, bool sticky)
 		discard_queue(m->fd);
 		return;
 	}
-	withdraw(r, e->fd);
+	move_out(r, m, e->fd);
 	(void)reuseport_apply(r, sticky);
 	if (listen(m->fd, m->config->backlog) == 0 && append(r, m->fd, m, false) == 0)
 		(void)add_control(r);
@@ -552,7 +613,7 @@ void reuseport_drop(struct reuseport *r, struct member *m, int fd, bool sticky)
 	(void)reuseport_apply(r, sticky);
 	if (m->part == 0)
 		discard_queue(fd);
-	withdraw(r, fd);
+	move_out(r, m, fd);
 	(void)reuseport_apply(r, sticky);
 }
 

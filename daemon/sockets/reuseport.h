@@ -42,6 +42,10 @@ int reuseport_adopt(struct reuseport *r, struct member *m, int fd, int backlog, 
  * to whoever gets new connections if it was one of those; it is not closed. */
 void reuseport_drop(struct reuseport *r, struct member *m, int fd, bool sticky);
 
+/* Does the kernel move what waits at a listener that closes to another one of its group without a
+ * program that says so (net.ipv4.tcp_migrate_req)? */
+bool reuseport_kernel_migrates(void);
+
 /* Makes the parts of the members, and the probe, true. */
 int reuseport_apply(struct reuseport *r, bool sticky);
 /* From now on (after reuseport_apply) the connection from `from` goes to `m`; NULL: no probe. */

@@ -15,6 +15,7 @@
 #include "sockets/bpf.h"
 #include "sockets/group.h"
 #include "sockets/listener.h"
+#include "sockets/reuseport.h"
 #include "sockets/set.h"
 #include "sockets/unix_name.h"
 #include "system/fd.h"
@@ -43,6 +44,18 @@ const char *steering_to_string(enum steering s)
 	};
 
 	return (size_t)s < ARRAY_SIZE(names) ? names[s] : "unknown";
+}
+
+const char *rescue_to_string(enum rescue r)
+{
+	static const char *const names[] = {
+	        [RESCUE_EBPF] = "ebpf",
+	        [RESCUE_SYSCTL] = "sysctl",
+	        [RESCUE_HELD] = "held",
+	        [RESCUE_NONE] = "none",
+	};
+
+	return (size_t)r < ARRAY_SIZE(names) ? names[r] : "unknown";
 }
 
 const char *listener_origin_to_string(enum listener_origin o)
@@ -313,6 +326,18 @@ struct listener_set *listener_set_close(struct listener_set *set)
 size_t listener_set_count(const struct listener_set *set)
 {
 	return set->n;
+}
+
+enum rescue listener_set_rescue(const struct listener_set *set, size_t i)
+{
+	const struct member *m = &set->members[i];
+
+	HO_ASSERT(i < set->n);
+	if (m->group->steering == STEERING_EBPF)
+		return RESCUE_EBPF;
+	if (m->group->steering == STEERING_CBPF && reuseport_kernel_migrates())
+		return RESCUE_SYSCTL;
+	return m->n_listening ? RESCUE_NONE : RESCUE_HELD;
 }
 
 struct listener_info listener_set_info(const struct listener_set *set, size_t i)

@@ -149,11 +149,11 @@ static int check_strangers(const struct member *m, struct ho_error *reterr)
 	        listener_address_of(m->adopted[0].fd, &x.ip) < 0)
 		return 0;
 	ports.port[0] = x.ip.port;
-	r = diag_dump(&d,
-	        &(struct diag_request){.family = x.ip.ipv6 ? AF_INET6 : AF_INET,
-	                .states = 1u << TCP_LISTEN,
-	                .ports = &ports},
-	        on_listening, &x);
+	r = diag_dump_begin(&d, &(struct diag_request){.family = x.ip.ipv6 ? AF_INET6 : AF_INET,
+	                                .states = 1u << TCP_LISTEN,
+	                                .ports = &ports});
+	for (r = r < 0 ? r : 1; r > 0;)
+		r = diag_dump_next(&d, on_listening, &x);
 	diag_done(&d);
 	if (r < 0 || x.n == 0)
 		return 0;

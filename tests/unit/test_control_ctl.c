@@ -43,7 +43,8 @@ static void on_status(void *data, struct control_call *call, const char *service
 {
 	static const struct result last = {
 	        .service = "web", .request = REQUEST_RELOAD, .generation = 7, .outcome = "serving"};
-	struct view_listener listener = {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", 0, 4096};
+	struct view_listener listener = {
+	        "http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096};
 	struct view_worker worker = {
 	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b"};
 	struct view_generation generations[] = {
@@ -105,6 +106,14 @@ static void on_gone(void *data, struct control_call *call, uint32_t id)
 	(void)id;
 }
 
+static void on_services(void *data, struct control_call *call)
+{
+	static const char *const names[] = {"web", "we\xffird"};
+
+	(void)data;
+	control_answer_services(call, names, 2);
+}
+
 static void on_logs(void *data, struct control_call *call, const char *service)
 {
 	static const struct control_log log = {3, 0, 12, "gone", "one\n\033[2Jtwo\n"};
@@ -125,8 +134,13 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 static int setup(void **state)
 {
 	struct control_options options = {.path = world.path};
-	struct control_handlers handlers = {
-	        on_status, on_request, on_gone, on_logs, on_refused, &world};
+	struct control_handlers handlers = {.status = on_status,
+	        .services = on_services,
+	        .request = on_request,
+	        .gone = on_gone,
+	        .logs = on_logs,
+	        .refused = on_refused,
+	        .data = &world};
 	ssize_t n;
 	char *slash;
 
@@ -240,7 +254,7 @@ static void test_usage(void **state)
 	} cases[] = {
 	        {"", 2, "which command?"},
 	        {"relaod", 2, "did you mean \"reload\""},
-	        {"deploy", 2, "there is no command"},
+	        {"launch", 2, "there is no command"},
 	        {"stop", 2, "needs SERVICE"},
 	        {"status a b", 2, "takes no \"b\""},
 	        {"status --follow", 2, "does not take --follow"},

@@ -31,7 +31,8 @@ static void test_status(void **state)
 	        .outcome = "serving",
 	        .text = "generation 7 serves",
 	};
-	struct view_listener listeners[] = {{"http", "tcp:0.0.0.0:8080", "ebpf", "bound", 0, 4096}};
+	struct view_listener listeners[] = {
+	        {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096}};
 	struct view_worker workers[] = {
 	        {0, 9001, "serving", 4, true, NOW - 5 * USEC_PER_SEC, 1, "caf\xff"},
 	        {1, 0, "failed", 0, false, NOW, 0, ""},
@@ -80,7 +81,8 @@ static void test_status(void **state)
 	        "\"request\":\"reload\",\"generation\":7,\"outcome\":\"serving\",\"exit_code\":0,"
 	        "\"cut\":0,\"text\":\"generation 7 serves\"},\"listeners\":[{\"name\":\"http\","
 	        "\"address\":\"tcp:0.0.0.0:8080\",\"steering\":\"ebpf\",\"origin\":\"bound\","
-	        "\"queue\":0,\"backlog\":4096}],\"generations\":[{\"id\":7,\"state\":\"serving\","
+	        "\"rescue\":\"ebpf\",\"queue\":0,\"backlog\":4096}],\"generations\":[{\"id\":7,"
+	        "\"state\":\"serving\","
 	        "\"share\":100.0,\"release\":\"/srv/web/releases/42\","
 	        "\"started\":\"2026-03-01T14:01:11.250Z\",\"in_flight\":12,\"drain\":null,"
 	        "\"reason\":\"\",\"workers\":[{\"index\":0,\"pid\":9001,\"state\":\"serving\","
