@@ -26,6 +26,7 @@ struct live_generation {
 	struct release *release;
 	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
+	uint64_t sent_before; /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;

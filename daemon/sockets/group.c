@@ -298,6 +298,7 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 	m->fd = -1;
 	m->tag = TAG_NONE;
 	m->part = m->revivals = 0;
+	m->sent = 0;
 	m->unix_path[0] = '\0';
 	m->adopted = NULL;
 	m->n_adopted = m->n_listening = 0;

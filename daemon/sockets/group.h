@@ -40,6 +40,7 @@ struct member {
 	bool adopt_only;
 	struct adopted *adopted; /* owned; room for ADOPTED_MAX, or NULL */
 	size_t n_adopted, n_listening;
+	uint64_t sent; /* connections to listeners that have left */
 	unsigned part; /* of SHARE_ALL, in force; the parts of a group make SHARE_ALL or 0 */
 	unsigned part_wanted, part_before; /* while sockets_steer() is at work */
 	char unix_path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* as bound; empty: none */

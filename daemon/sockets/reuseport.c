@@ -240,6 +240,8 @@ static int append(struct reuseport *r, int fd, struct member *m, bool adopted)
  */
 static void remove_entry(struct reuseport *r, struct entry *e)
 {
+	if (e->member && r->program)
+		e->member->sent += bpf_program_sent(r->program, e->slot);
 	(void)shutdown(e->fd, SHUT_RD);
 	if (is_control(r, e))
 		(void)close_fd(e->fd);
@@ -251,6 +253,17 @@ static bool removable(const struct reuseport *r, const struct entry *e)
 	const struct entry *last = &r->order[r->n - 1];
 
 	return r->program || (!e->target && (e == last || !last->target));
+}
+
+int reuseport_sent(const struct reuseport *r, const struct member *m, uint64_t *ret)
+{
+	if (!r->program)
+		return -EOPNOTSUPP;
+	*ret = m->sent;
+	for (size_t i = 0; i < r->n; i++)
+		if (r->order[i].member == m)
+			*ret += bpf_program_sent(r->program, r->order[i].slot);
+	return 0;
 }
 
 static int attach_first(const struct reuseport *r, int fd)

@@ -391,6 +391,27 @@ size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size
 	return n;
 }
 
+int listener_set_sent(const struct listener_set *set, uint64_t *ret)
+{
+	uint64_t sent;
+	bool any = false;
+
+	*ret = 0;
+	for (size_t i = 0; i < set->n; i++) {
+		const struct member *m = &set->members[i];
+		int r;
+
+		if (!m->group->reuseport)
+			continue;
+		r = reuseport_sent(m->group->reuseport, m, &sent);
+		if (r < 0)
+			return r;
+		*ret += sent;
+		any = true;
+	}
+	return any ? 0 : -EOPNOTSUPP;
+}
+
 /* ---- steering ---- */
 
 static const struct share *share_of(const struct member *m, const struct share *shares, size_t n)
