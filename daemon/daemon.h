@@ -57,11 +57,13 @@ struct last_words {
 };
 #define LAST_WORDS_MAX 32
 
-/* A descriptor that a worker gave us to keep over its generations (FDSTORE=1). */
+/* A descriptor that a worker gave us to keep over its generations (FDSTORE=1, HANDOFF_KEEP=). */
 struct kept_fd {
 	uint32_t service;
 	int fd;
 	char name[CONFIG_MAX_NAME];
+	char layout[CONFIG_MAX_NAME]; /* of memory, which is given to those who ask only; else "" */
+	uint32_t generation;          /* of memory: for which it was made */
 };
 #define KEPT_FDS_MAX 32 /* of one service */
 
@@ -149,6 +151,12 @@ void kept_remove(struct daemon *d, uint32_t service, const char *name);
 /* Appends them to what a worker is passed, at most `room`; returns how many. */
 size_t kept_pass(const struct daemon *d, uint32_t service, struct passed_fd *fds, size_t room);
 void kept_free(struct daemon *d);
+/* Answers HANDOFF_KEEP= and HANDOFF_FETCH=1. */
+void kept_claim(
+        struct daemon *d, uint32_t service, uint32_t generation, const struct notify_message *m);
+void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_message *m);
+/* A generation is gone: forgets memory that nobody can ask for any more. */
+void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);
@@ -158,5 +166,9 @@ void config_source_note_inert(const struct config *c);
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
+
+/* browsing.c */
+void daemon_answer_connections(
+        struct daemon *d, struct control_call *call, const char *service, uint32_t generation);
 
 #endif

@@ -478,6 +478,7 @@ static void do_tell_systemd(const struct action *a)
 static void do_release(struct daemon *d, struct live_generation *g)
 {
 	stop_probes(d, g);
+	kept_released(d, g->service, g->generation);
 	live_generation_free(g);
 }
 

@@ -65,6 +65,7 @@ static bool parse_line(char *line, struct notify_message *m)
 	        {"WATCHDOG=trigger", NOTIFY_WATCHDOG_TRIGGER},
 	        {"FDSTORE=1", NOTIFY_FDSTORE},
 	        {"FDSTOREREMOVE=1", NOTIFY_FDREMOVE},
+	        {"HANDOFF_FETCH=1", NOTIFY_FETCH},
 	};
 	static const struct {
 		const char *key;
@@ -94,6 +95,11 @@ static bool parse_line(char *line, struct notify_message *m)
 	m->text = value_of(line, "FDNAME");
 	if (m->text) {
 		m->kind = NOTIFY_FDNAME;
+		return true;
+	}
+	m->text = value_of(line, "HANDOFF_KEEP");
+	if (m->text) {
+		m->kind = NOTIFY_KEEP;
 		return true;
 	}
 	m->text = value_of(line, "STATUS");
@@ -168,8 +174,8 @@ static bool valid_name(const char *name)
 struct delivery {
 	struct notify *notify;
 	bool alive;
-	bool store, forget;
-	char name[CONFIG_MAX_NAME];
+	bool store, forget, fetch;
+	char name[CONFIG_MAX_NAME], layout[CONFIG_MAX_NAME];
 };
 
 static bool deliver(void *arg, const struct notify_message *m)
@@ -181,9 +187,15 @@ static bool deliver(void *arg, const struct notify_message *m)
 			(void)copy_string(d->name, sizeof d->name, m->text);
 		return true;
 	}
-	if (m->kind == NOTIFY_FDSTORE || m->kind == NOTIFY_FDREMOVE) {
+	if (m->kind == NOTIFY_KEEP) {
+		if (valid_name(m->text))
+			(void)copy_string(d->layout, sizeof d->layout, m->text);
+		return true;
+	}
+	if (m->kind == NOTIFY_FDSTORE || m->kind == NOTIFY_FDREMOVE || m->kind == NOTIFY_FETCH) {
 		d->store |= m->kind == NOTIFY_FDSTORE;
 		d->forget |= m->kind == NOTIFY_FDREMOVE;
+		d->fetch |= m->kind == NOTIFY_FETCH;
 		return true;
 	}
 	d->alive = d->notify->message(d->notify->data, m);
@@ -193,13 +205,26 @@ static bool deliver(void *arg, const struct notify_message *m)
 /* FDNAME may stand before or after the word that it belongs to. */
 static void deliver_fds(struct delivery *d, const struct beside *b)
 {
-	struct notify_message m = {.kind = NOTIFY_FDREMOVE, .text = d->name, .fd = -1};
+	struct notify_message m = {
+	        .kind = NOTIFY_FDREMOVE, .text = d->name, .fd = -1, .candidate = -1};
 
 	if (d->alive && d->forget)
 		d->alive = d->notify->message(d->notify->data, &m);
 	m.kind = NOTIFY_FDSTORE;
 	for (size_t i = 0; d->alive && d->store && i < b->n_fds; i++) {
 		m.fd = b->fds[i];
+		d->alive = d->notify->message(d->notify->data, &m);
+	}
+	if (d->alive && d->fetch && b->n_fds == 1) {
+		m.kind = NOTIFY_FETCH;
+		m.fd = b->fds[0];
+		d->alive = d->notify->message(d->notify->data, &m);
+	}
+	if (d->alive && d->layout[0] && b->n_fds == 2) {
+		m.kind = NOTIFY_KEEP;
+		m.fd = b->fds[0];
+		m.candidate = b->fds[1];
+		m.layout = d->layout;
 		d->alive = d->notify->message(d->notify->data, &m);
 	}
 }

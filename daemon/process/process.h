@@ -38,13 +38,18 @@ enum notify_kind {
 	NOTIFY_FDNAME,   /* FDNAME=text: belongs to the next two, is not delivered by itself */
 	NOTIFY_FDSTORE,  /* FDSTORE=1: keep `fd` as `text`; once for each descriptor */
 	NOTIFY_FDREMOVE, /* FDSTOREREMOVE=1: forget what is kept as `text` */
+	NOTIFY_KEEP,     /* HANDOFF_KEEP=layout: memory `text` of this layout is wanted */
+	NOTIFY_FETCH,    /* HANDOFF_FETCH=1: what is kept as `text` is wanted */
 };
 struct notify_message {
 	enum notify_kind kind;
-	uint64_t number;  /* of ERRNO, EXTEND (microseconds) and MAINPID */
-	const char *text; /* of STATUS, valid UTF-8 without control characters; of FDSTORE and
-	                   * FDREMOVE, a valid name; else NULL */
-	int fd;           /* of FDSTORE, borrowed: closed after the call; else -1 */
+	uint64_t number;    /* of ERRNO, EXTEND (microseconds) and MAINPID */
+	const char *text;   /* of STATUS, valid UTF-8 without control characters; of FDSTORE,
+	                     * FDREMOVE, KEEP and FETCH, a valid name; else NULL */
+	int fd;             /* borrowed, closed after the call: of FDSTORE; of KEEP and FETCH, a
+	                     * socket to answer on; else -1 */
+	int candidate;      /* of KEEP, borrowed: to be kept if there is none yet */
+	const char *layout; /* of KEEP, a valid name */
 };
 
 enum socket_call_kind { CALL_BIND, CALL_LISTEN };
@@ -153,6 +158,9 @@ int process_signal(struct process *p, int signo);
 int process_signal_tree(struct process *p, int signo, bool include_main);
 /* Calls `each` for every process of the tree. */
 void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg);
+/* The same of several, with one look at /proc. */
+void processes_each(struct process *const *list, size_t n,
+        void (*each)(size_t i, pid_t pid, void *arg), void *arg);
 
 /* Runs ready.by = exec:COMMAND again and again (200 ms after each failure) in the environment of
  * the worker, until it exits 0: then NOTIFY_EXEC_READY. */
