@@ -72,7 +72,7 @@ static void print_generation(struct out *o, const json_t *g)
 		if (json_is_number(json_object_get(g, "share_observed")))
 			text_add(t, "  observed %.4g%%",
 			        json_number_value(json_object_get(g, "share_observed")));
-		add_duration(t, "promoted in", json_object_get(g, "promote_in"));
+		add_time(t, "promoted in", json_object_get(g, "promote_in"));
 	}
 	if (json_is_object(drain)) {
 		add_time(t, "oldest", json_object_get(drain, "oldest"));
