@@ -474,10 +474,11 @@ static int unix_probe(
         const struct member *m, int *ret_fd, struct sockaddr_storage *ret_to, socklen_t *ret_len)
 {
 	struct sockaddr_un *un = (struct sockaddr_un *)ret_to;
+	const char *path = m->group->name ? unix_name_path(m) : NULL;
 
 	memset(ret_to, 0, sizeof *ret_to);
-	if (m->unix_path[0]) {
-		(void)listener_unix_sockaddr(m->unix_path, un, ret_len);
+	if (path) {
+		(void)listener_unix_sockaddr(path, un, ret_len);
 	} else {
 		*ret_len = sizeof *ret_to;
 		if (getsockname(m->fd, (struct sockaddr *)ret_to, ret_len) < 0)

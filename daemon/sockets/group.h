@@ -19,9 +19,11 @@ struct unix_names;
 struct adopted {
 	int fd;
 	uint64_t cookie;
-	pid_t holder;   /* who bound it, */
-	int theirs;     /* and its number there */
-	bool listening; /* and a member of the SO_REUSEPORT group */
+	pid_t holder;    /* who bound it, */
+	int theirs;      /* and its number there */
+	bool listening;  /* and a member of the SO_REUSEPORT group, if it is TCP */
+	uint64_t serial; /* UNIX: later ones have greater ones */
+	/* As the program wants it; UNIX: the private path it got. */
 	struct sockaddr_storage address;
 };
 #define ADOPTED_MAX ADDRESS_SOCKETS_MAX

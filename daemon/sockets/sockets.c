@@ -242,7 +242,9 @@ static int join(struct listener_set *set, const struct listener_config *c, size_
 	m->set = set;
 	m->config = c;
 	m->generation = set->generation;
-	m->adopt_only = set->service->sockets == SOCKETS_ADOPT;
+	/* An abstract name is ours, and is given to a program that binds it. */
+	m->adopt_only =
+	        set->service->sockets == SOCKETS_ADOPT && c->address.kind != ADDRESS_ABSTRACT;
 	r = group_join(&set->sockets->context, m, fd, nth, reterr);
 	if (r >= 0)
 		set->n++;
