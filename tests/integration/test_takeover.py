@@ -210,7 +210,7 @@ def test_own_generation_dies_while_it_is_watched(daemon, unmanaged):
 
 def test_unix_path(daemon, unmanaged):
     path = daemon.run / "web.sock"
-    command = ["/usr/bin/env", f"SOCKET={path}", "node", BINDERS / "node.js"]
+    command = ["/usr/bin/env", f"PORT={path}", "node", BINDERS / "node.js"]
     if not shutil.which("node"):
         pytest.skip("node is not installed")
     old = unmanaged(daemon, command, f"unix:{path}")  # removes its path when it ends
