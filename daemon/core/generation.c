@@ -73,6 +73,35 @@ struct generation *generation_free(struct generation *g)
 	return NULL;
 }
 
+static void tell(struct generation *g, struct worker *w, enum tell_word word, uint32_t serving)
+{
+	struct action *a =
+	        supervisor_act(g->service->supervisor, ACTION_TELL_WORKER, g->service, g, w);
+
+	a->tell.word = word;
+	if (word == TELL_SERVING)
+		a->tell.generation = serving;
+	else
+		a->tell.deadline = g->deadline;
+}
+
+/* All workers of the service, those that serve last: at no time two generations believe that they
+ * do. */
+static void tell_serving(struct generation *serving)
+{
+	const struct service *sv = serving->service;
+
+	for (unsigned i = 0; i <= sv->n_generations; i++) {
+		struct generation *g = i < sv->n_generations ? sv->generations[i] : serving;
+
+		if (i < sv->n_generations && g == serving)
+			continue;
+		for (unsigned k = 0; k < g->n_workers; k++)
+			if (g->workers[k].hello && worker_alive(&g->workers[k]))
+				tell(g, &g->workers[k], TELL_SERVING, serving->id);
+	}
+}
+
 /* The one door for state changes: the edges that exist, and what a state may not own. */
 void generation_set_state(struct generation *g, enum generation_state state)
 {
@@ -101,6 +130,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 		g->watched = g->counted = false;
 	}
 	if (state == GENERATION_SERVING) {
+		tell_serving(g);
 		g->quiet = g->drained = g->checking = false;
 		g->quiet_at = g->hold_until = USEC_INFINITY;
 	}
@@ -154,31 +184,54 @@ void generation_start_worker(struct generation *g, struct worker *w)
 	w->state = WORKER_STARTING;
 	w->serial++;
 	w->retry_at = w->kill_at = USEC_INFINITY;
-	w->killed = false;
+	w->killed = w->hello = w->drains = w->messaged = false;
 	w->status[0] = '\0';
 	supervisor_act(g->service->supervisor, ACTION_START_WORKER, g->service, g, w);
 }
 
-static void signal_worker(struct generation *g, struct worker *w)
+static void tell_to_stop(struct generation *g, struct worker *w)
 {
-	struct action *a =
-	        supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w);
-
-	a->signo = g->settings->drain.signal;
+	w->messaged = g->by_message && w->drains;
+	if (w->messaged)
+		tell(g, w, TELL_DRAIN, 0);
+	else
+		supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w)
+		        ->signo = g->settings->drain.signal;
 	if (w->state != WORKER_REST)
 		w->state = WORKER_STOPPING;
 }
 
+bool generation_by_message(const struct generation *g)
+{
+	bool any = false;
+
+	if (g->told)
+		return g->by_message;
+	if (g->settings->drain.by != DRAIN_AUTO || g->state != GENERATION_DRAINING || g->overdue)
+		return false;
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		const struct worker *w = &g->workers[i];
+
+		if (!worker_alive(w))
+			continue;
+		if (!w->drains || w->state == WORKER_REST)
+			return false;
+		any = true;
+	}
+	return any;
+}
+
 void generation_tell(struct generation *g)
 {
+	g->by_message = !g->overdue && generation_by_message(g);
 	g->told = true;
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		struct worker *w = &g->workers[i];
 
 		w->retry_at = USEC_INFINITY;
 		if (w->state == WORKER_RUNNING || w->state == WORKER_READY ||
-		        w->state == WORKER_REST)
-			signal_worker(g, w);
+		        w->state == WORKER_REST || w->messaged)
+			tell_to_stop(g, w);
 	}
 }
 
@@ -417,7 +470,7 @@ void generation_worker_started(struct generation *g, struct worker *w, int pid)
 	w->started = s->now;
 	supervisor_record(s, RECORD_WORKER_STARTED, g->service, g, w);
 	if (g->told) { /* the order came while it was being started */
-		signal_worker(g, w);
+		tell_to_stop(g, w);
 		if (g->killed) {
 			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 			w->killed = true;
@@ -459,7 +512,7 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 	}
 }
 
-static void describe_exit(char *buffer, size_t size, int code, int status)
+static void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost)
 {
 	enum { EXITED = 1, DUMPED = 3 }; /* CLD_EXITED, CLD_DUMPED */
 
@@ -470,6 +523,9 @@ static void describe_exit(char *buffer, size_t size, int code, int status)
 		        code == DUMPED ? " (core dumped)" : "");
 	else
 		(void)snprintf(buffer, size, "is gone");
+	if (lost)
+		(void)snprintf(buffer + strlen(buffer), size - strlen(buffer),
+		        " with %llu connection%s", (unsigned long long)lost, lost == 1 ? "" : "s");
 }
 
 static void record_exit(struct generation *g, struct worker *w, int code, int status,
@@ -486,6 +542,8 @@ static void record_exit(struct generation *g, struct worker *w, int code, int st
 		r->exit_code = status;
 	else if (code)
 		r->exit_signal = status;
+	r->connections = w->lost;
+	r->has_connections = w->lost > 0;
 	r->text = action_text(s->out, "%s%s%s", how, words ? ":\n" : "", words ? last_words : "");
 }
 
@@ -501,7 +559,7 @@ static void handle_rest(struct generation *g, struct worker *w)
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
 	} else if (g->state == GENERATION_SERVING && !g->told) {
-		signal_worker(g, w);
+		tell_to_stop(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}
 }
@@ -526,16 +584,17 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
         unsigned rest, const char *last_words)
 {
 	struct supervisor *s = g->service->supervisor;
-	char how[80], story[sizeof g->reason];
+	char how[120], story[sizeof g->reason];
 	struct text told = TEXT_ON(story);
 
-	describe_exit(how, sizeof how, code, status);
+	describe_exit(how, sizeof how, code, status, w->lost);
 	record_exit(g, w, code, status, how, last_words);
 	text_add(&told, "worker %u (pid %d) %s %.3gs after its start%s", w->index, w->pid, how,
 	        (double)(s->now - w->started) / USEC_PER_SEC,
 	        g->state == GENERATION_STARTING ? ", before it was ready" : "");
 	add_last_words(&told, last_words);
 	w->pid = 0;
+	w->hello = w->drains = w->messaged = false;
 	w->state = WORKER_STOPPING; /* whatever follows does not speak to it any more */
 	if (g->state == GENERATION_STARTING)
 		generation_fail(g,
@@ -560,4 +619,17 @@ void generation_worker_tree_gone(struct generation *g, struct worker *w)
 	w->kill_at = USEC_INFINITY;
 	if (g->state == GENERATION_SERVING || g->state == GENERATION_READY)
 		schedule_restart(g, w);
+}
+
+void generation_worker_hello(struct generation *g, struct worker *w, uint64_t state)
+{
+	const struct generation *serving = service_serving(g->service);
+	bool new_channel = state > 0 && !w->hello;
+
+	w->hello = state > 0;
+	w->drains = state > 1;
+	if (new_channel && serving)
+		tell(g, w, TELL_SERVING, serving->id);
+	if (w->messaged && w->drains) /* it may not have heard */
+		tell(g, w, TELL_DRAIN, 0);
 }

@@ -33,6 +33,8 @@ static void add_in_flight(struct text *t, const json_t *object)
 {
 	if (json_is_integer(json_object_get(object, "in_flight")))
 		text_add(t, "  %" JSON_INTEGER_FORMAT " in flight", number(object, "in_flight"));
+	if (number(object, "requests"))
+		text_add(t, "  %" JSON_INTEGER_FORMAT " requests", number(object, "requests"));
 }
 
 /* A time in seconds, in the largest unit that leaves at least one. */

@@ -38,13 +38,28 @@ enum notify_kind {
 	NOTIFY_FDNAME,   /* FDNAME=text: belongs to the next two, is not delivered by itself */
 	NOTIFY_FDSTORE,  /* FDSTORE=1: keep `fd` as `text`; once for each descriptor */
 	NOTIFY_FDREMOVE, /* FDSTOREREMOVE=1: forget what is kept as `text` */
+	NOTIFY_HELLO,    /* libhandoff's channel has changed: `number` is an enum channel_state */
+	NOTIFY_DRAINS,   /* of libhandoff; is not delivered by itself */
 };
 struct notify_message {
 	enum notify_kind kind;
-	uint64_t number;  /* of ERRNO, EXTEND (microseconds) and MAINPID */
+	uint64_t number;  /* of ERRNO, EXTEND (microseconds), MAINPID and HELLO */
 	const char *text; /* of STATUS, valid UTF-8 without control characters; of FDSTORE and
 	                   * FDREMOVE, a valid name; else NULL */
 	int fd;           /* of FDSTORE, borrowed: closed after the call; else -1 */
+	int page_fd;      /* for those inside of this room; else -1 */
+};
+
+/* The private channel of a worker that uses libhandoff. */
+enum channel_state {
+	CHANNEL_NONE,
+	CHANNEL_OPEN,   /* it can be told which generation serves */
+	CHANNEL_DRAINS, /* and to drain */
+};
+
+/* What it counts; doubtful, as it is the worker's own word. */
+struct worker_counts {
+	uint64_t connections, busy, requests, served;
 };
 
 enum socket_call_kind { CALL_BIND, CALL_LISTEN };
@@ -95,6 +110,8 @@ struct release {
 	char **environ;  /* the service's own variables, files read; NULL-terminated */
 	uint32_t generation;
 	const char *environment_name;
+	uint32_t previous;      /* the generation that served when it was made; 0: none */
+	char *previous_release; /* its directory, owned; NULL: none */
 	unsigned refs;
 };
 /* Resolves the directory, reads the environment files. Fails with words if a link dangles, a file
@@ -139,6 +156,13 @@ void *process_user(const struct process *p);
 /* The last lines it wrote (at most 16, at most 2 KiB), newline-separated; "" if none were seen.
  * Blocks not. */
 const char *process_tail(struct process *p);
+
+/* Tells a worker with a channel which generation serves, or to drain until `deadline` (monotonic,
+ * USEC_INFINITY: none). 0 or negative errno. */
+int process_tell_serving(struct process *p, uint32_t generation);
+int process_tell_drain(struct process *p, usec_t deadline);
+/* False if it does not count. Also after its end. */
+bool process_counts(const struct process *p, struct worker_counts *ret);
 
 /* To the main process; 0 or negative errno (-ESRCH when it is gone). */
 int process_signal(struct process *p, int signo);
