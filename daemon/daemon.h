@@ -8,6 +8,7 @@
 
 #include "control/control.h"
 #include "core/supervisor.h"
+#include "process/link.h"
 #include "process/process.h"
 #include "sockets/adopt.h"
 #include "sockets/connections.h"
@@ -23,6 +24,7 @@ struct live_generation {
 	struct live_generation *next; /* of those that are being probed */
 	uint32_t service, generation;
 	struct release *release;
+	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
@@ -54,11 +56,13 @@ struct last_words {
 };
 #define LAST_WORDS_MAX 32
 
-/* A descriptor that a worker gave us to keep over its generations (FDSTORE=1). */
+/* A descriptor that a worker gave us to keep over its generations (FDSTORE=1, HANDOFF_KEEP=). */
 struct kept_fd {
 	uint32_t service;
 	int fd;
 	char name[CONFIG_MAX_NAME];
+	char layout[CONFIG_MAX_NAME]; /* of memory, which is given to those who ask only; else "" */
+	uint32_t generation;          /* of memory: for which it was made */
 };
 #define KEPT_FDS_MAX 32 /* of one service */
 
@@ -124,6 +128,15 @@ void daemon_watch_adoption(struct live_generation *g, const struct live_worker *
 void daemon_sweep(struct live_generation *g, bool starting);
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
 
+/* deploy.c: the release link, which leads to what a service is started from */
+/* Resolves what the generation is started from, and checks a release that the link shall lead to.
+ */
+int daemon_release(const struct generation *cg, const struct prepare *how,
+        struct live_generation *g, struct ho_error *reterr);
+int daemon_move_link(struct live_generation *g, struct ho_error *reterr);
+void daemon_restore_link(struct daemon *d, const struct action *a);
+void daemon_point_back(struct daemon *d, const struct action *a);
+
 /* effects.c: what the core wants, as calls */
 void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
@@ -137,6 +150,12 @@ void kept_remove(struct daemon *d, uint32_t service, const char *name);
 /* Appends them to what a worker is passed, at most `room`; returns how many. */
 size_t kept_pass(const struct daemon *d, uint32_t service, struct passed_fd *fds, size_t room);
 void kept_free(struct daemon *d);
+/* Answers HANDOFF_KEEP= and HANDOFF_FETCH=1. */
+void kept_claim(
+        struct daemon *d, uint32_t service, uint32_t generation, const struct notify_message *m);
+void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_message *m);
+/* A generation is gone: forgets memory that nobody can ask for any more. */
+void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);
@@ -146,5 +165,9 @@ void config_source_note_inert(const struct config *c);
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
+
+/* browsing.c */
+void daemon_answer_connections(
+        struct daemon *d, struct control_call *call, const char *service, uint32_t generation);
 
 #endif

@@ -45,7 +45,7 @@ static bool is_stream(const struct listener_info *l)
 /* What kind of listeners has it? */
 static void describe_listeners(const struct live_generation *g, bool alone, struct event *ev)
 {
-	bool shared = false, migrates = true;
+	bool shared = false, migrates = true, divisible = g->set != NULL;
 
 	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++) {
 		struct listener_info l = listener_set_info(g->set, i);
@@ -54,10 +54,13 @@ static void describe_listeners(const struct live_generation *g, bool alone, stru
 			continue;
 		shared |= l.steering == STEERING_SHARED;
 		migrates &= l.steering == STEERING_EBPF;
+		divisible &= l.steering == STEERING_EBPF || l.steering == STEERING_CBPF;
 	}
 	ev->prepared.shared = shared;
 	ev->prepared.migrates = migrates;
 	ev->prepared.probeable = !shared || alone;
+	ev->prepared.divisible = divisible;
+	ev->text = g->release->directory;
 }
 
 void live_generation_free(struct live_generation *g)
@@ -70,6 +73,7 @@ void live_generation_free(struct live_generation *g)
 		probe_free(g->probes[i]);
 	free(g->probes);
 	ev_timer_stop(g->daemon->loop, &g->sweep);
+	link_change_done(&g->link);
 	listener_set_close(g->set);
 	release_unref(g->release);
 	free(g);
@@ -107,7 +111,7 @@ static void do_prepare(struct daemon *d, const struct action *a)
 	*g = (struct live_generation){
 	        .daemon = d, .service = a->service, .generation = a->generation};
 	ev_timer_init(&g->sweep, NULL, 0., 0.);
-	r = release_new(cg->config, cg->settings, cg->id, &g->release, &error);
+	r = daemon_release(cg, &a->prepare, g, &error);
 	if (r < 0)
 		goto fail;
 	g->release->environment_name = cg->config->environment;
@@ -117,6 +121,11 @@ static void do_prepare(struct daemon *d, const struct action *a)
 	if (cg->settings->n_listeners) {
 		r = listener_set_open(
 		        d->sockets, cg->config, cg->settings, cg->id, &g->set, &error);
+		if (r < 0)
+			goto fail;
+	}
+	if (a->prepare.link) {
+		r = daemon_move_link(g, &error);
 		if (r < 0)
 			goto fail;
 	}
@@ -504,6 +513,7 @@ static void do_tell_systemd(const struct action *a)
 static void do_release(struct daemon *d, struct live_generation *g)
 {
 	stop_probes(d, g);
+	kept_released(d, g->service, g->generation);
 	live_generation_free(g);
 }
 
@@ -515,6 +525,12 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_PREPARE:
 		do_prepare(d, a);
+		break;
+	case ACTION_RESTORE_LINK:
+		daemon_restore_link(d, a);
+		break;
+	case ACTION_POINT_BACK:
+		daemon_point_back(d, a);
 		break;
 	case ACTION_START_WORKER:
 		do_start_worker(d, a);

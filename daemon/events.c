@@ -223,6 +223,12 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_FDREMOVE:
 		kept_remove(data, w->service, m->text);
 		return;
+	case NOTIFY_KEEP:
+		kept_claim(data, w->service, w->generation, m);
+		return;
+	case NOTIFY_FETCH:
+		kept_fetch(data, w->service, m);
+		return;
 	case NOTIFY_WATCHDOG: /* no interval is asked of workers */
 	case NOTIFY_RELOADING:
 	case NOTIFY_MAINPID_IGNORED:
@@ -368,6 +374,12 @@ static void on_logs(void *data, struct control_call *call, const char *service)
 	daemon_answer_logs(data, call, service);
 }
 
+static void on_connections(
+        void *data, struct control_call *call, const char *service, uint32_t generation)
+{
+	daemon_answer_connections(data, call, service, generation);
+}
+
 /* Answers may lead to the next call of the same client at once: so a call is an event like any
  * other, with its strings. */
 static void on_request(void *data, struct control_call *call, const struct request_spec *spec)
@@ -380,6 +392,7 @@ static void on_request(void *data, struct control_call *call, const struct reque
 
 	for (size_t i = 0; i < spec->n_services; i++)
 		n += strlen(spec->services[i]) + 1;
+	n += spec->roll.release ? strlen(spec->roll.release) + 1 : 0;
 	n += spec->n_services * sizeof *names + _Alignof(char *);
 	p = malloc(sizeof *p + n);
 	if (!p) {
@@ -395,6 +408,10 @@ static void on_request(void *data, struct control_call *call, const struct reque
 	p->ev.request.services = names;
 	p->ev.request.cause = at;
 	at = stpcpy(at, spec->cause ? spec->cause : "") + 1;
+	if (spec->roll.release) {
+		p->ev.request.roll.release = at;
+		at = stpcpy(at, spec->roll.release) + 1;
+	}
 	for (size_t i = 0; i < spec->n_services; i++) {
 		names[i] = at;
 		at = stpcpy(at, spec->services[i]) + 1;
@@ -448,5 +465,6 @@ const struct control_handlers daemon_control_handlers = {
         .request = on_request,
         .gone = on_gone,
         .logs = on_logs,
+        .connections = on_connections,
         .refused = on_refused,
 };

@@ -68,6 +68,17 @@ json_t *record_to_json(const struct record *r, usec_t realtime)
 	return j;
 }
 
+json_t *connection_to_json(const struct control_connection *c)
+{
+	return json_pack("{s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:o, s:o}", "generation",
+	        (json_int_t)c->generation, "listener", wire_string(c->listener), "peer",
+	        wire_string(c->peer), "state", c->state, "age", duration_to_json(c->age), "idle",
+	        duration_to_json(c->idle), "queued_in", (json_int_t)c->queued_in, "queued_out",
+	        (json_int_t)c->queued_out, "worker",
+	        c->worker < 0 ? json_null() : json_integer(c->worker), "pid",
+	        c->pid ? json_integer(c->pid) : json_null());
+}
+
 json_t *result_to_json(const struct result *r)
 {
 	return json_pack("{s:o, s:s, s:o, s:o, s:i, s:I, s:o}", "service", wire_string(r->service),

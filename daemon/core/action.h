@@ -12,6 +12,8 @@ struct request;
 #define ACTION_TYPES(X)                                                                            \
 	X(LOAD_CONFIG)   /* (CONFIG_LOADED or CONFIG_REFUSED), after all events at hand */         \
 	X(PREPARE)       /* resolve the release, open listeners (PREPARED, PREPARE_FAILED) */      \
+	X(RESTORE_LINK)  /* the release link that was moved for the generation goes back */        \
+	X(POINT_BACK)    /* the release link, if it leads to `from`, goes to this generation's */  \
 	X(START_WORKER)  /* (WORKER_STARTED, WORKER_START_FAILED) */                               \
 	X(SIGNAL_WORKER) /* to its main process, or to what it left */                             \
 	X(TELL_WORKER)   /* on its channel */                                                      \
@@ -43,6 +45,13 @@ const char *action_type_to_string(enum action_type t);
 enum tell_word { TELL_SERVING, TELL_DRAIN };
 enum systemd_word { SYSTEMD_READY, SYSTEMD_RELOADING, SYSTEMD_STOPPING };
 
+/* From which release. */
+struct prepare {
+	const char *release; /* the generation's; NULL: where the release link leads */
+	bool link;           /* and the link shall lead there */
+	bool confined;       /* see struct roll_options */
+};
+
 struct action {
 	enum action_type type;
 	uint32_t service, generation;
@@ -52,6 +61,8 @@ struct action {
 	union {
 		int signo;
 		bool http; /* PROBE: an answer is wanted, else to be taken from the queue */
+		struct prepare prepare;
+		const char *from; /* POINT_BACK: a directory; lives in the list */
 		struct request *request;
 		struct record record; /* its strings live in the list */
 		struct {

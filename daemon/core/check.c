@@ -31,11 +31,15 @@ static const char *check_generation(const struct service *sv, const struct gener
 	const char *why;
 
 	/* 2: no share without readiness */
-	FAIL_IF(g->share && g->state != GENERATION_SERVING && sv->turn_to != g);
-	FAIL_IF(g->state == GENERATION_SERVING && sv->turn == TURN_NONE && g->share != SHARE_ALL);
+	FAIL_IF(g->share && g->state != GENERATION_SERVING && g->state != GENERATION_CANARY &&
+	        sv->turn_to != g);
+	FAIL_IF(g->state == GENERATION_SERVING && sv->turn == TURN_NONE && !g->share);
+	FAIL_IF(g->state == GENERATION_CANARY && sv->turn == TURN_NONE &&
+	        (!g->share || g->share != g->canary));
 	FAIL_IF(sv->turn == TURN_NONE && g->state == GENERATION_READY);
 	FAIL_IF(sv->turn == TURN_NONE && g->state == GENERATION_GONE);
-	FAIL_IF((g->state == GENERATION_STARTING || g->state == GENERATION_READY) &&
+	FAIL_IF((g->state == GENERATION_STARTING || g->state == GENERATION_READY ||
+	                (g->state == GENERATION_CANARY && sv->turn != TURN_STOP)) &&
 	        sv->rolling != g);
 	FAIL_IF(g->state == GENERATION_SERVING && !g->prepared);
 	/* 3: the listeners stay as long as a process could use them */
@@ -68,6 +72,7 @@ static const char *check_targets(const struct service *sv)
 		        !service_find(sv, t->generation));
 		FAIL_IF(t->phase == TARGET_ROLLING &&
 		        !(sv->rolling && sv->rolling->id == t->generation));
+		FAIL_IF(t->phase == TARGET_TURNING && !(sv->rolling && sv->rolling->abort_outcome));
 		FAIL_IF(t->phase == TARGET_STOPPING && sv->state != SERVICE_STOPPING &&
 		        !sv->start_again && !sv->remove);
 		FAIL_IF(t->phase == TARGET_PENDING && t->request->kind != REQUEST_WAIT &&

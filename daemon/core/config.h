@@ -110,8 +110,8 @@ struct rollout_config {
 	usec_t keep_warm;
 	unsigned canary; /* of SHARE_ALL; 0: none */
 	bool sticky;     /* canary by client address instead of at random */
-	usec_t hold;
-	unsigned step; /* workers replaced at a time; 0: all */
+	usec_t hold;     /* infinite: until somebody decides */
+	unsigned step;   /* workers replaced at a time; 0: all */
 	enum rollout_order order;
 };
 

@@ -52,13 +52,16 @@ void generation_retire(struct generation *g, usec_t hold_until)
 	begin_draining(g);
 }
 
-void generation_hasten(struct generation *g)
+void generation_hasten(struct generation *g, const char *why)
 {
 	struct supervisor *s = g->service->supervisor;
 
 	if (g->state == GENERATION_WARM)
 		begin_draining(g);
 	if (g->state == GENERATION_DRAINING && g->deadline > s->now) {
+		if (why)
+			supervisor_record(s, RECORD_GENERATION_HASTENED, g->service, g, NULL)
+			        ->text = why;
 		g->deadline = s->now;
 		g->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}

@@ -60,6 +60,7 @@ struct event {
 			bool shared;    /* a stream listener is shared with other generations */
 			bool migrates;  /* closing a listener moves its queue to the steered one */
 			bool probeable; /* a probe reaches this generation alone */
+			bool divisible; /* it can get a part of the new connections */
 		} prepared;
 		int pid;
 		struct {
@@ -78,7 +79,8 @@ struct event {
 			usec_t oldest;
 		} inflight;
 	};
-	const char *text; /* the reason of a failure, the status text; or NULL */
+	const char *text; /* the reason of a failure, the status text, the directory that was
+	                     PREPARED; or NULL */
 };
 
 #endif

@@ -5,6 +5,7 @@
 #include "core/drain.h"
 #include "core/service.h"
 #include "core/supervisor.h"
+#include "core/turn.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,9 @@
 #define STABLE_USEC (10 * USEC_PER_SEC)
 /* When a program shows nothing and cannot be probed. */
 #define BLIND_USEC (1 * USEC_PER_SEC)
+/* How often what serves is checked while it is watched, and how long a check may take. */
+#define CHECK_EVERY_USEC (1 * USEC_PER_SEC)
+#define CHECK_PATIENCE_USEC (5 * USEC_PER_SEC)
 /* A failed start may not hold its listeners for ever, whatever kill-after says. */
 #define FAILED_KILL_MAX_USEC (30 * USEC_PER_SEC)
 
@@ -54,6 +58,12 @@ struct generation *generation_new(struct service *service, uint32_t id, struct c
 	        .deadline = USEC_INFINITY,
 	        .kill_at = USEC_INFINITY,
 	        .quiet_at = USEC_INFINITY,
+	        .promote_at = USEC_INFINITY,
+	        .abort_at = USEC_INFINITY,
+	        .check_at = USEC_INFINITY,
+	        .canary = settings->rollout.canary,
+	        .hold = settings->rollout.hold,
+	        .keep_warm = settings->rollout.keep_warm,
 	        .workers = workers,
 	        .n_workers = settings->workers,
 	};
@@ -68,6 +78,9 @@ struct generation *generation_free(struct generation *g)
 	if (!g)
 		return NULL;
 	config_unref(g->config);
+	lineage_unref(g->lineage);
+	roll_done(&g->roll);
+	free(g->release);
 	free(g->workers);
 	free(g);
 	return NULL;
@@ -102,17 +115,69 @@ static void tell_serving(struct generation *serving)
 	}
 }
 
+void roll_done(struct roll *r)
+{
+	free(r->release);
+	*r = (struct roll){0};
+}
+
+bool generation_set_roll(struct generation *g, struct roll *roll, struct lineage *back)
+{
+	const struct roll_options *o = &roll->options;
+
+	if (back && back->release && !(roll->release = strdup(back->release)))
+		return false;
+	if (o->has_canary)
+		g->canary = o->canary;
+	if (o->has_hold)
+		g->hold = o->hold;
+	if (o->has_keep_warm)
+		g->keep_warm = o->keep_warm;
+	if (g->canary >= SHARE_ALL || back)
+		g->canary = 0;
+	if (back)
+		g->lineage = lineage_ref(back->before);
+	g->roll = *roll;
+	*roll = (struct roll){0};
+	return true;
+}
+
+void generation_restore_link(struct generation *g)
+{
+	if (!g->linked || g->preparing)
+		return;
+	if (g->prepared)
+		supervisor_act(g->service->supervisor, ACTION_RESTORE_LINK, g->service, g, NULL);
+	g->linked = false;
+}
+
+/* What tells more than that it is alive is asked again while it is watched. */
+static void check_later(struct generation *g)
+{
+	enum ready_by by = g->settings->ready.by;
+
+	if (by == READY_HTTP || by == READY_EXEC)
+		g->check_at = usec_add(g->service->supervisor->now, CHECK_EVERY_USEC);
+}
+
+static void stop_probe(struct generation *g)
+{
+	if (g->probing)
+		supervisor_act(g->service->supervisor, ACTION_STOP_PROBE, g->service, g, NULL);
+	g->probing = false;
+}
+
 /* The one door for state changes: the edges that exist, and what a state may not own. */
 void generation_set_state(struct generation *g, enum generation_state state)
 {
 #define TO(x) (1u << GENERATION_##x)
 	static const unsigned edges[] = {
 	        [GENERATION_STARTING] = TO(READY) | TO(FAILED),
-	        [GENERATION_READY] = TO(SERVING) | TO(FAILED),
-	        [GENERATION_CANARY] = TO(SERVING) | TO(DRAINING) | TO(WARM),
+	        [GENERATION_READY] = TO(CANARY) | TO(SERVING) | TO(FAILED),
+	        [GENERATION_CANARY] = TO(SERVING) | TO(DRAINING),
 	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING),
 	        [GENERATION_WARM] = TO(SERVING) | TO(DRAINING),
-	        [GENERATION_DRAINING] = TO(STOPPING) | TO(GONE),
+	        [GENERATION_DRAINING] = TO(SERVING) | TO(STOPPING) | TO(GONE),
 	        [GENERATION_STOPPING] = TO(GONE),
 	        [GENERATION_FAILED] = TO(GONE),
 	        [GENERATION_GONE] = 0,
@@ -121,19 +186,20 @@ void generation_set_state(struct generation *g, enum generation_state state)
 	struct supervisor *s = g->service->supervisor;
 
 	HO_ASSERT(edges[g->state] & (1u << state));
-	if (g->probing && state != GENERATION_STARTING) {
-		supervisor_act(s, ACTION_STOP_PROBE, g->service, g, NULL);
-		g->probing = false;
-	}
+	if (state != GENERATION_STARTING)
+		stop_probe(g);
 	if (g->watched && (state == GENERATION_SERVING || state == GENERATION_GONE)) {
 		supervisor_act(s, ACTION_STOP_WATCH, g->service, g, NULL);
 		g->watched = g->counted = false;
 	}
 	if (state == GENERATION_SERVING) {
 		tell_serving(g);
-		g->quiet = g->drained = g->checking = false;
-		g->quiet_at = g->hold_until = USEC_INFINITY;
+		g->quiet = g->drained = g->checking = g->uncountable = false;
+		g->quiet_at = g->hold_until = g->deadline = g->kill_at = USEC_INFINITY;
 	}
+	g->check_at = USEC_INFINITY;
+	if (state == GENERATION_CANARY || state == GENERATION_SERVING)
+		check_later(g);
 	if (state != GENERATION_SERVING)
 		g->baking = false;
 	g->state = state;
@@ -270,10 +336,11 @@ void generation_fail(
 	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
 	        action_text(s->out, "%s", g->reason);
 	generation_tell(g);
+	generation_restore_link(g);
 	g->kill_at = usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
 	if (sv->rolling == g)
 		sv->rolling = NULL;
-	service_result(sv, g->id, code, outcome, g->reason);
+	service_result(sv, g->roll.kind, g->id, code, outcome, g->reason);
 }
 
 /* ---- readiness ---- */
@@ -326,6 +393,21 @@ static void fail_unready(struct generation *g)
 	        g->trouble[0] ? ": " : "", g->trouble);
 }
 
+/* One probe at a time for a service: this one goes before a check of what serves. */
+static void begin_probe(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+	struct generation *serving = service_serving(g->service);
+
+	if (serving && serving != g && serving->probing) {
+		stop_probe(serving);
+		check_later(serving);
+	}
+	supervisor_act(s, ACTION_PROBE, g->service, g, NULL)->http =
+	        g->settings->ready.by == READY_HTTP;
+	g->probing = true;
+}
+
 static bool starting_advance(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
@@ -339,12 +421,8 @@ static bool starting_advance(struct generation *g)
 	}
 	if (!all_workers(g, false))
 		return false;
-	if (wants_probe(g) && !g->probing && !g->probed) {
-		struct action *a = supervisor_act(s, ACTION_PROBE, g->service, g, NULL);
-
-		a->http = r->by == READY_HTTP;
-		g->probing = true;
-	}
+	if (wants_probe(g) && !g->probing && !g->probed)
+		begin_probe(g);
 	if (g->after_at == USEC_INFINITY && r->by == READY_AFTER)
 		g->after_at = usec_add(s->now, r->after);
 	if (r->by == READY_AUTO && !g->probeable) {
@@ -363,23 +441,90 @@ static bool starting_advance(struct generation *g)
 
 /* ---- serving ---- */
 
+static void stop_watching(struct generation *g)
+{
+	g->baking = false;
+	g->check_at = USEC_INFINITY;
+	stop_probe(g);
+}
+
+/* It cannot be turned back while it shares with a canary: this goes first. */
+static bool undo_canary(struct generation *g)
+{
+	struct generation *canary = g->service->rolling;
+
+	if (!canary || canary->state != GENERATION_CANARY)
+		return false;
+	if (canary->abort_at == USEC_INFINITY)
+		turn_abort(canary, CODE_GENERATION_FAILED, "rolled-back",
+		        "the generation it was compared with has failed");
+	return true;
+}
+
+bool generation_check_advance(struct generation *g)
+{
+	struct service *sv = g->service;
+	struct supervisor *s = sv->supervisor;
+
+	if (s->now < g->check_at)
+		return false;
+	if (g->probing) {
+		generation_check_done(g, false, g->trouble);
+		return true;
+	}
+	if (sv->rolling && sv->rolling != g) {
+		check_later(g);
+		return true;
+	}
+	g->trouble[0] = '\0';
+	g->check_at = usec_add(s->now, CHECK_PATIENCE_USEC);
+	if (g->settings->ready.by == READY_EXEC) {
+		g->probing = true;
+		supervisor_act(s, ACTION_WATCH_EXEC, sv, g, &g->workers[0]);
+	} else {
+		begin_probe(g);
+	}
+	return true;
+}
+
+void generation_check_done(struct generation *g, bool ok, const char *why)
+{
+	const struct ready_config *r = &g->settings->ready;
+
+	stop_probe(g);
+	if (ok) {
+		check_later(g);
+		return;
+	}
+	g->check_at = USEC_INFINITY;
+	g->died = true;
+	(void)snprintf(g->reason, sizeof g->reason,
+	        "its check failed %.3g s after its start (%s: %s)%s%s",
+	        (double)(g->service->supervisor->now - g->created) / USEC_PER_SEC,
+	        ready_by_to_string(r->by), r->argument ? r->argument : "", why[0] ? ": " : "", why);
+}
+
 static bool serving_advance(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 	bool changed = false;
 
-	if (g->died) {
+	if (g->baking && generation_check_advance(g))
+		return true;
+	/* its canary goes first, which may take a second try; its workers come back meanwhile */
+	if (g->died && !(g->baking && undo_canary(g))) {
 		g->died = false;
-		if (g->baking && service_turn_back(g->service, g))
+		if (g->baking && turn_back(g->service, g))
 			return true;
 		if (g->baking) { /* nothing to go back to: it is kept alive like any other */
-			g->baking = false;
-			service_result(g->service, g->id, CODE_FAILED, "failed", g->reason);
+			stop_watching(g);
+			service_result(
+			        g->service, g->roll.kind, g->id, CODE_FAILED, "failed", g->reason);
 		}
 		changed = true;
 	}
-	if (g->baking && s->now >= g->bake_until) {
-		g->baking = false;
+	if (g->baking && !g->died && s->now >= g->bake_until) {
+		stop_watching(g);
 		supervisor_record(s, RECORD_BAKED, g->service, g, NULL);
 		targets_serving(g->service, g->id, true);
 		changed = true;
@@ -413,8 +558,9 @@ bool generation_advance(struct generation *g)
 	case GENERATION_STOPPING:
 	case GENERATION_FAILED:
 		return drain_advance(g);
-	case GENERATION_READY:
 	case GENERATION_CANARY:
+		return turn_canary_advance(g);
+	case GENERATION_READY:
 	case GENERATION_GONE:
 		return false;
 	}
@@ -436,7 +582,8 @@ usec_t generation_next_deadline(const struct generation *g)
 			return at;
 		return earliest(g->ready_deadline, g->after_at);
 	case GENERATION_SERVING:
-		at = g->baking ? g->bake_until : at;
+		if (g->baking)
+			at = g->died ? g->check_at : earliest(g->bake_until, g->check_at);
 		for (unsigned i = 0; i < g->n_workers; i++) {
 			const struct worker *w = &g->workers[i];
 
@@ -451,8 +598,9 @@ usec_t generation_next_deadline(const struct generation *g)
 	case GENERATION_STOPPING:
 	case GENERATION_FAILED:
 		return drain_next_deadline(g);
-	case GENERATION_READY:
 	case GENERATION_CANARY:
+		return turn_canary_deadline(g);
+	case GENERATION_READY:
 	case GENERATION_GONE:
 		return at;
 	}
@@ -600,7 +748,8 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 		generation_fail(g,
 		        service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
 		        "failed", "%s", story);
-	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY) {
+	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY ||
+	         g->state == GENERATION_CANARY) {
 		g->died = true;
 		g->ended_badly = code != 1 || status;
 		(void)copy_string(g->reason, sizeof g->reason, story);

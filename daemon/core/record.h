@@ -18,6 +18,7 @@ enum record_level {
 #define RECORD_TYPES(X)                                                                            \
 	X(GENERATION_STARTING, "generation-starting", INFO)                                        \
 	X(GENERATION_READY, "generation-ready", INFO)                                              \
+	X(GENERATION_CANARY, "generation-canary", NOTICE)                                          \
 	X(GENERATION_SERVING, "generation-serving", NOTICE)                                        \
 	X(GENERATION_FAILED, "generation-failed", ERROR)                                           \
 	X(GENERATION_WARM, "generation-warm", INFO)                                                \
@@ -27,6 +28,8 @@ enum record_level {
 	X(GENERATION_STOPPING, "generation-stopping", INFO)                                        \
 	X(GENERATION_GONE, "generation-gone", INFO)                                                \
 	X(CONNECTIONS_CUT, "connections-cut", WARNING)                                             \
+	X(GENERATION_HASTENED, "generation-hastened", NOTICE)                                      \
+	X(CANARY_ABORTED, "canary-aborted", ERROR)                                                 \
 	X(ROLLED_BACK, "rolled-back", ERROR)                                                       \
 	X(BAKED, "generation-baked", INFO)                                                         \
 	X(WORKER_STARTED, "worker-started", INFO)                                                  \
@@ -48,7 +51,10 @@ enum record_level {
 	X(SOCKET_REFUSED, "socket-refused", WARNING)                                               \
 	X(ADOPTION_IMPOSSIBLE, "adoption-impossible", WARNING)                                     \
 	X(RELOAD_REQUESTED, "reload-requested", NOTICE)                                            \
+	X(CHANGE_REQUESTED, "change-requested", NOTICE)                                            \
 	X(STOP_REQUESTED, "stop-requested", NOTICE)                                                \
+	X(RELEASE_LINKED, "release-linked", NOTICE)                                                \
+	X(RELEASE_RESTORED, "release-restored", WARNING)                                           \
 	X(CONFIG_LOADED, "config-loaded", INFO)                                                    \
 	X(CONFIG_REFUSED, "config-refused", ERROR)                                                 \
 	X(CONFIG_NOTE, "config-note", WARNING)                                                     \

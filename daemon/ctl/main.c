@@ -7,6 +7,17 @@
 #include "conf/load.h"
 #include "ctl/commands.h"
 
+static int take_duration(const struct ctl_option *o, const char *value, usec_t *ret, bool *ret_set)
+{
+	if (parse_duration(value, ret)) {
+		if (ret_set)
+			*ret_set = true;
+		return 0;
+	}
+	return complain(
+	        CODE_USAGE, "--%s takes a time such as 30s or 5min, not \"%s\"", o->name, value);
+}
+
 /* 0, or an exit code. */
 static int take_option(struct ctl *ctl, const struct ctl_option *o, const char *value)
 {
@@ -25,10 +36,20 @@ static int take_option(struct ctl *ctl, const struct ctl_option *o, const char *
 			return 0;
 		return complain(CODE_USAGE, "--%s takes %s, not \"%s\"", o->name, o->value, value);
 	case 't' + 256:
-		if (parse_duration(value, &ctl->timeout))
+		return take_duration(o, value, &ctl->timeout, NULL);
+	case 'H' + 256:
+		return take_duration(o, value, &ctl->hold, &ctl->has_hold);
+	case 'W' + 256:
+		return take_duration(o, value, &ctl->keep_warm, &ctl->has_keep_warm);
+	case 'C' + 256:
+		ctl->has_canary = parse_share(value, &ctl->canary);
+		if (ctl->has_canary)
 			return 0;
-		return complain(CODE_USAGE,
-		        "--timeout takes a time such as 30s or 5min, not \"%s\"", value);
+		return complain(
+		        CODE_USAGE, "--canary takes a share such as 5%%, not \"%s\"", value);
+	case 'r' + 256:
+		ctl->release = value;
+		return 0;
 	case 'f':
 		ctl->follow = true;
 		return 0;
@@ -37,6 +58,11 @@ static int take_option(struct ctl *ctl, const struct ctl_option *o, const char *
 		if (ctl->lines_set)
 			return 0;
 		return complain(CODE_USAGE, "--lines takes a number, not \"%s\"", value);
+	case 'g':
+		if (parse_number(value, UINT32_MAX, &ctl->generation) && ctl->generation)
+			return 0;
+		return complain(
+		        CODE_USAGE, "--generation takes the number of one, not \"%s\"", value);
 	case 'c':
 		ctl->config = value;
 		return 0;

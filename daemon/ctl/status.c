@@ -37,19 +37,12 @@ static void add_in_flight(struct text *t, const json_t *object)
 		text_add(t, "  %" JSON_INTEGER_FORMAT " requests", number(object, "requests"));
 }
 
-/* A time in seconds, in the largest unit that leaves at least one. */
-static void add_duration(struct text *t, const char *before, const json_t *j)
+static void add_time(struct text *t, const char *before, const json_t *j)
 {
-	double s = json_number_value(j);
-
 	if (!json_is_number(j))
 		return;
-	if (s < 120)
-		text_add(t, "  %s %.0fs", before, s);
-	else if (s < 7200)
-		text_add(t, "  %s %.0fmin", before, s / 60);
-	else
-		text_add(t, "  %s %.0fh", before, s / 3600);
+	text_add(t, "  %s ", before);
+	add_duration(t, j);
 }
 
 static void print_worker(struct out *o, const json_t *w)
@@ -78,8 +71,8 @@ static void print_generation(struct out *o, const json_t *g)
 	        member(g, "state"), json_number_value(json_object_get(g, "share")));
 	add_in_flight(t, g);
 	if (json_is_object(drain)) {
-		add_duration(t, "oldest", json_object_get(drain, "oldest"));
-		add_duration(t, "deadline in", json_object_get(drain, "deadline_in"));
+		add_time(t, "oldest", json_object_get(drain, "oldest"));
+		add_time(t, "deadline in", json_object_get(drain, "deadline_in"));
 	} else {
 		text_add(t, "  since ");
 		add_local_time(t, member(g, "started"));

@@ -675,15 +675,45 @@ static bool left_nothing(const struct process *p)
 	return p->ended && tree_count_children() == (ssize_t)p->ps->running;
 }
 
-void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg)
+void processes_each(struct process *const *list, size_t n,
+        void (*each)(size_t i, pid_t pid, void *arg), void *arg)
 {
 	_cleanup_free_ struct tree_entry *entries = NULL;
-	ssize_t n = left_nothing(p) ? 0 : tree_scan(p->pid, p->ended, &entries);
+	ssize_t found = 0;
 
-	for (ssize_t i = 0; i < n; i++) {
-		if (entries[i].member)
-			each(entries[i].pid, arg);
+	for (size_t i = 0; i < n; i++) {
+		const struct process *p = list[i];
+
+		if (left_nothing(p))
+			continue;
+		if (!entries)
+			found = tree_scan(p->pid, p->ended, &entries);
+		else
+			tree_mark(entries, (size_t)found, p->pid, p->ended);
+		for (ssize_t k = 0; k < found; k++)
+			if (entries[k].member)
+				each(i, entries[k].pid, arg);
 	}
+}
+
+struct one {
+	void (*each)(pid_t pid, void *arg);
+	void *arg;
+};
+
+static void of_one(size_t i, pid_t pid, void *arg)
+{
+	const struct one *one = arg;
+
+	(void)i;
+	one->each(pid, one->arg);
+}
+
+void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg)
+{
+	struct one one = {each, arg};
+
+	processes_each(&p, 1, of_one, &one);
 }
 
 static void on_checked(void *data)

@@ -40,14 +40,19 @@ enum notify_kind {
 	NOTIFY_FDREMOVE, /* FDSTOREREMOVE=1: forget what is kept as `text` */
 	NOTIFY_HELLO,    /* libhandoff's channel has changed: `number` is an enum channel_state */
 	NOTIFY_DRAINS,   /* of libhandoff; is not delivered by itself */
+	NOTIFY_KEEP,     /* HANDOFF_KEEP=layout: memory `text` of this layout is wanted */
+	NOTIFY_FETCH,    /* HANDOFF_FETCH=1: what is kept as `text` is wanted */
 };
 struct notify_message {
 	enum notify_kind kind;
-	uint64_t number;  /* of ERRNO, EXTEND (microseconds), MAINPID and HELLO */
-	const char *text; /* of STATUS, valid UTF-8 without control characters; of FDSTORE and
-	                   * FDREMOVE, a valid name; else NULL */
-	int fd;           /* of FDSTORE, borrowed: closed after the call; else -1 */
-	int page_fd;      /* for those inside of this room; else -1 */
+	uint64_t number;    /* of ERRNO, EXTEND (microseconds), MAINPID, HELLO */
+	const char *text;   /* of STATUS, valid UTF-8 without control characters; of FDSTORE,
+	                     * FDREMOVE, KEEP and FETCH, a valid name; else NULL */
+	int fd;             /* borrowed, closed after the call: of FDSTORE; of KEEP and FETCH, a
+	                     * socket to answer on; else -1 */
+	int candidate;      /* of KEEP, borrowed: to be kept if there is none yet */
+	const char *layout; /* of KEEP, a valid name */
+	int page_fd;        /* for those inside of this room; else -1 */
 };
 
 /* The private channel of a worker that uses libhandoff. */
@@ -118,6 +123,12 @@ struct release {
  * is missing or has a bad line (file:line). */
 int release_new(struct config *config, const struct service_config *service, uint32_t generation,
         struct release **ret, struct ho_error *reterr);
+/* The same from another directory than the settings name; NULL: from that. */
+int release_new_at(struct config *config, const struct service_config *service, uint32_t generation,
+        const char *directory, struct release **ret, struct ho_error *reterr);
+/* The directory of the settings with its substitutions made, links not resolved. */
+int release_directory(const struct config *config, const struct service_config *service,
+        uint32_t generation, char **ret, struct ho_error *reterr);
 struct release *release_ref(struct release *r);
 struct release *release_unref(struct release *r);
 
@@ -171,6 +182,9 @@ int process_signal(struct process *p, int signo);
 int process_signal_tree(struct process *p, int signo, bool include_main);
 /* Calls `each` for every process of the tree. */
 void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg);
+/* The same of several, with one look at /proc. */
+void processes_each(struct process *const *list, size_t n,
+        void (*each)(size_t i, pid_t pid, void *arg), void *arg);
 
 /* Runs ready.by = exec:COMMAND again and again (200 ms after each failure) in the environment of
  * the worker, until it exits 0: then NOTIFY_EXEC_READY. */

@@ -21,7 +21,7 @@ struct sim_worker {
 };
 
 struct sim_generation {
-	bool used, prepared, released, ready, watched, shared, migrates;
+	bool used, prepared, released, ready, watched, shared, migrates, linked;
 	uint32_t service, id;
 	const struct service_config *settings;
 	unsigned share;
@@ -203,6 +203,11 @@ static void do_prepare(struct world *w, const struct action *a)
 	ev.prepared.shared = g->shared;
 	ev.prepared.migrates = g->migrates;
 	ev.prepared.probeable = !g->shared;
+	ev.prepared.divisible = !g->shared && cg->settings->n_listeners;
+	ev.text = "/srv/releases/1";
+	g->linked = a->prepare.link;
+	if (g->linked)
+		w->result.deploys++;
 	soon(w, ev);
 }
 
@@ -393,7 +398,8 @@ static void do_steer(struct world *w, const struct action *a)
 			for (unsigned k = 0; k < cg->n_workers; k++)
 				ready += cg->workers[k].state == WORKER_READY ||
 				         cg->workers[k].state == WORKER_RUNNING;
-			if (sv->turn == TURN_FLIP && !cg->died && ready != cg->n_workers)
+			if ((sv->turn == TURN_FLIP || sv->turn == TURN_PART) && !cg->died &&
+			        ready != cg->n_workers)
 				error(w,
 				        "2: a share for a generation of which workers are missing");
 			if (g->settings->ready.by == READY_HTTP && !g->ready)
@@ -506,7 +512,8 @@ static void do_answer(struct world *w, const struct action *a)
 		if (t->phase != TARGET_DONE)
 			error(w, "7: request %u is answered before service %s is done", r->id,
 			        t->name);
-		if (r->kind == REQUEST_RELOAD && t->code == CODE_DONE && !t->generation &&
+		if ((r->kind == REQUEST_RELOAD || r->kind == REQUEST_DEPLOY) &&
+		        t->code == CODE_DONE && !t->generation &&
 		        strcmp(t->outcome, "stopped") != 0)
 			error(w, "7: a reload that did not happen is called done");
 	}
@@ -545,6 +552,13 @@ static void do_action(struct world *w, const struct action *a)
 	case ACTION_STEER:
 		do_steer(w, a);
 		break;
+	case ACTION_RESTORE_LINK:
+		g = find(w, a->service, a->generation);
+		if (!g || !g->linked)
+			error(w, "a link is put back that was not moved");
+		else
+			g->linked = false;
+		break;
 	case ACTION_PROBE:
 		do_probe(w, a);
 		break;
@@ -573,8 +587,10 @@ static void do_action(struct world *w, const struct action *a)
 		break;
 	case ACTION_RECORD:
 		w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
+		w->result.canaries += a->record.type == RECORD_GENERATION_CANARY;
 		w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
 		break;
+	case ACTION_POINT_BACK:
 	case ACTION_FORGET_WORKER:
 	case ACTION_WATCH_EXEC:
 	case ACTION_STOP_PROBE:
@@ -655,7 +671,10 @@ static void clients(struct world *w)
 static void ask(struct world *w)
 {
 	static const enum request_kind kinds[] = {REQUEST_RELOAD, REQUEST_RELOAD, REQUEST_RELOAD,
-	        REQUEST_RELOAD, REQUEST_STOP, REQUEST_START, REQUEST_RESTART, REQUEST_WAIT};
+	        REQUEST_RELOAD, REQUEST_DEPLOY, REQUEST_DEPLOY, REQUEST_PROMOTE, REQUEST_PROMOTE,
+	        REQUEST_ABORT, REQUEST_ROLLBACK, REQUEST_STOP, REQUEST_START, REQUEST_RESTART,
+	        REQUEST_WAIT};
+	static const char *const releases[] = {"/srv/releases/1", "/srv/releases/2"};
 	static const char *const names[] = {"web", "api", "job", "none"};
 	const char *some[2];
 	struct event ev = {.type = EVENT_REQUEST};
@@ -670,6 +689,18 @@ static void ask(struct world *w)
 	some[1] = names[pick(&w->chance, 3)];
 	r->services = some;
 	r->n_services = pick(&w->chance, 3);
+	if (r->kind == REQUEST_DEPLOY) {
+		r->roll.release = releases[pick(&w->chance, 2)];
+		r->n_services = 1;
+	}
+	if (one_in(&w->chance, 3)) {
+		r->roll.has_canary = true;
+		r->roll.canary = 1 + pick(&w->chance, SHARE_ALL);
+		r->roll.has_hold = one_in(&w->chance, 2);
+		r->roll.hold = one_in(&w->chance, 3) ? USEC_INFINITY : some_time(w);
+		r->roll.has_keep_warm = one_in(&w->chance, 2);
+		r->roll.keep_warm = some_time(w);
+	}
 	if (r->kind != REQUEST_RELOAD || !one_in(&w->chance, 3)) {
 		r->id = ++w->n_requests;
 		w->requests[w->n_requests - 1] = (struct sim_request){.id = r->id};

@@ -253,7 +253,7 @@ static void test_usage(void **state)
 	} cases[] = {
 	        {"", 2, "which command?"},
 	        {"relaod", 2, "did you mean \"reload\""},
-	        {"deploy", 2, "there is no command"},
+	        {"launch", 2, "there is no command"},
 	        {"stop", 2, "needs SERVICE"},
 	        {"status a b", 2, "takes no \"b\""},
 	        {"status --follow", 2, "does not take --follow"},

@@ -61,6 +61,8 @@ static void tell(struct script *x, const struct action *a)
 		return;
 	case ACTION_LOAD_CONFIG:
 	case ACTION_PREPARE:
+	case ACTION_RESTORE_LINK:
+	case ACTION_POINT_BACK:
 	case ACTION_WATCH_EXEC:
 	case ACTION_PROBE:
 	case ACTION_STOP_PROBE:
