@@ -26,14 +26,15 @@ struct live_generation {
 	struct release *release;
 	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
+	uint64_t sent_before; /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
-	ev_timer sweep;     /* while it starts: has the program closed a socket again? */
-	char elsewhere[80]; /* where its program listens that is none of its addresses */
-	bool blind;         /* told that its sockets cannot be looked at */
+	ev_timer sweep;      /* while it starts: has the program closed a socket again? */
+	char elsewhere[200]; /* where its program listens that is none of its addresses: a list */
+	bool blind;          /* told that its sockets cannot be looked at */
 };
 
 /* The shell's side of a worker. */

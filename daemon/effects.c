@@ -285,6 +285,12 @@ static void do_steer(struct daemon *d, const struct action *a)
 		ev.type = EVENT_STEER_FAILED;
 		ev.text = error.text;
 	}
+	for (unsigned i = 0; i < sv->n_generations; i++) {
+		struct live_generation *g = sv->generations[i]->shell;
+
+		if (g && g->set)
+			(void)listener_set_sent(g->set, &g->sent_before);
+	}
 	daemon_post(d, &ev);
 }
 

@@ -43,7 +43,7 @@ static void tell_trouble(struct daemon *d)
 			        .generation = g->generation,
 			        .serial = 1,
 			        .said.word = WORD_TROUBLE};
-			char text[300];
+			char text[400];
 			struct text t = TEXT_ON(text);
 
 			if (!g->probes[i])

@@ -138,6 +138,8 @@ static void show_generation(struct picture *p, const struct supervisor *s,
 	        .in_flight = count ? count->total : 0,
 	        .in_flight_known = count || !generation_has_listeners(g),
 	        .deadline_in = USEC_INFINITY,
+	        .promote_in = USEC_INFINITY,
+	        .observed = -1,
 	        .oldest = old ? g->oldest : 0,
 	        .reason = g->state == GENERATION_FAILED || g->rolled_back ? g->reason : "",
 	};
@@ -146,7 +148,26 @@ static void show_generation(struct picture *p, const struct supervisor *s,
 		v->deadline_in =
 		        g->deadline == USEC_INFINITY ? g->deadline : usec_sub(g->deadline, s->now);
 	}
+	if (g->state == GENERATION_CANARY && g->promote_at != USEC_INFINITY)
+		v->promote_in = usec_sub(g->promote_at, s->now);
+	v->sent_known = live(g) && live(g)->set && listener_set_sent(live(g)->set, &v->sent) == 0;
+	v->sent_now = v->sent_known ? v->sent - live(g)->sent_before : 0;
 	show_workers(p, g, v);
+}
+
+/* What part of the connections of this time has each really got? */
+static void observe_shares(struct view_service *v)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < v->n_generations; i++)
+		sum += v->generations[i].sent_now;
+	for (size_t i = 0; i < v->n_generations; i++) {
+		struct view_generation *g = &v->generations[i];
+
+		if (sum && g->sent_known)
+			g->observed = (double)g->sent_now * 100. / (double)sum;
+	}
 }
 
 static void show_listeners(struct picture *p, const struct service *sv, struct view_service *v)
@@ -193,6 +214,7 @@ static void show_service(
 				count = &p->counts[set];
 		show_generation(p, s, g, count);
 	}
+	observe_shares(v);
 }
 
 static bool count_all(struct daemon *d, struct picture *p, const char *name)

@@ -23,7 +23,12 @@ struct view_worker {
 struct view_generation {
 	uint32_t id;
 	const char *state;
-	unsigned share;      /* of SHARE_ALL */
+	unsigned share;    /* of SHARE_ALL */
+	uint64_t sent;     /* connections sent to it in all, */
+	uint64_t sent_now; /* and since the shares were last changed */
+	bool sent_known;
+	double observed;     /* its part of them in per cent; negative: unknown */
+	usec_t promote_in;   /* of a canary; USEC_INFINITY: by command only */
 	const char *release; /* or NULL */
 	usec_t started;
 	uint64_t in_flight;

@@ -224,7 +224,6 @@ static void deliver_fds(struct delivery *d, const struct beside *b)
 		d->alive = d->notify->message(d->notify->data, &m);
 		return;
 	}
-
 	if (d->alive && d->forget)
 		d->alive = d->notify->message(d->notify->data, &m);
 	m.kind = NOTIFY_FDSTORE;

@@ -558,7 +558,8 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 	p->pid = spawned.pid;
 	p->pidfd = spawned.pidfd;
 	if (spawned.calls_fd >= 0)
-		socket_calls_start(&p->calls, p->ps->loop, spawned.calls_fd, on_asked, p);
+		socket_calls_start(&p->calls, p->ps->loop, spawned.calls_fd,
+		        socket_calls_paths(plan.service), on_asked, p);
 	else if (plan.adoption != ADOPTION_NO)
 		p->calls_error = spawned.calls_fd;
 	ev_io_init(&p->exit_io, on_exit_readable, p->pidfd, EV_READ);

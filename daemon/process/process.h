@@ -7,6 +7,7 @@
 #ifndef PROCESS_PROCESS_H
 #define PROCESS_PROCESS_H
 
+#include <limits.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -67,16 +68,36 @@ struct worker_counts {
 	uint64_t connections, busy, requests, served;
 };
 
-enum socket_call_kind { CALL_BIND, CALL_LISTEN };
-/* A call that a process of the worker is about to make on a TCP socket. */
+/* Where a path of the caller ends. */
+struct socket_path {
+	int directory; /* O_PATH */
+	char name[NAME_MAX + 1];
+};
+/* What a file that the caller makes would be like. */
+struct socket_maker {
+	uid_t uid;
+	gid_t gid;
+	mode_t umask;
+};
+
+enum socket_call_kind { CALL_BIND, CALL_LISTEN, CALL_UNLINK, CALL_CONNECT };
+/* A call that a process of the worker is about to make on a stream socket, TCP or UNIX; where the
+ * service has a UNIX listener also unlink(2) of any path. */
 struct socket_call {
 	enum socket_call_kind kind;
-	int fd;       /* the socket itself, borrowed; negative errno if it could not be had */
+	int fd;       /* the socket itself, borrowed; negative errno if it could not be had; UNLINK
+	               * and CONNECT: not looked for, -1 */
 	pid_t caller; /* a thread */
 	int theirs;   /* the caller's number of the socket */
-	struct sockaddr_storage address; /* BIND: IPv4 or IPv6 with a port */
+	/* BIND: IPv4 or IPv6 with a port, a UNIX path or an abstract name; CONNECT: UNIX only */
+	struct sockaddr_storage address;
 	socklen_t length;
-	int backlog; /* LISTEN */
+	const struct socket_path *path; /* of a UNIX path; else NULL */
+	struct socket_maker maker;      /* BIND to a UNIX path */
+	int backlog;                    /* LISTEN */
+	/* BIND: a descriptor of ours, borrowed, that is to take the place of the caller's before 0
+	 * is answered; -1 (as it comes): none. */
+	int *give;
 };
 /* Returns 0 or negative errno if that is the answer, because the call was made or refused here; 1
  * to let it be made as if nobody had been asked. */

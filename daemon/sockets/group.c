@@ -298,6 +298,7 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 	m->fd = -1;
 	m->tag = TAG_NONE;
 	m->part = m->revivals = 0;
+	m->sent = 0;
 	m->unix_path[0] = '\0';
 	m->adopted = NULL;
 	m->n_adopted = m->n_listening = 0;
@@ -473,10 +474,11 @@ static int unix_probe(
         const struct member *m, int *ret_fd, struct sockaddr_storage *ret_to, socklen_t *ret_len)
 {
 	struct sockaddr_un *un = (struct sockaddr_un *)ret_to;
+	const char *path = m->group->name ? unix_name_path(m) : NULL;
 
 	memset(ret_to, 0, sizeof *ret_to);
-	if (m->unix_path[0]) {
-		(void)listener_unix_sockaddr(m->unix_path, un, ret_len);
+	if (path) {
+		(void)listener_unix_sockaddr(path, un, ret_len);
 	} else {
 		*ret_len = sizeof *ret_to;
 		if (getsockname(m->fd, (struct sockaddr *)ret_to, ret_len) < 0)

@@ -19,9 +19,11 @@ struct unix_names;
 struct adopted {
 	int fd;
 	uint64_t cookie;
-	pid_t holder;   /* who bound it, */
-	int theirs;     /* and its number there */
-	bool listening; /* and a member of the SO_REUSEPORT group */
+	pid_t holder;    /* who bound it, */
+	int theirs;      /* and its number there */
+	bool listening;  /* and a member of the SO_REUSEPORT group, if it is TCP */
+	uint64_t serial; /* UNIX: later ones have greater ones */
+	/* As the program wants it; UNIX: the private path it got. */
 	struct sockaddr_storage address;
 };
 #define ADOPTED_MAX ADDRESS_SOCKETS_MAX
@@ -40,6 +42,7 @@ struct member {
 	bool adopt_only;
 	struct adopted *adopted; /* owned; room for ADOPTED_MAX, or NULL */
 	size_t n_adopted, n_listening;
+	uint64_t sent; /* connections to listeners that have left */
 	unsigned part; /* of SHARE_ALL, in force; the parts of a group make SHARE_ALL or 0 */
 	unsigned part_wanted, part_before; /* while sockets_steer() is at work */
 	char unix_path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* as bound; empty: none */

@@ -24,7 +24,6 @@
 #define ORDER_MAX 256
 #define SLOT_PASSED 1
 #define SLOT_FIRST 2
-#define STRAYS_MAX 65536
 #define REVIVALS_MAX 64 /* of one member: a worker that does nothing else is left alone */
 
 _Static_assert(ORDER_MAX <= STEER_SLOTS, "a slot for every member");
@@ -240,6 +239,8 @@ static int append(struct reuseport *r, int fd, struct member *m, bool adopted)
  */
 static void remove_entry(struct reuseport *r, struct entry *e)
 {
+	if (e->member && r->program)
+		e->member->sent += bpf_program_sent(r->program, e->slot);
 	(void)shutdown(e->fd, SHUT_RD);
 	if (is_control(r, e))
 		(void)close_fd(e->fd);
@@ -251,6 +252,17 @@ static bool removable(const struct reuseport *r, const struct entry *e)
 	const struct entry *last = &r->order[r->n - 1];
 
 	return r->program || (!e->target && (e == last || !last->target));
+}
+
+int reuseport_sent(const struct reuseport *r, const struct member *m, uint64_t *ret)
+{
+	if (!r->program)
+		return -EOPNOTSUPP;
+	*ret = m->sent;
+	for (size_t i = 0; i < r->n; i++)
+		if (r->order[i].member == m)
+			*ret += bpf_program_sent(r->program, r->order[i].slot);
+	return 0;
 }
 
 static int attach_first(const struct reuseport *r, int fd)
@@ -480,25 +492,6 @@ static void move_out(struct reuseport *r, const struct member *m, int fd)
 		withdraw(r, fd);
 }
 
-/* What waits where nobody will ever accept, and should reach nobody else. */
-static void discard_queue(int fd)
-{
-	const struct linger reset = {.l_onoff = 1};
-	int flags = fcntl(fd, F_GETFL);
-
-	/* A worker may have the same open file, and have made it blocking. */
-	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
-		return;
-	for (int i = 0; i < STRAYS_MAX; i++) {
-		int waiting = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
-
-		if (waiting < 0)
-			return;
-		(void)setsockopt(waiting, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-		(void)close_fd(waiting);
-	}
-}
-
 /* Our own listener of the member has been replaced. Clients that it has already move to the
  * program's sockets where the kernel can do that; for one that is not public yet only a probe waits
  * there. It goes on listening, in case that the program wants it after all. */
@@ -509,7 +502,7 @@ static void empty_own(struct reuseport *r, struct member *m, bool sticky)
 	if (!e)
 		return;
 	if (m->part == 0 || e->fd == r->passed_fd) {
-		discard_queue(m->fd);
+		listener_discard_queue(m->fd);
 		return;
 	}
 	move_out(r, m, e->fd);
@@ -559,7 +552,7 @@ void reuseport_drop(struct reuseport *r, struct member *m, int fd, bool sticky)
 	m->n_listening--;
 	(void)reuseport_apply(r, sticky);
 	if (m->part == 0)
-		discard_queue(fd);
+		listener_discard_queue(fd);
 	move_out(r, m, fd);
 	(void)reuseport_apply(r, sticky);
 }
@@ -590,7 +583,7 @@ void reuseport_leave(struct reuseport *r, struct member *m, bool sticky)
 	/* With tcp_migrate_req the kernel may move what a closed listener had to a control
 	 * listener, where it would wait for ever. */
 	if (!r->program)
-		discard_queue(r->control_fd);
+		listener_discard_queue(r->control_fd);
 }
 
 /* Listening again costs what waited in its queue, which is lost already. */

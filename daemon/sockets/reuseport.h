@@ -40,6 +40,9 @@ void reuseport_drop(struct reuseport *r, struct member *m, int fd, bool sticky);
  * program that says so (net.ipv4.tcp_migrate_req)? */
 bool reuseport_kernel_migrates(void);
 
+/* Connections sent to the member since it joined; -EOPNOTSUPP: they are not counted (classic BPF).
+ */
+int reuseport_sent(const struct reuseport *r, const struct member *m, uint64_t *ret);
 /* Makes the parts of the members, and the probe, true. */
 int reuseport_apply(struct reuseport *r, bool sticky);
 /* From now on (after reuseport_apply) the connection from `from` goes to `m`; NULL: no probe. */

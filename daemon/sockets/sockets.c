@@ -242,7 +242,9 @@ static int join(struct listener_set *set, const struct listener_config *c, size_
 	m->set = set;
 	m->config = c;
 	m->generation = set->generation;
-	m->adopt_only = set->service->sockets == SOCKETS_ADOPT;
+	/* An abstract name is ours, and is given to a program that binds it. */
+	m->adopt_only =
+	        set->service->sockets == SOCKETS_ADOPT && c->address.kind != ADDRESS_ABSTRACT;
 	r = group_join(&set->sockets->context, m, fd, nth, reterr);
 	if (r >= 0)
 		set->n++;
@@ -389,6 +391,27 @@ size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size
 		if (m->adopted[k].listening)
 			ret[n++] = m->adopted[k].fd;
 	return n;
+}
+
+int listener_set_sent(const struct listener_set *set, uint64_t *ret)
+{
+	uint64_t sent;
+	bool any = false;
+
+	*ret = 0;
+	for (size_t i = 0; i < set->n; i++) {
+		const struct member *m = &set->members[i];
+		int r;
+
+		if (!m->group->reuseport)
+			continue;
+		r = reuseport_sent(m->group->reuseport, m, &sent);
+		if (r < 0)
+			return r;
+		*ret += sent;
+		any = true;
+	}
+	return any ? 0 : -EOPNOTSUPP;
 }
 
 /* ---- steering ---- */

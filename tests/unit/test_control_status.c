@@ -41,6 +41,10 @@ static void test_status(void **state)
 	        {.id = 7,
 	                .state = "serving",
 	                .share = SHARE_ALL,
+	                .sent = 1000,
+	                .sent_known = true,
+	                .observed = 99.5,
+	                .promote_in = USEC_INFINITY,
 	                .release = "/srv/web/releases/42",
 	                .started = NOW - 60 * USEC_PER_SEC,
 	                .in_flight = 12,
@@ -55,6 +59,8 @@ static void test_status(void **state)
 	        {.id = 6,
 	                .state = "draining",
 	                .share = 25,
+	                .observed = -1,
+	                .promote_in = 1500 * USEC_PER_MSEC,
 	                .started = 0,
 	                .drain_by = "idle",
 	                .deadline_in = 41200 * USEC_PER_MSEC,
@@ -62,6 +68,8 @@ static void test_status(void **state)
 	                .reason = ""},
 	        {.id = 5,
 	                .state = "draining",
+	                .observed = -1,
+	                .promote_in = USEC_INFINITY,
 	                .in_flight_known = true,
 	                .drain_by = "signal",
 	                .deadline_in = USEC_INFINITY,
@@ -85,19 +93,23 @@ static void test_status(void **state)
 	        "\"address\":\"tcp:0.0.0.0:8080\",\"steering\":\"ebpf\",\"origin\":\"bound\","
 	        "\"rescue\":\"ebpf\",\"queue\":0,\"backlog\":4096}],\"generations\":[{\"id\":7,"
 	        "\"state\":\"serving\","
-	        "\"share\":100.0,\"release\":\"/srv/web/releases/42\","
+	        "\"share\":100.0,\"share_observed\":99.5,\"sent\":1000,\"promote_in\":null,"
+	        "\"release\":\"/srv/web/releases/42\","
 	        "\"started\":\"2026-03-01T14:01:11.250Z\",\"in_flight\":12,\"drain\":null,"
 	        "\"reason\":\"\",\"workers\":[{\"index\":0,\"pid\":9001,\"state\":\"serving\","
 	        "\"in_flight\":4,\"started\":\"2026-03-01T14:02:06.250Z\",\"restarts\":1,"
-	        "\"status\":\"caf\xef\xbf\xbd\",\"busy\":2,\"requests\":3},{\"index\":1,\"pid\":null,\"state\":\"failed\","
+	        "\"status\":\"caf\xef\xbf\xbd\",\"busy\":2,\"requests\":3},{\"index\":1,\"pid\":"
+	        "null,\"state\":\"failed\","
 	        "\"in_flight\":null,\"started\":\"2026-03-01T14:02:11.250Z\",\"restarts\":0,"
-	        "\"status\":\"\",\"busy\":null,\"requests\":null}],\"requests\":3},{\"id\":6,\"state\":\"draining\",\"share\":0.25,\"release\":"
-	        "null,"
+	        "\"status\":\"\",\"busy\":null,\"requests\":null}],\"requests\":3},{\"id\":6,"
+	        "\"state\":\"draining\",\"share\":0.25,"
+	        "\"share_observed\":null,\"sent\":null,\"promote_in\":1.5,\"release\":null,"
 	        "\"started\":\"2026-03-01T13:45:31.250Z\",\"in_flight\":null,\"drain\":{\"by\":"
 	        "\"idle\","
 	        "\"deadline_in\":41.2,\"oldest\":12.0},\"reason\":\"\",\"workers\":[],"
 	        "\"requests\":null},{\"id\":5,"
-	        "\"state\":\"draining\",\"share\":0.0,\"release\":null,"
+	        "\"state\":\"draining\",\"share\":0.0,\"share_observed\":null,"
+	        "\"sent\":null,\"promote_in\":null,\"release\":null,"
 	        "\"started\":\"2026-03-01T13:45:31.250Z\",\"in_flight\":0,\"drain\":{\"by\":"
 	        "\"signal\","
 	        "\"deadline_in\":null,\"oldest\":null},\"reason\":\"r\",\"workers\":[],"
