@@ -80,6 +80,23 @@ void live_generation_free(struct live_generation *g)
 	free(g);
 }
 
+/* What serves now came before it. */
+static int note_previous(const struct service *sv, struct release *r, struct ho_error *reterr)
+{
+	const struct generation *serving = service_serving(sv);
+	const struct live_generation *g = serving ? serving->shell : NULL;
+
+	if (!serving)
+		return 0;
+	r->previous = serving->id;
+	if (!g || !g->release->directory)
+		return 0;
+	r->previous_release = strdup(g->release->directory);
+	return r->previous_release
+	               ? 0
+	               : ho_error_set(reterr, -ENOMEM, "not enough memory for a generation");
+}
+
 static void do_prepare(struct daemon *d, const struct action *a)
 {
 	struct generation *cg = core_generation(d, a);
@@ -105,6 +122,9 @@ static void do_prepare(struct daemon *d, const struct action *a)
 	if (r < 0)
 		goto fail;
 	g->release->environment_name = cg->config->environment;
+	r = note_previous(cg->service, g->release, &error);
+	if (r < 0)
+		goto fail;
 	if (cg->settings->n_listeners) {
 		r = listener_set_open(
 		        d->sockets, cg->config, cg->settings, cg->id, &g->set, &error);
@@ -380,6 +400,27 @@ static void do_signal(const struct action *a, int signo)
 		        (int)process_pid(w->process), strerror(-r));
 }
 
+static void do_tell(struct daemon *d, const struct action *a)
+{
+	const struct generation *cg = core_generation(d, a);
+	struct live_worker *w = a->shell;
+	int r;
+
+	if (!w)
+		return;
+	if (a->tell.word == TELL_SERVING) {
+		/* the page says it as well; a channel that has ended is told of on its own */
+		(void)process_tell_serving(w->process, a->tell.generation);
+		return;
+	}
+	r = process_tell_drain(w->process, a->tell.deadline);
+	if (r == 0)
+		return;
+	log_line(RECORD_WARNING, "cannot tell pid %d to drain, sending it a signal: %s",
+	        (int)process_pid(w->process), strerror(-r));
+	do_signal(a, cg ? cg->settings->drain.signal : SIGTERM);
+}
+
 static void keep_last_words(struct daemon *d, const struct action *a, struct live_worker *w)
 {
 	struct last_words *l = &d->words[d->n_words++ % LAST_WORDS_MAX];
@@ -523,6 +564,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_KILL_WORKER:
 		do_signal(a, SIGKILL);
+		break;
+	case ACTION_TELL_WORKER:
+		do_tell(d, a);
 		break;
 	case ACTION_FORGET_WORKER:
 		do_forget_worker(d, a);

@@ -179,7 +179,9 @@ static void on_exited(void *data, struct process *p, struct exit_info how)
 {
 	struct live_worker *w = process_user(p);
 	struct event ev = of_worker(w, EVENT_WORKER_EXITED);
+	struct worker_counts counts;
 
+	ev.exited.lost = process_counts(p, &counts) ? counts.connections : 0;
 	ev.exited.code = how.code;
 	ev.exited.status = how.status;
 	ev.exited.rest = count_rest(w);
@@ -237,6 +239,10 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_WATCHDOG_TRIGGER:
 		ev.said.word = WORD_STUCK;
 		break;
+	case NOTIFY_HELLO:
+		ev.said.word = WORD_HELLO;
+		ev.said.number = m->number;
+		break;
 	case NOTIFY_FDSTORE:
 		kept_add(data, w->service, m->text, m->fd);
 		return;
@@ -253,6 +259,7 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_RELOADING:
 	case NOTIFY_MAINPID_IGNORED:
 	case NOTIFY_FDNAME:
+	case NOTIFY_DRAINS:
 		return;
 	}
 	daemon_post(data, &ev);

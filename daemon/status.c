@@ -105,8 +105,11 @@ static void show_workers(struct picture *p, const struct generation *g, struct v
 	v->n_workers = g->n_workers;
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		const struct worker *w = &g->workers[i];
+		struct view_worker *o = &p->workers[p->n_workers++];
+		const struct live_worker *live_worker = w->shell;
+		struct worker_counts counts;
 
-		p->workers[p->n_workers++] = (struct view_worker){
+		*o = (struct view_worker){
 		        .index = w->index,
 		        .pid = w->pid,
 		        .state = worker_state(g, w),
@@ -114,6 +117,13 @@ static void show_workers(struct picture *p, const struct generation *g, struct v
 		        .restarts = w->restarts,
 		        .status = w->status,
 		};
+		if (!live_worker || !process_counts(live_worker->process, &counts))
+			continue;
+		o->in_flight_known = v->requests_known = true;
+		o->in_flight = counts.connections;
+		o->busy = counts.busy;
+		o->requests = counts.requests;
+		v->requests += counts.requests;
 	}
 }
 
@@ -138,7 +148,7 @@ static void show_generation(struct picture *p, const struct supervisor *s,
 	        .reason = g->state == GENERATION_FAILED || g->rolled_back ? g->reason : "",
 	};
 	if (g->state == GENERATION_DRAINING || g->state == GENERATION_STOPPING) {
-		v->drain_by = drain_by_signal(g) ? "signal" : "idle";
+		v->drain_by = drain_by(g);
 		v->deadline_in =
 		        g->deadline == USEC_INFINITY ? g->deadline : usec_sub(g->deadline, s->now);
 	}

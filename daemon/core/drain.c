@@ -6,8 +6,8 @@
  *   told     its workers were sent drain.signal
  *   gone     it has no process; only then its listeners are closed
  *
- * `idle` tells it when drained, `signal` when quiet; the deadline tells it whatever is left, and
- * `kill-after` later it is killed. */
+ * `idle` tells it when drained, `signal` when quiet, and so does the message of libhandoff; the
+ * deadline tells it by signal whatever is left, and `kill-after` later it is killed. */
 #include "core/drain.h"
 #include "core/service.h"
 #include "core/supervisor.h"
@@ -68,9 +68,14 @@ void generation_hasten(struct generation *g, const char *why)
 	}
 }
 
-bool drain_by_signal(const struct generation *g)
+bool drain_when_quiet(const struct generation *g)
 {
-	return g->shared || g->settings->drain.by == DRAIN_SIGNAL;
+	return g->shared || g->settings->drain.by == DRAIN_SIGNAL || generation_by_message(g);
+}
+
+const char *drain_by(const struct generation *g)
+{
+	return generation_by_message(g) ? "message" : drain_when_quiet(g) ? "signal" : "idle";
 }
 
 void drain_release(struct generation *g)
@@ -119,7 +124,7 @@ static void overdue(struct generation *g)
 		r->text = action_text(s->out, "the deadline has passed with %llu connection%s left",
 		        (unsigned long long)g->cut, g->cut == 1 ? "" : "s");
 	}
-	if (!g->told)
+	if (!g->told || g->by_message)
 		generation_tell(g);
 	generation_set_state(g, GENERATION_STOPPING);
 	supervisor_record(s, RECORD_GENERATION_STOPPING, g->service, g, NULL);
@@ -134,7 +139,7 @@ static void drained(struct generation *g)
 	r->duration = s->now - g->since;
 	r->connections = g->in_flight;
 	r->has_connections = true;
-	if (drain_by_signal(g))
+	if (g->told)
 		return; /* it was told already and leaves by itself */
 	generation_tell(g);
 	generation_set_state(g, GENERATION_STOPPING);
@@ -145,7 +150,7 @@ static bool draining_advance(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 
-	if (g->quiet && drain_by_signal(g) && !g->told) {
+	if (g->quiet && !g->told && drain_when_quiet(g)) {
 		generation_tell(g);
 		return true;
 	}

@@ -87,6 +87,35 @@ struct generation *generation_free(struct generation *g)
 	return NULL;
 }
 
+static void tell(struct generation *g, struct worker *w, enum tell_word word, uint32_t serving)
+{
+	struct action *a =
+	        supervisor_act(g->service->supervisor, ACTION_TELL_WORKER, g->service, g, w);
+
+	a->tell.word = word;
+	if (word == TELL_SERVING)
+		a->tell.generation = serving;
+	else
+		a->tell.deadline = g->deadline;
+}
+
+/* All workers of the service, those that serve last: at no time two generations believe that they
+ * do. */
+static void tell_serving(struct generation *serving)
+{
+	const struct service *sv = serving->service;
+
+	for (unsigned i = 0; i <= sv->n_generations; i++) {
+		struct generation *g = i < sv->n_generations ? sv->generations[i] : serving;
+
+		if (i < sv->n_generations && g == serving)
+			continue;
+		for (unsigned k = 0; k < g->n_workers; k++)
+			if (g->workers[k].hello && worker_alive(&g->workers[k]))
+				tell(g, &g->workers[k], TELL_SERVING, serving->id);
+	}
+}
+
 void roll_done(struct roll *r)
 {
 	free(r->release);
@@ -165,6 +194,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 		g->watched = g->counted = false;
 	}
 	if (state == GENERATION_SERVING) {
+		tell_serving(g);
 		g->quiet = g->drained = g->checking = g->uncountable = false;
 		g->quiet_at = g->hold_until = g->deadline = g->kill_at = USEC_INFINITY;
 	}
@@ -221,31 +251,54 @@ void generation_start_worker(struct generation *g, struct worker *w)
 	w->state = WORKER_STARTING;
 	w->serial++;
 	w->retry_at = w->kill_at = USEC_INFINITY;
-	w->killed = false;
+	w->killed = w->hello = w->drains = w->messaged = false;
 	w->status[0] = '\0';
 	supervisor_act(g->service->supervisor, ACTION_START_WORKER, g->service, g, w);
 }
 
-static void signal_worker(struct generation *g, struct worker *w)
+static void tell_to_stop(struct generation *g, struct worker *w)
 {
-	struct action *a =
-	        supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w);
-
-	a->signo = g->settings->drain.signal;
+	w->messaged = g->by_message && w->drains;
+	if (w->messaged)
+		tell(g, w, TELL_DRAIN, 0);
+	else
+		supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w)
+		        ->signo = g->settings->drain.signal;
 	if (w->state != WORKER_REST)
 		w->state = WORKER_STOPPING;
 }
 
+bool generation_by_message(const struct generation *g)
+{
+	bool any = false;
+
+	if (g->told)
+		return g->by_message;
+	if (g->settings->drain.by != DRAIN_AUTO || g->state != GENERATION_DRAINING || g->overdue)
+		return false;
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		const struct worker *w = &g->workers[i];
+
+		if (!worker_alive(w))
+			continue;
+		if (!w->drains || w->state == WORKER_REST)
+			return false;
+		any = true;
+	}
+	return any;
+}
+
 void generation_tell(struct generation *g)
 {
+	g->by_message = !g->overdue && generation_by_message(g);
 	g->told = true;
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		struct worker *w = &g->workers[i];
 
 		w->retry_at = USEC_INFINITY;
 		if (w->state == WORKER_RUNNING || w->state == WORKER_READY ||
-		        w->state == WORKER_REST)
-			signal_worker(g, w);
+		        w->state == WORKER_REST || w->messaged)
+			tell_to_stop(g, w);
 	}
 }
 
@@ -468,9 +521,8 @@ static bool serving_advance(struct generation *g)
 
 	if (g->baking && generation_check_advance(g))
 		return true;
-	if (g->died && g->baking && undo_canary(g))
-		return false;
-	if (g->died) {
+	/* its canary goes first, which may take a second try; its workers come back meanwhile */
+	if (g->died && !(g->baking && undo_canary(g))) {
 		g->died = false;
 		if (g->baking && turn_back(g->service, g))
 			return true;
@@ -481,7 +533,7 @@ static bool serving_advance(struct generation *g)
 		}
 		changed = true;
 	}
-	if (g->baking && s->now >= g->bake_until) {
+	if (g->baking && !g->died && s->now >= g->bake_until) {
 		stop_watching(g);
 		supervisor_record(s, RECORD_BAKED, g->service, g, NULL);
 		targets_serving(g->service, g->id, true);
@@ -540,7 +592,8 @@ usec_t generation_next_deadline(const struct generation *g)
 			return at;
 		return earliest(g->ready_deadline, g->after_at);
 	case GENERATION_SERVING:
-		at = g->baking ? earliest(g->bake_until, g->check_at) : at;
+		if (g->baking)
+			at = g->died ? g->check_at : earliest(g->bake_until, g->check_at);
 		for (unsigned i = 0; i < g->n_workers; i++) {
 			const struct worker *w = &g->workers[i];
 
@@ -577,7 +630,7 @@ void generation_worker_started(struct generation *g, struct worker *w, int pid)
 	if (g->taken && g->state == GENERATION_FAILED) {
 		taken_forget_worker(g, w);
 	} else if (g->told) { /* the order came while it was being started */
-		signal_worker(g, w);
+		tell_to_stop(g, w);
 		if (g->killed) {
 			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 			w->killed = true;
@@ -620,7 +673,7 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 	}
 }
 
-static void describe_exit(char *buffer, size_t size, int code, int status)
+static void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost)
 {
 	enum { EXITED = 1, DUMPED = 3 }; /* CLD_EXITED, CLD_DUMPED */
 
@@ -631,6 +684,9 @@ static void describe_exit(char *buffer, size_t size, int code, int status)
 		        code == DUMPED ? " (core dumped)" : "");
 	else
 		(void)snprintf(buffer, size, "is gone");
+	if (lost)
+		(void)snprintf(buffer + strlen(buffer), size - strlen(buffer),
+		        " with %llu connection%s", (unsigned long long)lost, lost == 1 ? "" : "s");
 }
 
 static void record_exit(struct generation *g, struct worker *w, int code, int status,
@@ -647,6 +703,8 @@ static void record_exit(struct generation *g, struct worker *w, int code, int st
 		r->exit_code = status;
 	else if (code)
 		r->exit_signal = status;
+	r->connections = w->lost;
+	r->has_connections = w->lost > 0;
 	r->text = action_text(s->out, "%s%s%s", how, words ? ":\n" : "", words ? last_words : "");
 }
 
@@ -662,7 +720,7 @@ static void handle_rest(struct generation *g, struct worker *w)
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
 	} else if (g->state == GENERATION_SERVING && !g->told && !g->taken) {
-		signal_worker(g, w);
+		tell_to_stop(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}
 }
@@ -687,16 +745,17 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
         unsigned rest, const char *last_words)
 {
 	struct supervisor *s = g->service->supervisor;
-	char how[80], story[sizeof g->reason];
+	char how[120], story[sizeof g->reason];
 	struct text told = TEXT_ON(story);
 
-	describe_exit(how, sizeof how, code, status);
+	describe_exit(how, sizeof how, code, status, w->lost);
 	record_exit(g, w, code, status, how, last_words);
 	text_add(&told, "worker %u (pid %d) %s %.3gs after its start%s", w->index, w->pid, how,
 	        (double)(s->now - w->started) / USEC_PER_SEC,
 	        g->state == GENERATION_STARTING ? ", before it was ready" : "");
 	add_last_words(&told, last_words);
 	w->pid = 0;
+	w->hello = w->drains = w->messaged = false;
 	w->state = WORKER_STOPPING; /* whatever follows does not speak to it any more */
 	if (g->state == GENERATION_STARTING)
 		generation_fail(g,
@@ -708,6 +767,8 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 		g->ended_badly = code != 1 || status;
 		(void)copy_string(g->reason, sizeof g->reason, story);
 	}
+	if (!worker_alive(w))
+		return; /* it was given up with the generation */
 	if (rest)
 		handle_rest(g, w);
 	else
@@ -722,4 +783,17 @@ void generation_worker_tree_gone(struct generation *g, struct worker *w)
 	w->kill_at = USEC_INFINITY;
 	if (g->state == GENERATION_SERVING || g->state == GENERATION_READY)
 		schedule_restart(g, w);
+}
+
+void generation_worker_hello(struct generation *g, struct worker *w, uint64_t state)
+{
+	const struct generation *serving = service_serving(g->service);
+	bool new_channel = state > 0 && !w->hello;
+
+	w->hello = state > 0;
+	w->drains = state > 1;
+	if (new_channel && serving)
+		tell(g, w, TELL_SERVING, serving->id);
+	if (w->messaged && w->drains) /* it may not have heard */
+		tell(g, w, TELL_DRAIN, 0);
 }

@@ -100,6 +100,7 @@ struct generation {
 	bool checking, quiet; /* quiet: nothing can reach it any more */
 	bool watched, counted, uncountable;
 	bool told, killed, drained, overdue;
+	bool by_message; /* told on the workers' channels, not by a signal */
 	bool rolled_back;
 	uint64_t in_flight, idle, cut;
 	usec_t oldest;
@@ -148,6 +149,8 @@ bool generation_has_listeners(const struct generation *g);
 void generation_start_worker(struct generation *g, struct worker *w);
 /* Tells every worker to stop. */
 void generation_tell(struct generation *g);
+/* Are its workers told to drain by message? */
+bool generation_by_message(const struct generation *g);
 
 /* What happened to its workers. */
 void generation_worker_started(struct generation *g, struct worker *w, int pid);
@@ -155,5 +158,7 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 void generation_worker_exited(struct generation *g, struct worker *w, int code, int status,
         unsigned rest, const char *last_words);
 void generation_worker_tree_gone(struct generation *g, struct worker *w);
+/* Its channel has changed: see WORD_HELLO. */
+void generation_worker_hello(struct generation *g, struct worker *w, uint64_t state);
 
 #endif

@@ -26,7 +26,7 @@ const char *service_state_to_string(enum service_state s)
 /* Most actions that one step can ask for a service, and for a worker of a generation. */
 #define ACTIONS_OF_SERVICE 24
 #define ACTIONS_OF_GENERATION 24
-#define ACTIONS_OF_WORKER 8
+#define ACTIONS_OF_WORKER 10
 
 static long actions_of(const struct generation *g)
 {

@@ -406,6 +406,9 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 		supervisor_record(s, RECORD_WORKER_KILLED, g->service, g, w)->text =
 		        "it asked for it (WATCHDOG=trigger)";
 		break;
+	case WORD_HELLO:
+		generation_worker_hello(g, w, ev->said.number);
+		break;
 	case WORD_STOPPING:
 		break;
 	}
@@ -421,10 +424,11 @@ static void worker_event(struct generation *g, const struct event *ev)
 		generation_worker_started(g, w, ev->pid);
 	else if (ev->type == EVENT_WORKER_START_FAILED && w->state == WORKER_STARTING)
 		generation_worker_start_failed(g, w, ev->text ? ev->text : "");
-	else if (ev->type == EVENT_WORKER_EXITED && w->pid)
+	else if (ev->type == EVENT_WORKER_EXITED && w->pid) {
+		w->lost = ev->exited.lost;
 		generation_worker_exited(
 		        g, w, ev->exited.code, ev->exited.status, ev->exited.rest, ev->text);
-	else if (ev->type == EVENT_WORKER_TREE_GONE && w->state == WORKER_REST)
+	} else if (ev->type == EVENT_WORKER_TREE_GONE && w->state == WORKER_REST)
 		generation_worker_tree_gone(g, w);
 	else if (ev->type == EVENT_WORKER_SAID && w->state != WORKER_ABSENT)
 		on_worker_said(g, w, ev);

@@ -33,6 +33,8 @@ static void add_in_flight(struct text *t, const json_t *object)
 {
 	if (json_is_integer(json_object_get(object, "in_flight")))
 		text_add(t, "  %" JSON_INTEGER_FORMAT " in flight", number(object, "in_flight"));
+	if (number(object, "requests"))
+		text_add(t, "  %" JSON_INTEGER_FORMAT " requests", number(object, "requests"));
 }
 
 static void add_time(struct text *t, const char *before, const json_t *j)

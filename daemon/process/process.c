@@ -7,7 +7,9 @@
 #include <errno.h>
 #include <ev.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -16,6 +18,7 @@
 #include <unistd.h>
 
 #include "process/assemble.h"
+#include "process/channel.h"
 #include "process/checker.h"
 #include "process/credentials.h"
 #include "process/notify.h"
@@ -49,6 +52,7 @@ struct process {
 	int ready_fd; /* -1: none */
 	ev_io ready_io;
 	struct notify notify;
+	struct channel channel;
 	struct output outputs[2]; /* stdout, stderr */
 	struct tail tail, tail_now;
 	struct assembly assembly;
@@ -105,6 +109,7 @@ static void destroy(struct process *p)
 	}
 	(void)close_fd(p->pidfd);
 	notify_stop(&p->notify);
+	channel_done(&p->channel);
 	output_stop(&p->outputs[0]);
 	output_stop(&p->outputs[1]);
 	assembly_done(&p->assembly);
@@ -155,9 +160,63 @@ static bool deliver(struct process *p, const struct notify_message *m)
 /* Callbacks of the parts return whether the process is still wanted; it is never destroyed inside
  * of them, as everything that calls them holds it. */
 
+static bool tell_channel(struct process *p)
+{
+	const struct notify_message m = {.kind = NOTIFY_HELLO,
+	        .number = p->channel.fd < 0   ? CHANNEL_NONE
+	                  : p->channel.drains ? CHANNEL_DRAINS
+	                                      : CHANNEL_OPEN,
+	        .fd = -1,
+	        .page_fd = -1};
+
+	return deliver(p, &m);
+}
+
+/* What a worker may say on its channel. */
+static bool on_channel_word(void *arg, const struct notify_message *m)
+{
+	struct process *p = arg;
+
+	if (m->kind != NOTIFY_DRAINS || p->channel.drains)
+		return true;
+	p->channel.drains = true;
+	return tell_channel(p);
+}
+
+static void on_channel_readable(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct process *p = io->data;
+	char bytes[NOTIFY_MAX_BYTES];
+	ssize_t n;
+
+	(void)loop;
+	(void)events;
+	hold(p);
+	n = channel_read(&p->channel, bytes, sizeof bytes);
+	if (n > 0) {
+		notify_parse(bytes, (size_t)n, on_channel_word, p);
+	} else if (n < 0) {
+		channel_close(&p->channel);
+		p->channel.drains = false;
+		(void)tell_channel(p);
+	}
+	(void)let_go(p);
+}
+
+static bool on_hello(struct process *p, const struct notify_message *m)
+{
+	if (channel_open(&p->channel, p->ps->loop, m->fd, m->page_fd, on_channel_readable, p) < 0 ||
+	        channel_tell(&p->channel, "HELLO=1") < 0)
+		return true;
+	p->channel.drains = m->number != 0;
+	return tell_channel(p);
+}
+
 static bool on_message(void *data, const struct notify_message *m)
 {
-	return deliver(data, m);
+	struct process *p = data;
+
+	return m->kind == NOTIFY_HELLO ? on_hello(p, m) : deliver(p, m);
 }
 
 static bool on_line(void *data, bool is_stderr, const char *line, size_t length)
@@ -533,7 +592,7 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	p->ps = ps;
 	p->user = user;
 	p->release = release_ref(spec->release);
-	p->pidfd = p->ready_fd = p->notify.fd = -1;
+	p->pidfd = p->ready_fd = p->notify.fd = p->channel.fd = -1;
 	p->notify.accepts = accepts_sender;
 	p->notify.message = on_message;
 	p->notify.data = p;
@@ -607,6 +666,29 @@ const char *process_tail(struct process *p)
 	if (p->tail_now.length)
 		p->tail_now.text[p->tail_now.length - 1] = '\0';
 	return p->tail_now.text;
+}
+
+int process_tell_serving(struct process *p, uint32_t generation)
+{
+	char words[32];
+
+	(void)snprintf(words, sizeof words, "SERVING=%" PRIu32, generation);
+	channel_set_serving(&p->channel, generation);
+	return channel_tell(&p->channel, words);
+}
+
+int process_tell_drain(struct process *p, usec_t deadline)
+{
+	char words[32] = "DRAIN=infinity";
+
+	if (deadline != USEC_INFINITY)
+		(void)snprintf(words, sizeof words, "DRAIN=%" PRIu64, (uint64_t)deadline);
+	return channel_tell(&p->channel, words);
+}
+
+bool process_counts(const struct process *p, struct worker_counts *ret)
+{
+	return channel_counts(&p->channel, ret);
 }
 
 int process_signal(struct process *p, int signo)

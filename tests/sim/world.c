@@ -18,6 +18,7 @@ struct sim_worker {
 	unsigned rest; /* what stays behind when the main process goes */
 	bool rest_alive;
 	bool ignores_term;
+	unsigned hello; /* as WORD_HELLO has it */
 };
 
 struct sim_generation {
@@ -229,6 +230,16 @@ static void give_character(struct world *w, struct sim_generation *g, unsigned i
 		if (one_in(c, 8))
 			later(w, some_time(w), ready); /* says it twice */
 	}
+	if (one_in(c, 2)) { /* uses libhandoff; some lose their channel */
+		struct event hello = ready;
+
+		hello.said.word = WORD_HELLO;
+		hello.said.number = 1 + !one_in(c, 4);
+		later(w, some_time(w), hello);
+		hello.said.number = pick(c, 3);
+		if (one_in(c, 4))
+			later(w, some_time(w), hello);
+	}
 	if (!w->quiet_life && one_in(c, 9)) { /* crashes on its own, some day */
 		struct event die = of_worker(g, index, EVENT_WORKER_EXITED);
 
@@ -272,7 +283,8 @@ static void judge_signal(struct world *w, const struct sim_generation *g)
 {
 	struct service *sv = supervisor_service(w->s, g->service);
 	struct generation *cg = sv ? service_find(sv, g->id) : NULL;
-	bool by_signal = g->shared || g->settings->drain.by == DRAIN_SIGNAL;
+	bool by_signal =
+	        g->shared || g->settings->drain.by == DRAIN_SIGNAL || (cg && cg->by_message);
 
 	if (!cg || cg->state == GENERATION_FAILED || cg->overdue || w->at_once ||
 	        cg->state == GENERATION_SERVING)
@@ -327,6 +339,36 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 	} else if (k->rest_alive && !k->ignores_term) {
 		later(w, some_time(w), of_worker(g, a->worker, EVENT_WORKER_TREE_GONE));
 	}
+}
+
+/* Only who said hello is spoken to, and to drain only who can. */
+static void do_tell(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_worker *k = g && a->worker < MAX_WORKERS ? &g->workers[a->worker] : NULL;
+
+	if (!k || k->serial != a->serial) {
+		error(w, "a word for a worker that is not there");
+		return;
+	}
+	if (!k->alive)
+		return; /* its exit is on the way */
+	if (k->hello < (a->tell.word == TELL_DRAIN ? 2 : 1))
+		error(w, "a word for a worker that did not ask for it");
+	if (a->tell.word == TELL_SERVING) {
+		struct sim_generation *serving = find(w, a->service, a->tell.generation);
+
+		if (!serving || !serving->share)
+			error(w, "generation %u is said to serve, and has no share",
+			        a->tell.generation);
+		return;
+	}
+	judge_signal(w, g);
+	if (g->settings->drain.by != DRAIN_AUTO)
+		error(w, "a drain message where drain.by says something else");
+	k->told = true;
+	if (!k->ignores_term)
+		later(w, some_time(w), of_worker(g, a->worker, EVENT_WORKER_EXITED));
 }
 
 static void do_steer(struct world *w, const struct action *a)
@@ -514,6 +556,9 @@ static void do_action(struct world *w, const struct action *a)
 	case ACTION_SIGNAL_WORKER:
 	case ACTION_KILL_WORKER:
 		do_signal(w, a, a->type == ACTION_KILL_WORKER);
+		break;
+	case ACTION_TELL_WORKER:
+		do_tell(w, a);
 		break;
 	case ACTION_STEER:
 		do_steer(w, a);
@@ -768,6 +813,9 @@ static bool next_event(struct world *w)
 		}
 		if (ev.type == EVENT_WORKER_SAID && !g->workers[ev.worker].alive)
 			return true;
+		if (ev.type == EVENT_WORKER_SAID && ev.said.word == WORD_HELLO &&
+		        g->workers[ev.worker].serial == ev.serial)
+			g->workers[ev.worker].hello = (unsigned)ev.said.number;
 		if (ev.type == EVENT_PROBE_DONE)
 			g->ready |= ev.ok;
 		step(w, &ev);

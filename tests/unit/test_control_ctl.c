@@ -46,7 +46,7 @@ static void on_status(void *data, struct control_call *call, const char *service
 	struct view_listener listener = {
 	        "http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096};
 	struct view_worker worker = {
-	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b"};
+	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b", 0, 0};
 	struct view_generation generations[] = {
 	        {.id = 7,
 	                .state = "serving",
