@@ -62,8 +62,8 @@ struct trace {
 	json_int_t generation;
 	const struct look *places[TRACE]; /* the oldest first; NULL: it was not there */
 	time_t newest;                    /* of the last one, in units of TRACE_SECONDS */
-	time_t counted;                   /* when `accepted` was read */
-	json_int_t accepted;
+	time_t counted;                   /* when `sent` was read */
+	json_int_t sent;
 	double rate; /* negative: unknown */
 	bool seen;   /* in the present status */
 };
@@ -113,7 +113,7 @@ static struct trace *find_trace(struct top *top, const char *service, const json
 
 static void advance(struct trace *t, const json_t *g, time_t now)
 {
-	const json_t *accepted = json_object_get(g, "accepted");
+	const json_t *sent = json_object_get(g, "sent");
 	const time_t at = now / TRACE_SECONDS;
 
 	if (at - t->newest > TRACE)
@@ -123,13 +123,12 @@ static void advance(struct trace *t, const json_t *g, time_t now)
 		memmove(t->places, t->places + 1, (TRACE - 1) * sizeof(t->places[0]));
 	t->places[TRACE - 1] = look_of(member(g, "state"));
 	t->seen = true;
-	if (!json_is_integer(accepted) || now == t->counted)
+	if (!json_is_integer(sent) || now == t->counted)
 		return;
 	if (t->counted && now > t->counted)
-		t->rate = (double)(json_integer_value(accepted) - t->accepted) /
-		          (double)(now - t->counted);
+		t->rate = (double)(json_integer_value(sent) - t->sent) / (double)(now - t->counted);
 	t->counted = now;
-	t->accepted = json_integer_value(accepted);
+	t->sent = json_integer_value(sent);
 }
 
 static void forget_gone(struct top *top)

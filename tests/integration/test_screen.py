@@ -6,7 +6,7 @@ import re
 import subprocess
 
 import pytest
-from harness import HANDOFFCTL, Http, service
+from harness import HANDOFFCTL, Http, generation, service
 from screen import Screen
 
 
@@ -73,6 +73,10 @@ def test_top(daemon):
             held.get()
             daemon.reload("web")
             screen.wait(r"^web +2 serving +100% +0 .*█")
+            if daemon.status()["steering"] == "ebpf":
+                for _ in range(30):
+                    generation(daemon.target)
+                screen.wait(r"^web +2 serving +100% +0 +([1-9]|\d\d) ")
             text = screen.wait(r"^ +1 draining +0% +1 .*▒")
             assert "\033[" in screen.colours()
             screen.resize(50, 24)
