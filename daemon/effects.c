@@ -290,6 +290,8 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 		struct listener_info l = listener_set_info(g->set, n);
 
 		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
+		/* anew for every worker: one before may have changed it */
+		(void)listener_set_blocking(g->set, n, config_accept_blocks(g->release->service));
 	}
 	return n;
 }

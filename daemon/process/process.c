@@ -18,6 +18,8 @@
 #include "process/assemble.h"
 #include "process/checker.h"
 #include "process/credentials.h"
+#include "process/dialect.h"
+#include "process/einhorn.h"
 #include "process/notify.h"
 #include "process/output.h"
 #include "process/socket_calls.h"
@@ -49,6 +51,7 @@ struct process {
 	int ready_fd; /* -1: none */
 	ev_io ready_io;
 	struct notify notify;
+	struct einhorn einhorn;
 	struct output outputs[2]; /* stdout, stderr */
 	struct tail tail, tail_now;
 	struct assembly assembly;
@@ -103,6 +106,7 @@ static void destroy(struct process *p)
 	}
 	(void)close_fd(p->pidfd);
 	notify_stop(&p->notify);
+	einhorn_stop(&p->einhorn);
 	output_stop(&p->outputs[0]);
 	output_stop(&p->outputs[1]);
 	assembly_done(&p->assembly);
@@ -203,6 +207,16 @@ static void on_notify_readable(struct ev_loop *loop, ev_io *io, int events)
 	(void)events;
 	hold(p);
 	(void)notify_read(&p->notify, NOTIFY_READS);
+	(void)let_go(p);
+}
+
+static void on_einhorn_ack(void *data)
+{
+	const struct notify_message m = {.kind = NOTIFY_READY, .fd = -1};
+	struct process *p = data;
+
+	hold(p);
+	(void)deliver(p, &m);
 	(void)let_go(p);
 }
 
@@ -360,13 +374,14 @@ struct process *processes_find(struct processes *ps, pid_t pid)
 
 /* Descriptors that the child shall have, in handoffd until it is started. */
 struct ends {
-	int null_fd, ready, outputs[2];
+	int null_fd, ready, einhorn, outputs[2];
 };
 
 static void close_ends(struct ends *e)
 {
 	e->null_fd = close_fd(e->null_fd);
 	e->ready = close_fd(e->ready);
+	e->einhorn = close_fd(e->einhorn);
 	e->outputs[0] = close_fd(e->outputs[0]);
 	e->outputs[1] = close_fd(e->outputs[1]);
 }
@@ -395,6 +410,11 @@ static int open_pipe(
 	return 0;
 }
 
+static bool speaks_einhorn(const struct process_spec *spec)
+{
+	return (spec->release->service->dialects & DIALECT_EINHORN) && spec->n_fds;
+}
+
 static int open_ends(
         struct process *p, const struct process_spec *spec, struct ends *e, struct ho_error *reterr)
 {
@@ -409,6 +429,8 @@ static int open_ends(
 		if (r == 0)
 			output_start(&p->outputs[i], p->ps->loop, fd, on_output_readable);
 	}
+	if (r == 0 && speaks_einhorn(spec))
+		r = einhorn_start(&p->einhorn, p->ps->loop, &e->einhorn, reterr);
 	if (r < 0 || spec->release->service->ready.by != READY_FD)
 		return r;
 	r = open_pipe(c, &p->ready_fd, &e->ready, reterr);
@@ -439,6 +461,8 @@ static int map_descriptors(const struct process_spec *spec, const struct ends *e
 		r = fdmap_add(&map, spec->capture ? e->outputs[i] : inherited(i + 1, e), i + 1);
 	for (size_t i = 0; r == 0 && i < spec->n_fds; i++)
 		r = fdmap_add(&map, spec->fds[i].fd, 3 + (int)i);
+	if (r == 0 && speaks_einhorn(spec))
+		r = fdmap_add(&map, e->einhorn, dialect_einhorn_fd(spec->n_fds));
 	if (r < 0)
 		return ho_error_set(reterr, r, "cannot plan the descriptors of service \"%s\": %s",
 		        s->name, strerror(-r));
@@ -476,7 +500,7 @@ static int on_asked(void *data, const struct socket_call *call)
 
 static int start(struct process *p, const struct process_spec *spec, struct ho_error *reterr)
 {
-	struct ends ends = {-1, -1, {-1, -1}};
+	struct ends ends = {-1, -1, -1, {-1, -1}};
 	struct fdmap_plan fds = {0};
 	struct spawned spawned = {.pid = -1};
 	struct spawn_plan plan = {0};
@@ -523,7 +547,9 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	p->pidfd = p->ready_fd = p->notify.fd = -1;
 	p->notify.accepts = accepts_sender;
 	p->notify.message = on_message;
-	p->notify.data = p;
+	p->notify.data = p->einhorn.data = p;
+	p->einhorn.accepts = accepts_sender;
+	p->einhorn.acknowledged = on_einhorn_ack;
 	for (size_t i = 0; i < ARRAY_SIZE(p->outputs); i++) {
 		p->outputs[i].fd = -1;
 		p->outputs[i].lines.line = on_line;

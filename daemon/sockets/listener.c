@@ -3,6 +3,7 @@
 #include "sockets/listener.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libmnl/libmnl.h>
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
@@ -90,6 +91,16 @@ int listener_address_of(int fd, struct address *ret)
 static int set_option(int fd, int level, int option, int value)
 {
 	return setsockopt(fd, level, option, &value, sizeof value) < 0 ? -errno : 0;
+}
+
+int listener_blocking(int fd, bool blocking)
+{
+	int flags = fcntl(fd, F_GETFL);
+	int wanted = blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK;
+
+	if (flags < 0 || (wanted != flags && fcntl(fd, F_SETFL, wanted) < 0))
+		return -errno;
+	return 0;
 }
 
 int listener_set_uid(int fd, uid_t uid)

@@ -423,10 +423,9 @@ static void withdraw(struct reuseport *r, int fd)
 static void discard_queue(int fd)
 {
 	const struct linger reset = {.l_onoff = 1};
-	int flags = fcntl(fd, F_GETFL);
 
 	/* A worker may have the same open file, and have made it blocking. */
-	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
+	if (listener_blocking(fd, false) < 0)
 		return;
 	for (int i = 0; i < STRAYS_MAX; i++) {
 		int waiting = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
