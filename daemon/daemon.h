@@ -8,6 +8,7 @@
 
 #include "control/control.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 #include "process/link.h"
 #include "process/process.h"
 #include "sockets/adopt.h"
@@ -26,6 +27,7 @@ struct live_generation {
 	struct release *release;
 	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
+	uint64_t sent_before; /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
@@ -72,6 +74,8 @@ struct posted {
 	char text[]; /* of ev, if it has one */
 };
 
+struct taken_server;
+
 struct config_source {
 	const char *file; /* NULL: the command line */
 	const char *environment;
@@ -103,6 +107,12 @@ struct daemon {
 	unsigned n_words;
 	struct kept_fd *kept;
 	size_t n_kept;
+	struct taken_server *servers; /* that are taken over */
+	size_t n_servers;
+	struct taken_service *taken;
+	size_t n_taken;
+	ev_timer
+	        rest_timer; /* while a server has left processes behind that are not our children */
 	char status_text[256];
 	bool adoption_told; /* that sockets cannot be adopted */
 	bool out_of_memory; /* an event could not be queued: told once there is room */
@@ -142,6 +152,16 @@ void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
 /* A process_lister of a struct live_generation. */
 void live_generation_processes(void *data, void (*each)(pid_t pid, void *arg), void *arg);
+
+/* takeover.c: servers that run unmanaged */
+/* Finds them and refuses with words what cannot be taken. */
+int take_over_find(struct daemon *d, const pid_t *pids, size_t n, struct ho_error *reterr);
+void take_over_free(struct daemon *d);
+/* The listeners and the processes of generation 0. */
+int take_over_prepare(struct daemon *d, const struct generation *cg, struct listener_set **ret,
+        struct ho_error *reterr);
+int take_over_attach(struct daemon *d, const struct generation *cg, unsigned worker, void *user,
+        struct process **ret, struct ho_error *reterr);
 
 /* kept.c: like systemd's descriptor store, for workers */
 void kept_add(struct daemon *d, uint32_t service, const char *name, int fd);

@@ -33,6 +33,8 @@ static void add_in_flight(struct text *t, const json_t *object)
 {
 	if (json_is_integer(json_object_get(object, "in_flight")))
 		text_add(t, "  %" JSON_INTEGER_FORMAT " in flight", number(object, "in_flight"));
+	if (number(object, "requests"))
+		text_add(t, "  %" JSON_INTEGER_FORMAT " requests", number(object, "requests"));
 }
 
 static void add_time(struct text *t, const char *before, const json_t *j)
@@ -68,6 +70,12 @@ static void print_generation(struct out *o, const json_t *g)
 	text_add(t, "  %-2" JSON_INTEGER_FORMAT " %-8s  %4.4g%%", number(g, "id"),
 	        member(g, "state"), json_number_value(json_object_get(g, "share")));
 	add_in_flight(t, g);
+	if (!strcmp(member(g, "state"), "canary")) {
+		if (json_is_number(json_object_get(g, "share_observed")))
+			text_add(t, "  observed %.4g%%",
+			        json_number_value(json_object_get(g, "share_observed")));
+		add_time(t, "promoted in", json_object_get(g, "promote_in"));
+	}
 	if (json_is_object(drain)) {
 		add_time(t, "oldest", json_object_get(drain, "oldest"));
 		add_time(t, "deadline in", json_object_get(drain, "deadline_in"));

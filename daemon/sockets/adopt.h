@@ -63,6 +63,9 @@ const char *listener_set_orphan(struct listener_set *set);
  * clients wait for the next worker in their queue. Returns whether any was. */
 bool listener_set_sweep(struct listener_set *set, process_lister lister, void *data, bool starting);
 
+/* What tells sockets apart, whatever descriptor they are seen through; 0: unknown. */
+uint64_t adopt_cookie(int fd);
+
 /* The address of the set that an adopted socket stands at, as it was configured; NULL: none. */
 const char *listener_set_address(struct listener_set *set, int fd);
 

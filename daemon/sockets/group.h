@@ -25,6 +25,7 @@ struct adopted {
 	int theirs;        /* and its number there */
 	bool orphan, told; /* nobody but we have it any more; that was said */
 	bool listening;    /* and a member of the SO_REUSEPORT group, if it is TCP */
+	bool was_alone;    /* taken: it had no SO_REUSEPORT */
 	uint64_t serial;   /* UNIX: later ones have greater ones */
 	/* As the program wants it; UNIX: the private path it got. */
 	struct sockaddr_storage address;
@@ -43,8 +44,10 @@ struct member {
 	uint8_t tag;
 	unsigned revivals;
 	bool adopt_only;
+	bool taken;              /* the sockets in `adopted` are of a server that ran before us */
 	struct adopted *adopted; /* owned; room for ADOPTED_MAX, or NULL */
 	size_t n_adopted, n_listening;
+	uint64_t sent; /* connections to listeners that have left */
 	unsigned part; /* of SHARE_ALL, in force; the parts of a group make SHARE_ALL or 0 */
 	unsigned part_wanted, part_before; /* while sockets_steer() is at work */
 	char unix_path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* as bound; empty: none */
@@ -80,6 +83,7 @@ struct address_group {
 	struct reuseport *reuseport; /* STEERING_EBPF, _CBPF */
 	struct unix_name *name;      /* STEERING_RENAME */
 	int shared_fd;               /* STEERING_SHARED */
+	bool taken;                  /* shared_fd is of a server that ran before us */
 };
 
 /* Makes `m` (config and generation are set) a listening member of the group of its address, which
@@ -87,6 +91,11 @@ struct address_group {
  * none. `passed_fd` is -1 or what systemd passed for the address. */
 int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
         struct ho_error *reterr);
+/* The same with the sockets in m->adopted, which listen already (m->taken is set); they are owned
+ * by the member whatever comes of it. */
+int group_take(struct group_context *x, struct member *m, struct ho_error *reterr);
+/* Leaves the sockets that were taken as they were. */
+void group_abandon(struct member *m);
 /* Closes the member's descriptor; the last one closes the group. */
 void group_leave(struct member *m);
 /* Wakes us when a listening socket hangs up, and only then (or see adopt_look_again()). */

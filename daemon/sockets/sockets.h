@@ -88,6 +88,10 @@ size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size
 int listener_set_queue(
         const struct listener_set *set, size_t i, unsigned *ret_queue, unsigned *ret_limit);
 
+/* Connections sent to all of its TCP listeners since it was opened; -EOPNOTSUPP where that is not
+ * counted (only eBPF does), or there are none. */
+int listener_set_sent(const struct listener_set *set, uint64_t *ret);
+
 /* One generation's part of the new connections. */
 struct share {
 	struct listener_set *set;
