@@ -281,7 +281,7 @@ static void do_steer(struct daemon *d, const struct action *a)
 		if (!g || !g->set)
 			continue;
 		if (sv->generations[i]->state == GENERATION_READY) {
-			daemon_sweep(g, true);
+			(void)daemon_sweep(g, true);
 			ev_timer_stop(d->loop, &g->sweep);
 		}
 		shares[n++] = (struct share){g->set, sv->generations[i]->share};

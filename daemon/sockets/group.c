@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "sockets/adopt.h"
 #include "sockets/reuseport.h"
 #include "sockets/tag.h"
 #include "sockets/unix_name.h"
@@ -273,19 +274,33 @@ static void watch_member(struct group_context *x, const struct member *m)
 			group_watch(x, m->adopted[i].fd);
 }
 
-void group_on_hangup(struct group_context *x)
+static void see_to_hangups(struct group_context *x)
+{
+	for (struct address_group *g = x->groups; g; g = g->next)
+		if (g->reuseport)
+			reuseport_verify(g->reuseport, g->sticky);
+	for (struct address_group *g = x->groups; g; g = g->next)
+		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
+			watch_member(x, g->members[i]);
+}
+
+void group_on_event(struct group_context *x)
 {
 	struct epoll_event e[64];
 	int n = epoll_wait(x->hangups_fd, e, ARRAY_SIZE(e), 0);
+	bool hung = false;
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
+		if (!(e[i].events & (EPOLLHUP | EPOLLERR)))
+			continue;
 		(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_DEL, e[i].data.fd, NULL);
-	for (struct address_group *g = x->groups; n > 0 && g; g = g->next)
-		if (g->reuseport)
-			reuseport_verify(g->reuseport, g->sticky);
-	for (struct address_group *g = x->groups; n > 0 && g; g = g->next)
-		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
-			watch_member(x, g->members[i]);
+		hung = true;
+	}
+	if (hung)
+		see_to_hangups(x);
+	for (int i = 0; i < n; i++)
+		if (!(e[i].events & (EPOLLHUP | EPOLLERR)))
+			adopt_on_arrival(x, e[i].data.fd);
 }
 
 int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
