@@ -135,8 +135,8 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 enum adoption daemon_adoption(const struct live_generation *g);
 /* After a worker was started whose sockets were to be adopted. */
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
-/* Sockets that the generation has lost; `starting`: it has never served. */
-void daemon_sweep(struct live_generation *g, bool starting);
+/* Sockets that the generation has lost; `starting`: it has never served. Whether there is any. */
+bool daemon_sweep(struct live_generation *g, bool starting);
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
 
 /* deploy.c: the release link, which leads to what a service is started from */

@@ -322,7 +322,7 @@ void daemon_on_probe(void *data, bool ok, const char *text)
 	ev.ok = ok;
 	ev.text = ok ? NULL : text;
 	if (ok && g->probes_left == 1)
-		daemon_sweep(g, true);
+		(void)daemon_sweep(g, true);
 	if (!ok || --g->probes_left == 0)
 		daemon_post(g->daemon, &ev);
 }
