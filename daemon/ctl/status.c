@@ -203,5 +203,7 @@ int command_status(struct ctl *ctl)
 	r = client_ask(ctl, INTERFACE_MANAGER ".GetStatus", parameters, &reply);
 	if (r)
 		return r;
+	if (!json_is_object(json_object_get(reply, "status")))
+		return complain(CODE_FAILED, "handoffd answered without a status");
 	return draw(ctl, stdout, json_object_get(reply, "status"), terminal_columns());
 }
