@@ -27,7 +27,7 @@ struct live_generation {
 	struct release *release;
 	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
-	uint64_t sent_before; /* connections, when the shares were last changed */
+	uint64_t sent_before;     /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
@@ -96,7 +96,9 @@ struct daemon {
 	struct systemd_watchdog *watchdog;
 	struct config_source source;
 	ev_timer timer;
-	ev_timer monitors; /* the next status for those who watch; runs only for them */
+	ev_timer monitors;     /* the next status for those who watch; runs only for them */
+	usec_t monitors_pause; /* at least between two of them */
+	usec_t monitors_told;  /* when the last one was */
 	ev_prepare prepare;
 	ev_io signals;
 	int signal_fd;
@@ -186,6 +188,8 @@ void config_source_note_inert(const struct config *c);
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
 /* Keeps the client told until it goes. */
 void daemon_answer_monitor(struct daemon *d, struct control_call *call);
+/* Something has happened: those who watch are told soon. */
+void daemon_hasten_monitors(struct daemon *d);
 /* A callback of daemon.monitors. */
 void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
