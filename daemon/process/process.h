@@ -40,14 +40,15 @@ enum notify_kind {
 	NOTIFY_FDREMOVE, /* FDSTOREREMOVE=1: forget what is kept as `text` */
 	NOTIFY_KEEP,     /* HANDOFF_KEEP=layout: memory `text` of this layout is wanted */
 	NOTIFY_FETCH,    /* HANDOFF_FETCH=1: what is kept as `text` is wanted */
+	NOTIFY_LIVE,     /* HANDOFF_LIVE=text: live connections can be passed, or taken */
 };
 struct notify_message {
 	enum notify_kind kind;
-	uint64_t number;    /* of ERRNO, EXTEND (microseconds) and MAINPID */
-	const char *text;   /* of STATUS, valid UTF-8 without control characters; of FDSTORE,
-	                     * FDREMOVE, KEEP and FETCH, a valid name; else NULL */
-	int fd;             /* borrowed, closed after the call: of FDSTORE; of KEEP and FETCH, a
-	                     * socket to answer on; else -1 */
+	uint64_t number;  /* of ERRNO, EXTEND (microseconds) and MAINPID */
+	const char *text; /* of STATUS, valid UTF-8 without control characters; of FDSTORE,
+	                   * FDREMOVE, KEEP and FETCH, a valid name; else NULL */
+	int fd; /* borrowed, closed after the call: of FDSTORE; of KEEP and FETCH, a socket to
+	           answer on; of LIVE, the door; else -1 */
 	int candidate;      /* of KEEP, borrowed: to be kept if there is none yet */
 	const char *layout; /* of KEEP, a valid name */
 };
