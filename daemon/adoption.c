@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Sockets that programs bind themselves: what a worker asks goes to the listeners of its
  * generation, and what comes of it is told. Decides nothing but when to look for sockets that are
- * gone: at every call, at the end of a worker, and once a second while a generation starts. Nothing
- * runs while a generation serves. */
+ * gone: at every call, at the end of a worker, once a second while a generation starts, and while
+ * it serves when clients come to one (see listener_set_seek_lost()). */
 #include "daemon.h"
 #include "system/log.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/un.h>
 
 #define SWEEP_SECONDS 1.
 
@@ -46,21 +47,62 @@ static void hurry_probes(const struct live_generation *g)
 static bool may_lose_sockets(const struct generation *cg)
 {
 	return cg->state == GENERATION_STARTING || cg->state == GENERATION_READY ||
-	       cg->state == GENERATION_SERVING;
+	       cg->state == GENERATION_CANARY || cg->state == GENERATION_SERVING;
 }
 
-void daemon_sweep(struct live_generation *g, bool starting)
+bool daemon_sweep(struct live_generation *g, bool starting)
 {
-	if (g->set)
-		(void)listener_set_sweep(g->set, live_generation_processes, g, starting);
+	return g->set && listener_set_sweep(g->set, live_generation_processes, g, starting);
+}
+
+static void tell_of_orphan(const struct live_generation *g, const char *address)
+{
+	const struct service *sv = supervisor_service(g->daemon->supervisor, g->service);
+	struct record r = {.type = RECORD_SOCKET_CLOSED, RECORD_NONE, .generation = g->generation};
+	char text[240];
+	struct text t = TEXT_ON(text);
+
+	text_add(&t,
+	        "the program has closed its socket at %s: clients wait in its queue until it "
+	        "listens "
+	        "again",
+	        address);
+	r.service = sv ? sv->name : NULL;
+	r.text = text;
+	log_record(&r);
+	if (g->daemon->control)
+		control_publish(g->daemon->control, &r);
+}
+
+static bool on_seek(void *data)
+{
+	struct live_generation *g = data;
+	const struct generation *cg = core_generation(g->daemon, g->service, g->generation);
+
+	const char *address;
+	bool lost;
+
+	if (!cg || !may_lose_sockets(cg))
+		return false;
+	lost = daemon_sweep(g, cg->state == GENERATION_STARTING);
+	while ((address = listener_set_orphan(g->set))) {
+		tell_of_orphan(g, address);
+		lost = true;
+	}
+	return lost;
 }
 
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation)
 {
 	struct generation *cg = core_generation(d, service, generation);
 
-	if (cg && cg->shell && cg->state == GENERATION_SERVING)
-		daemon_sweep(cg->shell, false);
+	struct live_generation *g = cg ? cg->shell : NULL;
+
+	if (!g || !g->set || cg->state != GENERATION_SERVING)
+		return;
+	(void)daemon_sweep(g, false);
+	while (listener_set_orphan(g->set)) /* its end was told */
+		;
 }
 
 /* ---- calls ---- */
@@ -73,22 +115,70 @@ static int on_bind(
 	return listener_set_bind(g->set, call->fd, holder, &call->address, call->length, error);
 }
 
+/* A path or an abstract name. */
+static struct unix_target target_of(const struct socket_call *call)
+{
+	const struct sockaddr_un *un = (const struct sockaddr_un *)&call->address;
+
+	if (call->path)
+		return (struct unix_target){call->path->directory, call->path->name, 0};
+	return (struct unix_target){
+	        -1, un->sun_path + 1, call->length - offsetof(struct sockaddr_un, sun_path) - 1};
+}
+
+static int on_bind_unix(
+        struct live_generation *g, const struct socket_call *call, struct ho_error *error)
+{
+	const struct socket_holder holder = {call->caller, call->theirs};
+	const struct unix_target target = target_of(call);
+	const struct unix_look look = {call->maker.uid, call->maker.gid, 0777 & ~call->maker.umask};
+
+	return listener_set_bind_unix(g->set, call->fd, holder, &target, &look, call->give, error);
+}
+
+/* Calls by which a program finds out whether another one is there, or makes room for itself. */
+static int on_other(const struct live_generation *g, const struct generation *cg,
+        const struct socket_call *call)
+{
+	const struct unix_target target = target_of(call);
+
+	if (call->kind == CALL_UNLINK)
+		return listener_set_keeps(g->set, &target) ? 0 : 1;
+	if (cg->state == GENERATION_STARTING && listener_set_awaits(g->set, &target))
+		return -ECONNREFUSED;
+	return 1;
+}
+
+/* Where its program listens that is none of its addresses: told if it does not become ready. */
+static void note_elsewhere(struct live_generation *g, int fd)
+{
+	struct text t = {
+	        .p = g->elsewhere, .size = sizeof g->elsewhere, .len = strlen(g->elsewhere)};
+	char where[140];
+
+	if (adopt_describe(fd, where, sizeof where) && !strstr(g->elsewhere, where))
+		text_add(&t, "%s%s", t.len ? ", " : "", where);
+}
+
 static int on_listen(struct live_generation *g, const struct live_worker *w,
         const struct socket_call *call, struct ho_error *error)
 {
 	bool fresh = false;
-	char where[80];
-	char text[120];
+	char where[140];
+	char text[160];
 	struct text t = TEXT_ON(text);
 	int r = listener_set_listen(g->set, call->fd, call->backlog, &fresh, error);
 
 	if (r > 0) {
-		if (adopt_describe(call->fd, where, sizeof where))
-			(void)copy_string(g->elsewhere, sizeof g->elsewhere, where);
-		return r;
-	}
-	if (r == 0 && fresh && adopt_describe(call->fd, where, sizeof where)) {
-		text_add(&t, "the program listens on %s", where);
+		note_elsewhere(g, call->fd);
+	} else if (r == 0 && fresh) {
+		const char *at = listener_set_address(g->set, call->fd);
+
+		/* A private path would say nothing; the form of an IP address does. */
+		if (at && strncmp(at, "unix:", 5) != 0 &&
+		        adopt_describe(call->fd, where, sizeof where))
+			at = where;
+		text_add(&t, "the program listens on %s", at ? at : "");
 		tell(g->daemon, RECORD_SOCKET_ADOPTED, w, text);
 	}
 	return r;
@@ -122,16 +212,20 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 
 	if (!g || !g->set)
 		return 1;
+	if (call->kind == CALL_UNLINK || call->kind == CALL_CONNECT)
+		return on_other(g, cg, call);
 	if (call->fd < 0) {
 		tell_blind(g, w, call->fd);
 		return 1;
 	}
 	losing = may_lose_sockets(cg);
 	if (losing && call->kind == CALL_BIND)
-		daemon_sweep(g, cg->state == GENERATION_STARTING);
-	r = call->kind == CALL_BIND ? on_bind(g, call, &error) : on_listen(g, w, call, &error);
+		(void)daemon_sweep(g, cg->state == GENERATION_STARTING);
+	r = call->kind == CALL_LISTEN            ? on_listen(g, w, call, &error)
+	    : call->address.ss_family == AF_UNIX ? on_bind_unix(g, call, &error)
+	                                         : on_bind(g, call, &error);
 	if (losing && call->kind == CALL_LISTEN && r == 0)
-		daemon_sweep(g, cg->state == GENERATION_STARTING);
+		(void)daemon_sweep(g, cg->state == GENERATION_STARTING);
 	if (r <= 0)
 		hurry_probes(g);
 	if (r < 0 && error.text[0])
@@ -149,7 +243,8 @@ enum adoption daemon_adoption(const struct live_generation *g)
 	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++) {
 		enum steering by = listener_set_info(g->set, i).steering;
 
-		any |= by == STEERING_EBPF || by == STEERING_CBPF;
+		any |= by != STEERING_SHARED ||
+		       listener_set_info(g->set, i).config->address.kind == ADDRESS_ABSTRACT;
 	}
 	if (!any)
 		return ADOPTION_NO;
@@ -189,6 +284,7 @@ void daemon_watch_adoption(struct live_generation *g, const struct live_worker *
 		        strerror(-error));
 		tell(d, RECORD_ADOPTION_IMPOSSIBLE, w, text);
 	}
+	listener_set_seek_lost(g->set, on_seek, g);
 	if (error < 0 || cg->state != GENERATION_STARTING || ev_is_active(&g->sweep))
 		return;
 	ev_timer_init(&g->sweep, on_sweep, SWEEP_SECONDS, SWEEP_SECONDS);

@@ -8,6 +8,7 @@
 
 #include "control/control.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 #include "process/link.h"
 #include "process/process.h"
 #include "sockets/adopt.h"
@@ -27,14 +28,15 @@ struct live_generation {
 	struct release *release;
 	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
+	uint64_t sent_before; /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
-	ev_timer sweep;     /* while it starts: has the program closed a socket again? */
-	char elsewhere[80]; /* where its program listens that is none of its addresses */
-	bool blind;         /* told that its sockets cannot be looked at */
+	ev_timer sweep;      /* while it starts: has the program closed a socket again? */
+	char elsewhere[200]; /* where its program listens that is none of its addresses: a list */
+	bool blind;          /* told that its sockets cannot be looked at */
 };
 
 /* The shell's side of a worker. */
@@ -73,6 +75,8 @@ struct posted {
 	char text[]; /* of ev, if it has one */
 };
 
+struct taken_server;
+
 struct config_source {
 	const char *file; /* NULL: the command line */
 	const char *environment;
@@ -106,6 +110,12 @@ struct daemon {
 	size_t n_kept;
 	struct live_door *doors;
 	uint64_t last_door;
+	struct taken_server *servers; /* that are taken over */
+	size_t n_servers;
+	struct taken_service *taken;
+	size_t n_taken;
+	ev_timer
+	        rest_timer; /* while a server has left processes behind that are not our children */
 	char status_text[256];
 	bool adoption_told; /* that sockets cannot be adopted */
 	bool out_of_memory; /* an event could not be queued: told once there is room */
@@ -127,8 +137,8 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 enum adoption daemon_adoption(const struct live_generation *g);
 /* After a worker was started whose sockets were to be adopted. */
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
-/* Sockets that the generation has lost; `starting`: it has never served. */
-void daemon_sweep(struct live_generation *g, bool starting);
+/* Sockets that the generation has lost; `starting`: it has never served. Whether there is any. */
+bool daemon_sweep(struct live_generation *g, bool starting);
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
 
 /* deploy.c: the release link, which leads to what a service is started from */
@@ -145,6 +155,16 @@ void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
 /* A process_lister of a struct live_generation. */
 void live_generation_processes(void *data, void (*each)(pid_t pid, void *arg), void *arg);
+
+/* takeover.c: servers that run unmanaged */
+/* Finds them and refuses with words what cannot be taken. */
+int take_over_find(struct daemon *d, const pid_t *pids, size_t n, struct ho_error *reterr);
+void take_over_free(struct daemon *d);
+/* The listeners and the processes of generation 0. */
+int take_over_prepare(struct daemon *d, const struct generation *cg, struct listener_set **ret,
+        struct ho_error *reterr);
+int take_over_attach(struct daemon *d, const struct generation *cg, unsigned worker, void *user,
+        struct process **ret, struct ho_error *reterr);
 
 /* kept.c: like systemd's descriptor store, for workers */
 void kept_add(struct daemon *d, uint32_t service, const char *name, int fd);
@@ -175,5 +195,9 @@ void config_source_note_inert(const struct config *c);
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
+
+/* browsing.c */
+void daemon_answer_connections(
+        struct daemon *d, struct control_call *call, const char *service, uint32_t generation);
 
 #endif

@@ -41,6 +41,8 @@ struct control_call {
 	bool overlaps; /* the next call may start before this one is answered */
 	bool follows;  /* events, until the client goes */
 	bool done;
+	const struct control_stream *stream; /* gives the answer piece by piece */
+	void *stream_data;
 	char *reply; /* of a done one that waits for its turn */
 	size_t reply_size;
 };

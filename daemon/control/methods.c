@@ -119,6 +119,24 @@ void control_answer_services(struct control_call *call, const char *const *names
 	call_reply(call, json_pack("{s:o}", "services", list));
 }
 
+void control_answer_connections(
+        struct control_call *call, const struct control_connection *list, size_t n, bool last)
+{
+	json_t *items = json_array(), *parameters;
+
+	for (size_t i = 0; items && i < n; i++) {
+		if (json_array_append_new(items, connection_to_json(&list[i]))) {
+			json_decref(items);
+			items = NULL;
+		}
+	}
+	parameters = json_pack("{s:o}", "connections", items);
+	if (last)
+		call_reply(call, parameters);
+	else
+		call_continue(call, parameters);
+}
+
 /* The getters give false when the parameter has been found wrong, and the call is answered then. */
 
 static bool get_name(
@@ -353,6 +371,27 @@ static void run_logs(struct control_call *call, const struct method *m, json_t *
 		c->handlers.logs(c->handlers.data, call, service);
 }
 
+static void run_connections(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+	json_t *j = json_object_get(parameters, "generation");
+	json_int_t generation = json_integer_value(j);
+	const char *service;
+
+	(void)m;
+	if (!get_name(call, parameters, "service", &service))
+		return;
+	if (!service)
+		invalid(call, "service");
+	else if (j && !json_is_null(j) &&
+	         (!json_is_integer(j) || generation < 1 || generation > UINT32_MAX))
+		invalid(call, "generation");
+	else if (!call->more || call->oneway)
+		call_error(call, ERROR_EXPECTED_MORE, json_object());
+	else
+		c->handlers.connections(c->handlers.data, call, service, (uint32_t)generation);
+}
+
 static void run_events(struct control_call *call, const struct method *m, json_t *parameters)
 {
 	json_t *lines = json_object_get(parameters, "lines");
@@ -432,6 +471,8 @@ static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".Shutdown", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_SHUTDOWN, .waits = stop_waits, .parameters = {"timeout"}},
 	{.name = INTERFACE_MANAGER ".Events", .run = run_events, .parameters = {"follow", "lines"}},
+	{.name = INTERFACE_MANAGER ".Connections", .run = run_connections,
+		.parameters = {"service", "generation"}},
 	{.name = INTERFACE_MANAGER ".Logs", .run = run_logs, .parameters = {"service"}},
 	{.name = INTERFACE_SERVICE ".GetInfo", .run = run_info},
 	{.name = INTERFACE_SERVICE ".GetInterfaceDescription", .run = run_description,

@@ -46,11 +46,12 @@ struct origin {
 	int line;
 };
 
+#define DEFAULT_MODE 0666 /* of a UNIX socket */
 struct listener_config {
 	const char *name; /* several addresses of one listener have the same name */
 	struct address address;
 	int backlog;
-	uint32_t mode;     /* of a UNIX socket's inode (0666) */
+	uint32_t mode;     /* of a UNIX socket's inode */
 	const char *owner; /* user and group of the inode; NULL: handoffd's own */
 	const char *group;
 	struct origin origin;
@@ -71,6 +72,7 @@ enum {
 };
 
 enum listen_pid { LISTEN_PID_CHILD, LISTEN_PID_NONE, LISTEN_PID_PARENT };
+enum accept_mode { ACCEPT_AUTO, ACCEPT_NON_BLOCKING, ACCEPT_BLOCKING };
 
 enum ready_by {
 	READY_AUTO,
@@ -142,6 +144,7 @@ struct service_config {
 	enum sockets_mode sockets;
 	unsigned dialects;
 	enum listen_pid listen_pid;
+	enum accept_mode accept;
 	struct ready_config ready;
 	struct drain_config drain;
 	struct rollout_config rollout;
@@ -197,6 +200,8 @@ const struct service_config *config_find_from(const struct config *c, const char
 bool address_equal(const struct address *a, const struct address *b);
 
 const char *ready_by_to_string(enum ready_by by);
+/* Does accept(2) wait on the sockets that the service is given? */
+bool config_accept_blocks(const struct service_config *s);
 const char *sockets_mode_to_string(enum sockets_mode m);
 
 #endif

@@ -19,6 +19,7 @@ enum {
 	TAKES_ROLL = 1 << 7,   /* how a roll-out is done */
 	TAKES_CANARY = 1 << 8, /* a part of it: that of a canary */
 	TAKES_RELEASE = 1 << 9,
+	TAKES_GENERATION = 1 << 10,
 };
 
 /* `value` names what the option takes, and so how it is completed: words with | between them, PATH,

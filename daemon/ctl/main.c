@@ -58,6 +58,11 @@ static int take_option(struct ctl *ctl, const struct ctl_option *o, const char *
 		if (ctl->lines_set)
 			return 0;
 		return complain(CODE_USAGE, "--lines takes a number, not \"%s\"", value);
+	case 'g':
+		if (parse_number(value, UINT32_MAX, &ctl->generation) && ctl->generation)
+			return 0;
+		return complain(
+		        CODE_USAGE, "--generation takes the number of one, not \"%s\"", value);
 	case 'c':
 		ctl->config = value;
 		return 0;

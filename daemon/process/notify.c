@@ -65,6 +65,8 @@ static bool parse_line(char *line, struct notify_message *m)
 	        {"WATCHDOG=trigger", NOTIFY_WATCHDOG_TRIGGER},
 	        {"FDSTORE=1", NOTIFY_FDSTORE},
 	        {"FDSTOREREMOVE=1", NOTIFY_FDREMOVE},
+	        {"HANDOFF_HELLO=1", NOTIFY_HELLO},
+	        {"HANDOFF_DRAINS=1", NOTIFY_DRAINS},
 	        {"HANDOFF_FETCH=1", NOTIFY_FETCH},
 	};
 	static const struct {
@@ -77,7 +79,7 @@ static bool parse_line(char *line, struct notify_message *m)
 	        {"MAINPID", NOTIFY_MAINPID_IGNORED, INT32_MAX},
 	};
 
-	*m = (struct notify_message){.fd = -1};
+	*m = (struct notify_message){.fd = -1, .candidate = -1, .page_fd = -1};
 	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
 		if (strcmp(line, words[i].line) == 0) {
 			m->kind = words[i].kind;
@@ -179,7 +181,7 @@ static bool valid_name(const char *name)
 struct delivery {
 	struct notify *notify;
 	bool alive;
-	bool store, forget, fetch;
+	bool store, forget, fetch, hello, drains;
 	char name[CONFIG_MAX_NAME], layout[CONFIG_MAX_NAME], live[CONFIG_MAX_NAME];
 };
 
@@ -207,6 +209,11 @@ static bool deliver(void *arg, const struct notify_message *m)
 		d->fetch |= m->kind == NOTIFY_FETCH;
 		return true;
 	}
+	if (m->kind == NOTIFY_HELLO || m->kind == NOTIFY_DRAINS) {
+		d->hello |= m->kind == NOTIFY_HELLO;
+		d->drains |= m->kind == NOTIFY_DRAINS;
+		return true;
+	}
 	d->alive = d->notify->message(d->notify->data, m);
 	return d->alive;
 }
@@ -215,8 +222,17 @@ static bool deliver(void *arg, const struct notify_message *m)
 static void deliver_fds(struct delivery *d, const struct beside *b)
 {
 	struct notify_message m = {
-	        .kind = NOTIFY_FDREMOVE, .text = d->name, .fd = -1, .candidate = -1};
+	        .kind = NOTIFY_FDREMOVE, .text = d->name, .fd = -1, .candidate = -1, .page_fd = -1};
 
+	if (d->alive && d->hello && b->n_fds) {
+		m = (struct notify_message){.kind = NOTIFY_HELLO,
+		        .number = d->drains,
+		        .fd = b->fds[0],
+		        .candidate = -1,
+		        .page_fd = b->n_fds > 1 ? b->fds[1] : -1};
+		d->alive = d->notify->message(d->notify->data, &m);
+		return;
+	}
 	if (d->alive && d->forget)
 		d->alive = d->notify->message(d->notify->data, &m);
 	m.kind = NOTIFY_FDSTORE;
@@ -229,17 +245,19 @@ static void deliver_fds(struct delivery *d, const struct beside *b)
 		m.fd = b->fds[0];
 		d->alive = d->notify->message(d->notify->data, &m);
 	}
-	if (d->alive && d->live[0] && b->n_fds == 1) {
-		m = (struct notify_message){
-		        .kind = NOTIFY_LIVE, .text = d->live, .fd = b->fds[0], .candidate = -1};
-		d->alive = d->notify->message(d->notify->data, &m);
-		m.text = d->name;
-	}
 	if (d->alive && d->layout[0] && b->n_fds == 2) {
 		m.kind = NOTIFY_KEEP;
 		m.fd = b->fds[0];
 		m.candidate = b->fds[1];
 		m.layout = d->layout;
+		d->alive = d->notify->message(d->notify->data, &m);
+	}
+	if (d->alive && d->live[0] && b->n_fds == 1) {
+		m = (struct notify_message){.kind = NOTIFY_LIVE,
+		        .text = d->live,
+		        .fd = b->fds[0],
+		        .candidate = -1,
+		        .page_fd = -1};
 		d->alive = d->notify->message(d->notify->data, &m);
 	}
 }

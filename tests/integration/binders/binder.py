@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: MIT
 """Programs that bind their port themselves: binder.py MODE PORT."""
 
+import contextlib
 import http.server
 import os
 import pathlib
 import signal
 import socket
+import socketserver
 import sys
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "programs/apps/python"))
 from pattern import answer, parse  # noqa: E402
 
-PORT = int(sys.argv[2])
+PORT = int(sys.argv[2]) if sys.argv[2].isdigit() else sys.argv[2]  # or the path of a UNIX socket
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -65,6 +68,137 @@ def reuseport():
         signal.signal(signal.SIGTERM, leave)
     http.server.ThreadingHTTPServer.allow_reuse_port = True
     serve()
+
+
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def get_request(self):
+        return self.socket.accept()[0], ("unix", 0)
+
+
+def path():
+    """Removes what is there, binds, and says who may connect, by the name alone."""
+    if os.path.exists(PORT):
+        os.unlink(PORT)
+    server = UnixServer(PORT, Handler)
+    os.chmod(PORT, 0o640)
+    try:
+        server.serve_forever()
+    finally:
+        os.unlink(PORT)
+
+
+def early_path():
+    """Says who may connect between bind and listen."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(PORT)
+    server = UnixServer(PORT, Handler, bind_and_activate=False)
+    server.server_bind()
+    os.chmod(PORT, 0o640)
+    server.server_activate()
+    server.serve_forever()
+
+
+def careful_path():
+    """Leaves another one alone that answers, as puma does."""
+    with socket.socket(socket.AF_UNIX) as s:
+        try:
+            s.connect(PORT)
+            sys.exit("somebody serves there already")
+        except OSError:
+            pass
+    path()
+
+
+def timid_path():
+    """Does not even look who is there."""
+    if os.path.exists(PORT):
+        sys.exit("the path exists")
+    path()
+
+
+def dies_after_bind():
+    os.unlink(PORT)
+    UnixServer(PORT, Handler)
+    os._exit(7)
+
+
+def path_and_others():
+    """Files, directories and sockets beside its own."""
+    beside = pathlib.Path(PORT).parent
+    (beside / "other").touch()
+    os.chdir(beside)
+    os.unlink("other")
+    second = socket.socket(socket.AF_UNIX)
+    second.bind("second.sock")
+    second.listen()
+    path()
+
+
+def abstract():
+    UnixServer("\0" + PORT[1:], Handler).serve_forever()
+
+
+def in_thread(server):
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def reopens():
+    """Closes its socket on SIGUSR1, and has a new one on SIGUSR2."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+    server = in_thread(http.server.ThreadingHTTPServer(("", PORT), Handler))
+    while True:
+        if signal.sigwait({signal.SIGUSR1, signal.SIGUSR2}) == signal.SIGUSR1:
+            server.shutdown()
+            server.server_close()
+            print("closed", flush=True)
+        else:
+            server = in_thread(http.server.ThreadingHTTPServer(("", PORT), Handler))
+
+
+def one_of_two():
+    """Two processes; on SIGUSR1 one of them closes its socket and lives on, or it has one only then."""
+    http.server.ThreadingHTTPServer.allow_reuse_port = True
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    child = os.fork()
+    if child:
+        signal.signal(signal.SIGTERM, lambda *_: (os.kill(child, signal.SIGTERM), os._exit(0)))
+        return serve()
+    later = sys.argv[1] == "a_second_later"
+    server = None if later else in_thread(http.server.ThreadingHTTPServer(("", PORT), Handler))
+    signal.sigwait({signal.SIGUSR1})
+    if later:
+        serve()
+    server.shutdown()
+    server.server_close()
+    print("closed", flush=True)
+    signal.pause()
+
+
+a_second_later = one_of_two
+
+
+def many():
+    """As many sockets as it may have."""
+    sockets = []
+    try:
+        for _ in range(100):
+            sockets.append(socket.socket())
+            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sockets[-1].bind(("", PORT))
+            sockets[-1].listen()
+    except OSError as error:
+        print(f"socket {len(sockets)}: {os.strerror(error.errno)}", flush=True)
+        sockets.pop().close()
+    for s in sockets:
+        server = http.server.ThreadingHTTPServer(("", PORT), Handler, bind_and_activate=False)
+        server.socket.close()
+        server.socket = s
+        in_thread(server)
+    signal.pause()
 
 
 def other_port():
