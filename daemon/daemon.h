@@ -97,6 +97,7 @@ struct daemon {
 	struct systemd_watchdog *watchdog;
 	struct config_source source;
 	ev_timer timer;
+	ev_timer monitors; /* the next status for those who watch; runs only for them */
 	ev_prepare prepare;
 	ev_io signals;
 	int signal_fd;
@@ -193,6 +194,10 @@ void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
+/* Keeps the client told until it goes. */
+void daemon_answer_monitor(struct daemon *d, struct control_call *call);
+/* A callback of daemon.monitors. */
+void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
 

@@ -394,6 +394,11 @@ static void on_status(void *data, struct control_call *call, const char *service
 	daemon_answer_status(data, call, service);
 }
 
+static void on_monitor(void *data, struct control_call *call)
+{
+	daemon_answer_monitor(data, call);
+}
+
 static void on_services(void *data, struct control_call *call)
 {
 	daemon_answer_services(data, call);
@@ -492,6 +497,7 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 const struct control_handlers daemon_control_handlers = {
         .status = on_status,
         .services = on_services,
+        .monitor = on_monitor,
         .request = on_request,
         .gone = on_gone,
         .logs = on_logs,
