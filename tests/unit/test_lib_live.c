@@ -135,14 +135,13 @@ static void on_wanted(struct handoff_live *live, void *data)
 		struct connection *c = &s->connections[i];
 		char state[100];
 
-		if (c->passing || (c->done && !s->pass_again))
+		if (c->passing || (c->done && !(s->pass_again && c->result)))
 			continue;
 		memset(state, (int)i, sizeof state);
 		memcpy(state, &i, sizeof i);
 		if (handoff_pass(live, c->fd, state, 4 + i % 96, c) < 0)
 			return;
 		c->passing = true;
-		c->done = false;
 	}
 }
 
@@ -348,18 +347,17 @@ static void taker_dies(void **state)
 	}
 	(void)close(ends[0]);
 	hand_in(giver_door, "give", ends[1]);
-	run_until(giver, 192);
+	run_until(giver, 65); /* beyond the first batch only its end brings any */
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
+	assert_int_equal(handoff_live_wanted(giver->live), 0);
 	assert_int_equal(giver->n_passed, 64);
-	assert_int_equal(giver->n_kept, 128);
+	assert_true(giver->n_kept == 64 || giver->n_kept == 128);
 	for (unsigned i = 64; i < 300; i++)
 		assert_alive(giver, i);
-	run();
-	assert_int_equal(handoff_live_wanted(giver->live), 0);
 	/* another one is started in its place */
-	giver->pass_again = true;
 	giver->n_kept = 0;
+	giver->pass_again = true;
 	for (unsigned i = 0; i < 64; i++)
 		giver->connections[i].passing = true; /* gone with the first one */
 	taker = side_new(&takes);
@@ -367,9 +365,6 @@ static void taker_dies(void **state)
 	pair(ends);
 	hand_in(taker_door, "take 3", ends[0]);
 	hand_in(giver_door, "give", ends[1]);
-	giver->pass_again = false;
-	for (unsigned i = 64; i < 300; i++)
-		giver->connections[i].done = false;
 	run_until(giver, 300);
 	assert_int_equal(taker->n_taken, 236);
 	side_free(giver);
