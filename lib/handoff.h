@@ -243,41 +243,42 @@ unsigned handoff_serving(const struct handoff *h);
 int handoff_every(struct handoff *h, double seconds, int flags, int (*f)(void *data), void *data,
         struct handoff_timer **ret);
 
-/* Ends it and frees it; allowed also in its own callback. NULL is fine; a timer that has ended by its
- * callback's word must not be given any more. */
+/* Ends it and frees it; allowed also in its own callback. NULL is fine; a timer that has ended by
+ * its callback's word must not be given any more. */
 void handoff_timer_stop(struct handoff_timer *t);
 
 /* ---- Experimental: may change until the next version ---- */
 
 /* -- Kept memory -- */
 
-/* Fills new memory, which is all zero. `old`: what an older generation has under the same name, if it
- * is of another layout (and read only: generations that use it go on with it), else NULL; take over
- * what makes sense. It is called with both locked, in the process that came first, and must not call
- * handoff_keep(); 0, or a negative
- * errno which handoff_keep() hands on: then the next one who asks is asked to fill it. */
+/* Fills new memory, which is all zero. `old`: what an older generation has under the same name, if
+ * it is of another layout (and read only: generations that use it go on with it), else NULL; take
+ * over what makes sense. It is called with both locked, in the process that came first, and must
+ * not call handoff_keep(); 0, or a negative errno which handoff_keep() hands on: then the next one
+ * who asks is asked to fill it. */
 typedef int (*handoff_keep_init)(
-	void *memory, const void *old, size_t old_size, unsigned old_version, void *data);
+        void *memory, const void *old, size_t old_size, unsigned old_version, void *data);
 
 /* Memory of this name, for all workers of this generation and those to come: made and filled once,
- * then the same at each call, in each worker, after a reload and after a crash. Another `version` or
- * `size` is another layout: it gets memory of its own, filled from the old one by `init`. A
- * generation that failed or was turned back takes its layout with it; the older one has what it had.
+ * then the same at each call, in each worker, after a reload and after a crash. Another `version`
+ * or `size` is another layout: it gets memory of its own, filled from the old one by `init`. A
+ * generation that failed or was turned back takes its layout with it; the older one has what it
+ * had.
  *
  * Generations that use the same layout share it at the same time: change it with atomic operations,
- * or between handoff_keep_lock() and handoff_keep_unlock(). It is at another address in each process:
- * no pointers in it. It cannot be unmapped.
+ * or between handoff_keep_lock() and handoff_keep_unlock(). It is at another address in each
+ * process: no pointers in it. It cannot be unmapped.
  *
  * `init` may be NULL: zeros. Without handoffd it is the process's own; under systemd alone it is in
  * the descriptor store (FileDescriptorStoreMax=), for a service of one process.
  *
  * NULL on failure, with errno: EINVAL (name: 1 to 63 printable characters, no blank and no colon),
- * EEXIST (this generation has it in another layout), ENOSPC (handoffd keeps 32 things of a service),
- * ETIMEDOUT (no answer from handoffd in 5 s, or somebody fills it for more than 30 s), ECONNREFUSED
- * (handoffd is gone), what `init` returned, and those of memfd_create(2) and
- * mmap(2). Blocks for as long as the answer takes: to be called at the start. */
+ * EEXIST (this generation has it in another layout), ENOSPC (handoffd keeps 32 things of a
+ * service), ETIMEDOUT (no answer from handoffd in 5 s, or somebody fills it for more than 30 s),
+ * ECONNREFUSED (handoffd is gone), what `init` returned, and those of memfd_create(2) and mmap(2).
+ * Blocks for as long as the answer takes: to be called at the start. */
 void *handoff_keep(
-	const char *name, unsigned version, size_t size, handoff_keep_init init, void *data);
+        const char *name, unsigned version, size_t size, handoff_keep_init init, void *data);
 
 /* The lock of kept memory, for threads and processes. Waits so many milliseconds, without end if
  * that is negative. 0, or 1 if whoever had it has died: what it changed may be half done, make it
@@ -291,8 +292,8 @@ void handoff_keep_unlock(void *memory);
  * memory or for a descriptor. Blocks as handoff_keep(). */
 int handoff_keep_fd(const char *name, int fd);
 
-/* A new descriptor for what is kept under a name now; the caller's, close-on-exec. -ENOENT: nothing.
- * Blocks as handoff_keep(). */
+/* A new descriptor for what is kept under a name now; the caller's, close-on-exec. -ENOENT:
+ * nothing. Blocks as handoff_keep(). */
 int handoff_kept_fd(const char *name);
 
 /* What is kept under this name, memory or descriptor, is not kept any more; whoever has it, has it
