@@ -2,6 +2,7 @@
 /* What the core wants, as calls; what comes of it, as events. The only file that sees every room of
  * the shell; it decides nothing. */
 #include "daemon.h"
+#include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
 
@@ -60,7 +61,7 @@ static void describe_listeners(const struct live_generation *g, bool alone, stru
 	ev->prepared.migrates = migrates;
 	ev->prepared.probeable = !shared || alone;
 	ev->prepared.divisible = divisible;
-	ev->text = g->release->directory;
+	ev->text = g->release ? g->release->directory : NULL;
 }
 
 void live_generation_free(struct live_generation *g)
@@ -111,6 +112,12 @@ static void do_prepare(struct daemon *d, const struct action *a)
 	*g = (struct live_generation){
 	        .daemon = d, .service = a->service, .generation = a->generation};
 	ev_timer_init(&g->sweep, NULL, 0., 0.);
+	if (cg->taken) {
+		r = take_over_prepare(d, cg, &g->set, &error);
+		if (r < 0)
+			goto fail;
+		goto done;
+	}
 	r = daemon_release(cg, &a->prepare, g, &error);
 	if (r < 0)
 		goto fail;
@@ -129,6 +136,7 @@ static void do_prepare(struct daemon *d, const struct action *a)
 		if (r < 0)
 			goto fail;
 	}
+done:
 	cg->shell = g;
 	describe_listeners(g, cg->service->n_generations == 1, &ev);
 	daemon_post(d, &ev);
@@ -273,7 +281,7 @@ static void do_steer(struct daemon *d, const struct action *a)
 		if (!g || !g->set)
 			continue;
 		if (sv->generations[i]->state == GENERATION_READY) {
-			daemon_sweep(g, true);
+			(void)daemon_sweep(g, true);
 			ev_timer_stop(d->loop, &g->sweep);
 		}
 		shares[n++] = (struct share){g->set, sv->generations[i]->share};
@@ -325,20 +333,35 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 		struct listener_info l = listener_set_info(g->set, n);
 
 		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
+		/* anew for every worker: one before may have changed it */
+		(void)listener_set_blocking(g->set, n, config_accept_blocks(g->release->service));
 	}
 	return n;
+}
+
+static int start_process(struct daemon *d, const struct action *a, struct live_worker *w,
+        struct live_generation *g, struct ho_error *reterr)
+{
+	struct passed_fd fds[CONFIG_MAX_LISTENERS];
+	struct process_spec spec = {
+	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
+	int r;
+
+	spec.n_fds = sockets_to_pass(g, fds);
+	spec.adoption = daemon_adoption(g);
+	spec.n_fds += kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
+	r = process_start(d->processes, &spec, w, &w->process, reterr);
+	if (r >= 0 && spec.adoption != ADOPTION_NO)
+		daemon_watch_adoption(g, w);
+	return r;
 }
 
 static void do_start_worker(struct daemon *d, const struct action *a)
 {
 	struct generation *cg = core_generation(d, a);
-	struct live_generation *g = cg->shell;
 	struct live_worker *w = calloc(1, sizeof *w);
-	struct passed_fd fds[CONFIG_MAX_LISTENERS];
 	struct event ev = of(a, EVENT_WORKER_STARTED);
 	struct ho_error error = {0};
-	struct process_spec spec = {
-	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
 	int r = -ENOMEM;
 
 	if (!w) {
@@ -349,11 +372,8 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 		        .generation = a->generation,
 		        .index = a->worker,
 		        .serial = a->serial};
-		spec.n_fds = sockets_to_pass(g, fds);
-		spec.adoption = daemon_adoption(g);
-		spec.n_fds +=
-		        kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
-		r = process_start(d->processes, &spec, w, &w->process, &error);
+		r = cg->taken ? take_over_attach(d, cg, a->worker, w, &w->process, &error)
+		              : start_process(d, a, w, cg->shell, &error);
 	}
 	if (r < 0) {
 		free(w);
@@ -363,8 +383,6 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 		return;
 	}
 	cg->workers[a->worker].shell = w;
-	if (spec.adoption != ADOPTION_NO)
-		daemon_watch_adoption(g, w);
 	ev.pid = process_pid(w->process);
 	daemon_post(d, &ev);
 }
@@ -516,9 +534,11 @@ static void do_tell_systemd(const struct action *a)
 	}
 }
 
-static void do_release(struct daemon *d, struct live_generation *g)
+static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 {
 	stop_probes(d, g);
+	if (leave && g->set)
+		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
 	live_generation_free(g);
 }
@@ -578,7 +598,7 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		do_name_cut(d, a);
 		break;
 	case ACTION_RELEASE:
-		do_release(d, a->shell);
+		do_release(d, a->shell, a->leave);
 		break;
 	case ACTION_ANSWER:
 		do_answer(a);

@@ -83,7 +83,7 @@ static json_t *service_to_json(const void *item, usec_t offset)
 
 	return json_pack("{s:o, s:s, s:o, s:b, s:o, s:o, s:o}", "name", wire_string(s->name),
 	        "state", s->state, "generation",
-	        s->generation ? json_integer(s->generation) : json_null(), "reloading",
+	        s->generation || s->zeroth ? json_integer(s->generation) : json_null(), "reloading",
 	        s->reloading, "last_result",
 	        s->last_result ? result_to_json(s->last_result) : json_null(), "listeners",
 	        list_to_json(s->listeners, s->n_listeners, sizeof *s->listeners, listener_to_json,

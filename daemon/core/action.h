@@ -61,6 +61,7 @@ struct action {
 	union {
 		int signo;
 		bool http; /* PROBE: an answer is wanted, else to be taken from the queue */
+		bool leave; /* RELEASE: the sockets are a foreign server's, which goes on with them */
 		struct prepare prepare;
 		const char *from; /* POINT_BACK: a directory; lives in the list */
 		struct request *request;

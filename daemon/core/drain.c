@@ -11,6 +11,7 @@
 #include "core/drain.h"
 #include "core/service.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 
 /* A lookup that began before the turn may still pick the old listener: seen to be over within 2 ms.
  */
@@ -77,15 +78,16 @@ const char *drain_by(const struct generation *g)
 	return generation_by_message(g) ? "message" : drain_when_quiet(g) ? "signal" : "idle";
 }
 
-static void release(struct generation *g)
+void drain_release(struct generation *g)
 {
+	bool leave = taken_is_foreign(g);
 	struct service *sv = g->service;
 	struct supervisor *s = sv->supervisor;
 	struct record *r;
 
 	generation_set_state(g, GENERATION_GONE);
 	if (g->prepared)
-		supervisor_act(s, ACTION_RELEASE, sv, g, NULL);
+		supervisor_act(s, ACTION_RELEASE, sv, g, NULL)->leave = leave;
 	g->prepared = false;
 	r = supervisor_record(s, RECORD_GENERATION_GONE, sv, g, NULL);
 	r->connections = g->cut;
@@ -97,7 +99,7 @@ static void release(struct generation *g)
 static bool rescue(struct generation *g)
 {
 	if (g->quiet || g->migrates || g->told || !g->prepared || g->rescues >= RESCUES_MAX ||
-	        g->settings->restart == RESTART_NEVER)
+	        g->taken || g->settings->restart == RESTART_NEVER)
 		return false;
 	g->rescues++;
 	supervisor_record(
@@ -194,7 +196,7 @@ bool drain_advance(struct generation *g)
 		}
 		if (g->state == GENERATION_DRAINING && rescue(g))
 			return true;
-		release(g);
+		drain_release(g);
 		return true;
 	}
 	if (s->now >= g->kill_at) {

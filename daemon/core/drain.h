@@ -17,4 +17,7 @@ void drain_counted(struct generation *g, uint64_t total, uint64_t idle, usec_t o
 /* Its connections cannot be counted: it is only stopped at its deadline. */
 void drain_uncountable(struct generation *g, const char *why);
 
+/* It has no process any more, or none that is ours. */
+void drain_release(struct generation *g);
+
 #endif

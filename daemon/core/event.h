@@ -46,6 +46,8 @@ enum worker_word {
 	WORD_HELLO
 };
 
+struct taken_service;
+
 struct event {
 	enum event_type type;
 	uint32_t service; /* id; 0 where it does not belong */
@@ -79,6 +81,9 @@ struct event {
 			usec_t oldest;
 		} inflight;
 	};
+	/* CONFIG_LOADED, the first one: servers that are taken over */
+	const struct taken_service *taken;
+	size_t n_taken;
 	const char *text; /* the reason of a failure, the status text, the directory that was
 	                     PREPARED; or NULL */
 };

@@ -5,6 +5,7 @@
 #include "core/drain.h"
 #include "core/service.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 #include "core/turn.h"
 
 #include <stdio.h>
@@ -33,10 +34,10 @@ const char *generation_state_to_string(enum generation_state s)
 }
 
 struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
-        const struct service_config *settings, usec_t now)
+        const struct service_config *settings, unsigned n_workers, usec_t now)
 {
 	struct generation *g = calloc(1, sizeof *g);
-	struct worker *workers = calloc(settings->workers, sizeof *workers);
+	struct worker *workers = calloc(n_workers, sizeof *workers);
 
 	if (!g || !workers) {
 		free(g);
@@ -65,7 +66,7 @@ struct generation *generation_new(struct service *service, uint32_t id, struct c
 	        .hold = settings->rollout.hold,
 	        .keep_warm = settings->rollout.keep_warm,
 	        .workers = workers,
-	        .n_workers = settings->workers,
+	        .n_workers = n_workers,
 	};
 	for (unsigned i = 0; i < g->n_workers; i++)
 		workers[i] = (struct worker){
@@ -175,7 +176,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 	        [GENERATION_STARTING] = TO(READY) | TO(FAILED),
 	        [GENERATION_READY] = TO(CANARY) | TO(SERVING) | TO(FAILED),
 	        [GENERATION_CANARY] = TO(SERVING) | TO(DRAINING),
-	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING),
+	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING) | TO(GONE),
 	        [GENERATION_WARM] = TO(SERVING) | TO(DRAINING),
 	        [GENERATION_DRAINING] = TO(SERVING) | TO(STOPPING) | TO(GONE),
 	        [GENERATION_STOPPING] = TO(GONE),
@@ -305,6 +306,8 @@ void generation_kill(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 
+	if (taken_is_foreign(g))
+		return;
 	g->told = g->killed = true;
 	g->kill_at = USEC_INFINITY;
 	for (unsigned i = 0; i < g->n_workers; i++) {
@@ -335,11 +338,16 @@ void generation_fail(
 	generation_set_state(g, GENERATION_FAILED);
 	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
 	        action_text(s->out, "%s", g->reason);
-	generation_tell(g);
-	generation_restore_link(g);
-	g->kill_at = usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
 	if (sv->rolling == g)
 		sv->rolling = NULL;
+	if (g->taken) {
+		taken_failed(g);
+	} else {
+		generation_tell(g);
+		generation_restore_link(g);
+		g->kill_at =
+		        usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
+	}
 	service_result(sv, g->roll.kind, g->id, code, outcome, g->reason);
 }
 
@@ -350,7 +358,7 @@ static bool wants_probe(const struct generation *g)
 {
 	enum ready_by by = g->settings->ready.by;
 
-	if (!generation_has_listeners(g) || !g->probeable)
+	if (!generation_has_listeners(g) || !g->probeable || g->taken)
 		return false;
 	return by == READY_AUTO || by == READY_ACCEPTING || by == READY_LISTENING ||
 	       by == READY_HTTP;
@@ -358,6 +366,8 @@ static bool wants_probe(const struct generation *g)
 
 static bool is_ready(struct generation *g, usec_t now)
 {
+	if (g->taken)
+		return true;
 	switch (g->settings->ready.by) {
 	case READY_AUTO:
 		if (all_workers(g, true) || (g->probed && !g->speaks_notify))
@@ -617,13 +627,16 @@ void generation_worker_started(struct generation *g, struct worker *w, int pid)
 	w->pid = pid;
 	w->started = s->now;
 	supervisor_record(s, RECORD_WORKER_STARTED, g->service, g, w);
-	if (g->told) { /* the order came while it was being started */
+	if (g->taken && g->state == GENERATION_FAILED) {
+		taken_forget_worker(g, w);
+	} else if (g->told) { /* the order came while it was being started */
 		tell_to_stop(g, w);
 		if (g->killed) {
 			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 			w->killed = true;
 		}
-	} else if (g->state == GENERATION_STARTING && g->settings->ready.by == READY_EXEC) {
+	} else if (g->state == GENERATION_STARTING && g->settings->ready.by == READY_EXEC &&
+	           !g->taken) {
 		supervisor_act(s, ACTION_WATCH_EXEC, g->service, g, w);
 	}
 }
@@ -632,7 +645,7 @@ static void schedule_restart(struct generation *g, struct worker *w)
 {
 	struct supervisor *s = g->service->supervisor;
 
-	if (g->settings->restart == RESTART_NEVER || g->told)
+	if (g->settings->restart == RESTART_NEVER || g->told || g->taken)
 		return;
 	if (s->now - w->started >= STABLE_USEC)
 		w->failures = 0;
@@ -706,7 +719,7 @@ static void handle_rest(struct generation *g, struct worker *w)
 	if (g->state == GENERATION_FAILED || g->killed) {
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
-	} else if (g->state == GENERATION_SERVING && !g->told) {
+	} else if (g->state == GENERATION_SERVING && !g->told && !g->taken) {
 		tell_to_stop(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}
@@ -754,6 +767,8 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 		g->ended_badly = code != 1 || status;
 		(void)copy_string(g->reason, sizeof g->reason, story);
 	}
+	if (!worker_alive(w))
+		return; /* it was given up with the generation */
 	if (rest)
 		handle_rest(g, w);
 	else

@@ -8,6 +8,7 @@
  *   CANARY -> DRAINING                [turned: the canary was undone, or stop]
  *   SERVING -> WARM -> DRAINING       [generation_retire; at the end of bake and keep-warm]
  *   SERVING -> DRAINING               [generation_retire: nothing to go back to, or stop]
+ *   SERVING -> GONE                   [taken_leave: a foreign server is left as it was]
  *   WARM, DRAINING -> SERVING         [turned: rollback]
  *   DRAINING -> STOPPING              [told to stop: drained, or deadline]
  *   DRAINING, STOPPING, FAILED -> GONE [generation_release: no process left]
@@ -66,6 +67,7 @@ struct generation {
 	void *shell;           /* the shell's object: listeners, release */
 
 	bool preparing, prepared;
+	bool taken;                       /* the server that ran before us, see taken.h */
 	bool shared, migrates, probeable, divisible; /* see EVENT_PREPARED */
 	char *release;                /* directory it was started from, or NULL; owned */
 	bool linked;                  /* the release link was moved for it */
@@ -112,7 +114,7 @@ void roll_done(struct roll *r);
 
 /* NULL when memory is short. Takes a reference of the config. */
 struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
-        const struct service_config *settings, usec_t now);
+        const struct service_config *settings, unsigned n_workers, usec_t now);
 struct generation *generation_free(struct generation *g);
 /* How it shall be rolled out: takes what `roll` owns. `back`: as this has been, or NULL.
  * False when memory is short. */

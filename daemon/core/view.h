@@ -58,6 +58,7 @@ struct view_service {
 	size_t n_listeners;
 	struct view_generation *generations; /* newest first */
 	size_t n_generations;
+	bool zeroth; /* the one that serves is generation 0 */
 };
 
 struct view {

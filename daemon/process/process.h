@@ -178,6 +178,10 @@ struct process_spec {
  * a limit, user, capability or directory cannot be set: nothing is left behind then. */
 int process_start(struct processes *ps, const struct process_spec *spec, void *user,
         struct process **ret, struct ho_error *reterr);
+/* Takes a process that was started by somebody else, with its tree, as if it was a worker: it can
+ * be signalled, and its end is told (how is not known). Takes `pidfd` over, also on failure. */
+int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struct process **ret,
+        struct ho_error *reterr);
 /* Forgets it; if it still runs, it runs on unwatched. Accepts NULL, returns NULL. */
 struct process *process_free(struct process *p);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "world.h"
 #include "chance.h"
+#include "core/taken.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -22,6 +23,7 @@ struct sim_worker {
 
 struct sim_generation {
 	bool used, prepared, released, ready, watched, shared, migrates, linked;
+	bool left; /* a server that was taken over, and goes on without us */
 	uint32_t service, id;
 	const struct service_config *settings;
 	unsigned share;
@@ -256,6 +258,8 @@ static void do_start_worker(struct world *w, const struct action *a)
 		return;
 	}
 	k = &g->workers[a->worker];
+	if (!g->id && a->serial > 1)
+		error(w, "a server that was taken over is started again");
 	if (k->alive || k->rest_alive) {
 		error(w, "START_WORKER beside a living one");
 		return;
@@ -318,6 +322,8 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 	}
 	if (!kill)
 		judge_signal(w, g);
+	if (!g->id && (g->share || !g->share_lost))
+		error(w, "a server is told to stop that no generation has taken the place of");
 	k->told = true;
 	k->killed |= kill;
 	if (kill) {
@@ -402,7 +408,7 @@ static void do_steer(struct world *w, const struct action *a)
 			        ready != cg->n_workers)
 				error(w,
 				        "2: a share for a generation of which workers are missing");
-			if (g->settings->ready.by == READY_HTTP && !g->ready)
+			if (g->settings->ready.by == READY_HTTP && !g->ready && g->id)
 				error(w, "2: a share for a generation that did not answer its "
 				         "probe");
 		}
@@ -483,7 +489,12 @@ static void do_release(struct world *w, const struct action *a)
 		error(w, "8: RELEASE of what is released");
 		return;
 	}
-	if (has_processes(g))
+	g->left = a->leave;
+	if (a->leave && g->id)
+		error(w, "a generation of our own is left alone");
+	if (a->leave && g->share)
+		g->share = 0; /* the kernel's own doing from now on */
+	if (has_processes(g) && !a->leave)
 		error(w, "3: listeners of generation %u are closed beside a living process", g->id);
 	if (g->share)
 		error(w, "3: listeners of generation %u are closed while it has a share", g->id);
@@ -842,7 +853,8 @@ static void finish(struct world *w)
 		}
 	}
 	for (unsigned i = 0; i < w->n_gens; i++)
-		if (w->gens[i].used && (has_processes(&w->gens[i]) || !w->gens[i].released))
+		if (w->gens[i].used &&
+		        ((has_processes(&w->gens[i]) && !w->gens[i].left) || !w->gens[i].released))
 			error(w, "something of generation %u is left behind", w->gens[i].id);
 	for (unsigned i = 0; i < w->n_requests; i++)
 		if (!w->requests[i].answered && !w->requests[i].cancelled)
@@ -854,6 +866,7 @@ struct world_result world_live(struct chance chance, const struct world_options 
 	struct world *w = calloc(1, sizeof *w);
 	struct world_result result;
 	struct event ev = {.type = EVENT_CONFIG_LOADED};
+	struct taken_service taken = {"web", 1};
 	unsigned steps;
 
 	if (!w)
@@ -866,6 +879,11 @@ struct world_result world_live(struct chance chance, const struct world_options 
 		abort();
 	w->config = random_config(&w->chance);
 	ev.config = config_ref(w->config);
+	if (one_in(&w->chance, 4)) {
+		taken.processes += pick(&w->chance, MAX_WORKERS);
+		ev.taken = &taken;
+		ev.n_taken = 1;
+	}
 	step(w, &ev);
 	steps = 200 + pick(&w->chance, 8) * 100;
 	while (w->result.steps < steps && w->result.steps < options->max_steps && !w->exited &&

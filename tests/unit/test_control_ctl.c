@@ -68,7 +68,8 @@ static void on_status(void *data, struct control_call *call, const char *service
 	                .deadline_in = 41 * USEC_PER_SEC,
 	                .oldest = 12 * USEC_PER_SEC},
 	};
-	struct view_service web = {"web", "serving", 7, false, &last, &listener, 1, generations, 2};
+	struct view_service web = {"web", "serving", 7, false, &last, &listener, 1, generations, 2,
+	        false};
 	struct view view = {
 	        811, "0.1.0", "production", "running", "ebpf", NULL, now_usec(), &web, 1};
 

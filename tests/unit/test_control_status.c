@@ -77,8 +77,8 @@ static void test_status(void **state)
 	                .reason = "r"},
 	};
 	struct view_service services[] = {
-	        {"web", "serving", 7, false, &last, listeners, 1, generations, 3},
-	        {"idle", "stopped", 0, true, NULL, NULL, 0, NULL, 0},
+	        {"web", "serving", 7, false, &last, listeners, 1, generations, 3, false},
+	        {"idle", "stopped", 0, true, NULL, NULL, 0, NULL, 0, false},
 	};
 	struct view view = {811, "0.1.0", "production", "running", "ebpf", NULL, NOW, services, 2};
 

@@ -160,10 +160,13 @@ static void test_dialects(void **state)
 	assert_dialect(DIALECT_SERVER_STARTER,
 	        "SERVER_STARTER_PORT=127.0.0.1:8080=3;[::1]:8081=4;0.0.0.0:53=5;/run/a.sock=6\n"
 	        "SERVER_STARTER_GENERATION=7\n");
-	assert_dialect(DIALECT_EINHORN, "EINHORN_FDS=3 4 5 6 7\n");
+	assert_dialect(DIALECT_EINHORN,
+	        "EINHORN_MASTER_PID=4711\nEINHORN_SOCK_PATH=/proc/self/fd/8\n"
+	        "EINHORN_CHILD_INDEX=2\nEINHORN_FD_COUNT=5\nEINHORN_FD_0=3\nEINHORN_FD_1=4\n"
+	        "EINHORN_FD_2=5\nEINHORN_FD_3=6\nEINHORN_FD_4=7\nEINHORN_FDS=3 4 5 6 7\n");
 	assert_dialect(DIALECT_NGINX, "NGINX=3;4;5;6;7;\n");
 	assert_dialect(DIALECT_PHP_FPM,
-	        "FPM_SOCKETS=127.0.0.1:8080=3,[::1]:8081=4,0.0.0.0:53=5,/run/a.sock=6\n");
+	        "FPM_SOCKETS=127.0.0.1:8080=3,::1:8081=4,0.0.0.0:53=5,/run/a.sock=6\n");
 	assert_dialect(DIALECT_UNICORN, "UNICORN_FD=3,4,5,6,7\n");
 	assert_dialect(DIALECT_PUMA,
 	        "PUMA_INHERIT_0=3:tcp://127.0.0.1:8080\nPUMA_INHERIT_1=4:tcp://[::1]:8081\n"
