@@ -18,6 +18,7 @@
 #include "system/systemd.h"
 
 struct daemon;
+struct live_door;
 
 /* The shell's side of a generation: what the core's action PREPARE made. */
 struct live_generation {
@@ -110,6 +111,8 @@ struct daemon {
 	unsigned n_words;
 	struct kept_fd *kept;
 	size_t n_kept;
+	struct live_door *doors;
+	uint64_t last_door;
 	struct taken_server *servers; /* that are taken over */
 	size_t n_servers;
 	struct taken_service *taken;
@@ -179,6 +182,13 @@ void kept_claim(
 void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_message *m);
 /* A generation is gone: forgets memory that nobody can ask for any more. */
 void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
+
+/* live.c: connections passed from one generation to another, by workers that can do that */
+void live_door_open(struct live_worker *w, const struct notify_message *m);
+/* A worker is gone. */
+void live_forget(struct daemon *d, const struct live_worker *w);
+/* Brings those together that should be; to be called after every change. */
+void live_introduce(struct daemon *d);
 
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);

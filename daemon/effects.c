@@ -448,6 +448,7 @@ static void do_forget_worker(struct daemon *d, const struct action *a)
 	if (*at)
 		*at = w->next;
 	keep_last_words(d, a, w);
+	live_forget(d, w);
 	process_free(w->process);
 	free(w);
 }
