@@ -272,9 +272,8 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 static void on_output(
         void *data, struct process *p, bool is_stderr, const char *line, size_t length)
 {
-	(void)data;
-	(void)p;
 	log_output(is_stderr, line, length);
+	daemon_tell_output(data, process_user(p), line, length);
 }
 
 const struct process_handlers daemon_process_handlers = {
@@ -404,9 +403,9 @@ static void on_services(void *data, struct control_call *call)
 	daemon_answer_services(data, call);
 }
 
-static void on_logs(void *data, struct control_call *call, const char *service)
+static void on_logs(void *data, struct control_call *call, const char *service, bool follow)
 {
-	daemon_answer_logs(data, call, service);
+	daemon_answer_logs(data, call, service, follow);
 }
 
 static void on_connections(
