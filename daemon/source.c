@@ -50,8 +50,7 @@ static void note_fixed(struct daemon *d, const struct config *new)
 void config_source_note_inert(const struct config *c)
 {
 	static const char *const inert[] = {"rollout.canary", "rollout.hold", "rollout.step",
-	        "rollout.sticky", "rollout.order", "rollout.max-old-memory", "watch",
-	        "watch-ignore", "watch-debounce", "build"};
+	        "rollout.sticky", "rollout.max-old-memory"};
 
 	for (size_t i = 0; i < c->n_services; i++) {
 		const struct service_config *s = &c->services[i];
@@ -104,7 +103,8 @@ void config_source_load(struct daemon *d)
 	(void)stat(s->file, &s->seen);
 	(void)clock_gettime(CLOCK_REALTIME, &now);
 	s->fresh = nsec(&now) - nsec(&s->seen.st_mtim) < RACY_NSEC;
-	if (config_load(s->file, s->environment, &config, &mistakes) == 0) {
+	if (config_load(s->file, s->environment, &config, &mistakes) == 0 &&
+	        (!s->development || config_develop(config, s->only, &mistakes) == 0)) {
 		note_fixed(d, config);
 		config_source_note_inert(config);
 		config_unref(s->config);
@@ -112,6 +112,7 @@ void config_source_load(struct daemon *d)
 		ev.config = config;
 		daemon_post(d, &ev);
 	} else {
+		config_unref(config);
 		text = join(&mistakes);
 		ev.type = EVENT_CONFIG_REFUSED;
 		ev.text = text ? text : "the configuration was refused";

@@ -26,7 +26,9 @@
 	X(STEER_FAILED)                                                                            \
 	X(QUIET_CHECKED)                                                                           \
 	X(INFLIGHT) /* how many connections a watched generation has */                            \
-	X(WATCH_FAILED)
+	X(WATCH_FAILED)                                                                            \
+	X(FILES_CHANGED) /* that the service watches */                                            \
+	X(BUILD_ENDED)   /* or could not be started: `exited` with code 0 */
 
 enum event_type {
 #define X(id) EVENT_##id,
@@ -35,6 +37,8 @@ enum event_type {
 	        EVENT_TYPE_COUNT,
 };
 const char *event_type_to_string(enum event_type t);
+
+enum file_change { FILE_WRITTEN, FILE_APPEARED, FILE_GONE };
 
 enum worker_word { WORD_READY, WORD_STATUS, WORD_STOPPING, WORD_EXTEND, WORD_TROUBLE, WORD_STUCK };
 
@@ -54,6 +58,10 @@ struct event {
 			bool probeable; /* a probe reaches this generation alone */
 		} prepared;
 		int pid;
+		struct { /* FILES_CHANGED: that `text` names */
+			enum file_change change;
+			unsigned more; /* and others */
+		} files;
 		struct {
 			int code, status; /* as waitid(2) */
 			unsigned rest;    /* processes of its tree that are left */

@@ -55,6 +55,12 @@ struct generation {
 	bool shared, migrates, probeable; /* see EVENT_PREPARED */
 	unsigned share, share_before;     /* wanted; what it was before the turn under way */
 
+	/* before its workers are started: gate.c */
+	bool hold_tried, holds;            /* holds: new connections wait for it */
+	bool building, build_again, built; /* again: what is built is out of date */
+	bool begun;
+	usec_t begun_at;
+
 	/* starting */
 	usec_t ready_deadline, after_at;
 	bool probing, probed;
@@ -109,6 +115,11 @@ bool generation_has_listeners(const struct generation *g);
 void generation_start_worker(struct generation *g, struct worker *w);
 /* Tells every worker to stop. */
 void generation_tell(struct generation *g);
+
+/* "exited with status 1" */
+void describe_exit(char *buffer, size_t size, int code, int status);
+/* The last lines tell most: what does not fit is left out in front. */
+void add_last_words(struct text *t, const char *words);
 
 /* What happened to its workers. */
 void generation_worker_started(struct generation *g, struct worker *w, int pid);

@@ -23,8 +23,8 @@ const char *service_state_to_string(enum service_state s)
 }
 
 /* Most actions that one step can ask for a service, and for a worker of a generation. */
-#define ACTIONS_OF_SERVICE 24
-#define ACTIONS_OF_GENERATION 24
+#define ACTIONS_OF_SERVICE 32
+#define ACTIONS_OF_GENERATION 28
 #define ACTIONS_OF_WORKER 8
 
 static long actions_of(const struct generation *g)
@@ -46,6 +46,7 @@ struct service *service_new(struct supervisor *s, uint32_t id, const char *name)
 	sv->id = id;
 	sv->state = SERVICE_STARTING;
 	sv->retry_at = USEC_INFINITY;
+	gate_init(&sv->gate);
 	sv->timer = (struct timer){.at = USEC_INFINITY, .owner = TIMER_OF_SERVICE};
 	(void)copy_string(sv->name, sizeof sv->name, name);
 	return sv;
@@ -123,6 +124,8 @@ void service_want(struct service *sv, struct config *config, const struct servic
 {
 	struct config *before = sv->wanted;
 
+	if (settings->watch.count || (before && sv->wanted_settings->watch.count))
+		supervisor_act(sv->supervisor, ACTION_WATCH_FILES, sv, NULL, NULL);
 	sv->wanted = config_ref(config);
 	sv->wanted_settings = settings;
 	config_unref(before);
@@ -153,7 +156,9 @@ void service_result(struct service *sv, uint32_t generation, enum outcome_code c
 		targets_failed(sv, generation, code, outcome, text);
 	if (!service_serving(sv) && code != CODE_DONE && !sv->stop_wanted &&
 	        sv->state != SERVICE_STOPPING) {
-		if (sv->wanted_settings->restart == RESTART_ALWAYS) {
+		if (sv->supervisor->development) { /* only a change can make it better */
+			service_set_state(sv, SERVICE_FAILED);
+		} else if (sv->wanted_settings->restart == RESTART_ALWAYS) {
 			sv->retry_at = usec_add(sv->supervisor->now, worker_backoff(sv->failures));
 			sv->failures++;
 		} else {
@@ -198,7 +203,7 @@ static bool start_roll(struct service *sv)
 
 /* ---- turn ---- */
 
-static void begin_turn(struct service *sv, enum turn_kind kind, struct generation *to)
+void service_begin_turn(struct service *sv, enum turn_kind kind, struct generation *to)
 {
 	sv->turn = kind;
 	sv->turn_to = to;
@@ -212,7 +217,7 @@ bool service_turn_back(struct service *sv, struct generation *from)
 		struct generation *g = sv->generations[i];
 
 		if (g->id < from->id && g->state == GENERATION_WARM && generation_whole(g)) {
-			begin_turn(sv, TURN_BACK, g);
+			service_begin_turn(sv, TURN_BACK, g);
 			return true;
 		}
 	}
@@ -260,6 +265,8 @@ static void turned_to_new(struct service *sv, struct generation *g)
 			generation_retire(o, hold_until(sv, o, g));
 	}
 	generation_set_state(g, GENERATION_SERVING);
+	g->holds = false;
+	gate_return_held(sv);
 	g->baking = true;
 	g->bake_until = usec_add(s->now, g->settings->rollout.bake);
 	sv->rolling = NULL;
@@ -284,6 +291,8 @@ static void turned_back(struct service *sv, struct generation *g)
 
 	HO_ASSERT(bad && bad != g);
 	bad->rolled_back = true;
+	if (sv->rolling && !sv->rolling->begun) /* connections were taken from it; again */
+		sv->rolling->holds = sv->rolling->hold_tried = false;
 	generation_retire(bad, 0);
 	generation_set_state(g, GENERATION_SERVING);
 	r = supervisor_record(s, RECORD_ROLLED_BACK, sv, bad, NULL);
@@ -291,7 +300,7 @@ static void turned_back(struct service *sv, struct generation *g)
 	service_result(sv, bad->id, CODE_GENERATION_FAILED, "rolled-back", bad->reason);
 }
 
-static void retire_all(struct service *sv)
+void service_retire_all(struct service *sv)
 {
 	for (unsigned i = 0; i < sv->n_generations; i++) {
 		struct generation *g = sv->generations[i];
@@ -316,7 +325,7 @@ void service_steered(struct service *sv, bool ok, const char *why)
 	}
 	sv->turn = TURN_NONE;
 	sv->turn_to = NULL;
-	if (!ok && turn != TURN_STOP)
+	if (!ok && turn != TURN_STOP && turn != TURN_RETURN)
 		share_undo(sv);
 	if (!ok)
 		supervisor_record(s, RECORD_STEER_FAILED, sv, to, NULL)->text =
@@ -336,7 +345,13 @@ void service_steered(struct service *sv, bool ok, const char *why)
 			turned_back(sv, to);
 		break;
 	case TURN_STOP: /* if it failed the workers leave all the same */
-		retire_all(sv);
+		service_retire_all(sv);
+		break;
+	case TURN_HOLD:
+		gate_held(sv, to, ok);
+		break;
+	case TURN_RETURN:
+		gate_return_held(sv);
 		break;
 	case TURN_NONE:
 		break;
@@ -374,10 +389,12 @@ static bool begin_stop(struct service *sv)
 	if (sv->rolling)
 		generation_fail(
 		        sv->rolling, CODE_SUPERSEDED, "superseded", "the service was stopped");
-	if (service_serving(sv))
-		begin_turn(sv, TURN_STOP, NULL);
+	sv->held = NULL;
+	gate_drop(&sv->gate);
+	if (service_serving(sv) || share_total(sv))
+		service_begin_turn(sv, TURN_STOP, NULL);
 	else
-		retire_all(sv);
+		service_retire_all(sv);
 	return true;
 }
 
@@ -437,9 +454,11 @@ static bool advance(struct service *sv)
 	if (sv->state == SERVICE_STOPPING)
 		return !sv->n_generations && finish_stop(sv);
 	if (sv->rolling && sv->rolling->state == GENERATION_READY) {
-		begin_turn(sv, TURN_FLIP, sv->rolling);
+		service_begin_turn(sv, TURN_FLIP, sv->rolling);
 		return true;
 	}
+	if (gate_advance(sv))
+		return true;
 	if (has_finished(sv)) {
 		struct generation *g = service_serving(sv);
 
@@ -466,6 +485,8 @@ static void set_timer(struct service *sv)
 	                    ? USEC_INFINITY
 	                    : sv->retry_at;
 
+	if (gate_next_deadline(sv) < at)
+		at = gate_next_deadline(sv);
 	for (unsigned i = 0; i < sv->n_generations; i++) {
 		usec_t next = generation_next_deadline(sv->generations[i]);
 

@@ -6,6 +6,7 @@
 
 #include "core/base.h"
 #include "core/config.h"
+#include "core/gate.h"
 #include "core/generation.h"
 #include "core/record.h"
 #include "core/request.h"
@@ -27,9 +28,11 @@ const char *service_state_to_string(enum service_state s);
 
 enum turn_kind {
 	TURN_NONE,
-	TURN_FLIP, /* to a new generation */
-	TURN_BACK, /* to the previous one */
-	TURN_STOP, /* to nobody */
+	TURN_FLIP,   /* to a new generation */
+	TURN_BACK,   /* to the previous one */
+	TURN_STOP,   /* to nobody */
+	TURN_HOLD,   /* to a generation that is not ready: connections wait for it */
+	TURN_RETURN, /* away from one that they waited for in vain */
 };
 
 struct service {
@@ -51,6 +54,9 @@ struct service {
 	/* While a turn is under way (asked for, not answered) nothing else is decided. */
 	enum turn_kind turn;
 	struct generation *turn_to;
+
+	struct gate gate;
+	struct generation *held; /* has failed, and connections still wait for it */
 
 	bool stop_wanted, remove, start_again;
 	bool attempted; /* the first generation has served or failed */
@@ -84,6 +90,10 @@ void service_roll(struct service *sv, const char *cause);
 void service_stop(struct service *sv);
 /* A restart that is under way ends with the stop. */
 void service_stay_stopped(struct service *sv);
+/* New connections go to `to` from now on, NULL: to nobody; answered by service_steered(). */
+void service_begin_turn(struct service *sv, enum turn_kind kind, struct generation *to);
+/* Whoever serves or is kept warm gets no new connections any more. */
+void service_retire_all(struct service *sv);
 /* The answer of a turn. */
 void service_steered(struct service *sv, bool ok, const char *why);
 /* Goes back to the previous generation; false if there is none that is whole. */

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "process/assemble.h"
+#include "process/build.h"
 #include "process/checker.h"
 #include "process/credentials.h"
 #include "process/notify.h"
@@ -35,7 +36,8 @@ struct processes {
 	struct ev_loop *loop;
 	struct process_handlers handlers;
 	struct process *first;
-	size_t running; /* main processes that have not ended */
+	struct build *builds;
+	size_t running; /* main processes and builds that have not ended */
 };
 
 struct process {
@@ -80,6 +82,8 @@ struct processes *processes_free(struct processes *ps)
 {
 	if (!ps)
 		return NULL;
+	while (ps->builds)
+		(void)build_free(ps->builds);
 	while (ps->first) {
 		HO_ASSERT(ps->first->held == 0);
 		(void)process_free(ps->first);
@@ -321,6 +325,7 @@ void processes_reap(struct processes *ps)
 	for (int i = 0; i < MAX_REAPED; i++) {
 		siginfo_t info = {0};
 		struct checker *c;
+		struct build *b;
 		struct process *p;
 
 		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
@@ -332,10 +337,13 @@ void processes_reap(struct processes *ps)
 			return;
 		p = find_main(ps, info.si_pid);
 		c = p ? NULL : find_checker(ps, info.si_pid);
+		b = p || c ? NULL : build_find(ps->builds, info.si_pid);
 		if (p)
 			process_ended(p);
 		else if (c)
 			checker_ended(c);
+		else if (b)
+			build_ended(b);
 		else
 			(void)waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WNOHANG);
 	}
@@ -371,30 +379,6 @@ static void close_ends(struct ends *e)
 	e->outputs[1] = close_fd(e->outputs[1]);
 }
 
-/* A pipe of which our end is non-blocking and the other belongs to the worker's user, so that it
- * can be opened again through /dev/stderr. */
-static int open_pipe(
-        const struct credentials *c, int *ret_ours, int *ret_theirs, struct ho_error *reterr)
-{
-	int ends[2], r = 0;
-
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return ho_error_set(
-		        reterr, -errno, "cannot open a pipe for a worker: %s", strerror(errno));
-	if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 ||
-	        (c->change && fchown(ends[1], c->uid, c->gid) < 0))
-		r = -errno;
-	if (r < 0) {
-		(void)close_fd(ends[0]);
-		(void)close_fd(ends[1]);
-		return ho_error_set(
-		        reterr, r, "cannot prepare a pipe for a worker: %s", strerror(-r));
-	}
-	*ret_ours = ends[0];
-	*ret_theirs = ends[1];
-	return 0;
-}
-
 static int open_ends(
         struct process *p, const struct process_spec *spec, struct ends *e, struct ho_error *reterr)
 {
@@ -405,13 +389,13 @@ static int open_ends(
 	if (e->null_fd < 0)
 		return ho_error_set(reterr, -errno, "cannot open /dev/null: %s", strerror(errno));
 	for (int i = 0; r == 0 && spec->capture && i < 2; i++) {
-		r = open_pipe(c, &fd, &e->outputs[i], reterr);
+		r = output_pipe(c, &fd, &e->outputs[i], reterr);
 		if (r == 0)
 			output_start(&p->outputs[i], p->ps->loop, fd, on_output_readable);
 	}
 	if (r < 0 || spec->release->service->ready.by != READY_FD)
 		return r;
-	r = open_pipe(c, &p->ready_fd, &e->ready, reterr);
+	r = output_pipe(c, &p->ready_fd, &e->ready, reterr);
 	if (r < 0)
 		return r;
 	ev_io_init(&p->ready_io, on_ready_fd_readable, p->ready_fd, EV_READ);
@@ -543,6 +527,12 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	ps->running++;
 	*ret = p;
 	return 0;
+}
+
+int process_start_build(struct processes *ps, struct release *release,
+        const struct build_handlers *handlers, struct build **ret, struct ho_error *reterr)
+{
+	return build_start(ps->loop, &ps->builds, &ps->running, release, handlers, ret, reterr);
 }
 
 int process_adoption_error(const struct process *p)

@@ -56,6 +56,8 @@ struct group_context {
 	struct unix_names *unix_names;
 	int hangups_fd; /* an epoll that tells which TCP listener was shut down */
 	struct address_group *groups;
+	void (*stranded)(void *data, int fd, const char *path); /* see sockets.h */
+	void *stranded_data;
 };
 
 struct address_group {
@@ -83,6 +85,8 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
         struct ho_error *reterr);
 /* Closes the member's descriptor; the last one closes the group. */
 void group_leave(struct member *m);
+/* What waits in the queue of a listener of the member goes to `stranded`; it must not block. */
+void group_strand(const struct member *m, int fd);
 /* Wakes us when a listening socket hangs up, and only then. */
 void group_watch(struct group_context *x, int fd);
 void group_unwatch(struct group_context *x, int fd);

@@ -451,6 +451,8 @@ static void empty_own(struct reuseport *r, struct member *m, bool sticky)
 		discard_queue(m->fd);
 		return;
 	}
+	if (!r->program)
+		group_strand(m, m->fd);
 	withdraw(r, e->fd);
 	(void)reuseport_apply(r, sticky);
 	if (listen(m->fd, m->config->backlog) == 0 && append(r, m->fd, m, false) == 0)
@@ -499,6 +501,8 @@ void reuseport_drop(struct reuseport *r, struct member *m, int fd, bool sticky)
 	(void)reuseport_apply(r, sticky);
 	if (m->part == 0)
 		discard_queue(fd);
+	else if (!r->program)
+		group_strand(m, fd);
 	withdraw(r, fd);
 	(void)reuseport_apply(r, sticky);
 }
