@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/un.h>
 
 #define SWEEP_SECONDS 1.
 
@@ -73,22 +74,70 @@ static int on_bind(
 	return listener_set_bind(g->set, call->fd, holder, &call->address, call->length, error);
 }
 
+/* A path or an abstract name. */
+static struct unix_target target_of(const struct socket_call *call)
+{
+	const struct sockaddr_un *un = (const struct sockaddr_un *)&call->address;
+
+	if (call->path)
+		return (struct unix_target){call->path->directory, call->path->name, 0};
+	return (struct unix_target){
+	        -1, un->sun_path + 1, call->length - offsetof(struct sockaddr_un, sun_path) - 1};
+}
+
+static int on_bind_unix(
+        struct live_generation *g, const struct socket_call *call, struct ho_error *error)
+{
+	const struct socket_holder holder = {call->caller, call->theirs};
+	const struct unix_target target = target_of(call);
+	const struct unix_look look = {call->maker.uid, call->maker.gid, 0777 & ~call->maker.umask};
+
+	return listener_set_bind_unix(g->set, call->fd, holder, &target, &look, call->give, error);
+}
+
+/* Calls by which a program finds out whether another one is there, or makes room for itself. */
+static int on_other(const struct live_generation *g, const struct generation *cg,
+        const struct socket_call *call)
+{
+	const struct unix_target target = target_of(call);
+
+	if (call->kind == CALL_UNLINK)
+		return listener_set_keeps(g->set, &target) ? 0 : 1;
+	if (cg->state == GENERATION_STARTING && listener_set_awaits(g->set, &target))
+		return -ECONNREFUSED;
+	return 1;
+}
+
+/* Where its program listens that is none of its addresses: told if it does not become ready. */
+static void note_elsewhere(struct live_generation *g, int fd)
+{
+	struct text t = {
+	        .p = g->elsewhere, .size = sizeof g->elsewhere, .len = strlen(g->elsewhere)};
+	char where[140];
+
+	if (adopt_describe(fd, where, sizeof where) && !strstr(g->elsewhere, where))
+		text_add(&t, "%s%s", t.len ? ", " : "", where);
+}
+
 static int on_listen(struct live_generation *g, const struct live_worker *w,
         const struct socket_call *call, struct ho_error *error)
 {
 	bool fresh = false;
-	char where[80];
-	char text[120];
+	char where[140];
+	char text[160];
 	struct text t = TEXT_ON(text);
 	int r = listener_set_listen(g->set, call->fd, call->backlog, &fresh, error);
 
 	if (r > 0) {
-		if (adopt_describe(call->fd, where, sizeof where))
-			(void)copy_string(g->elsewhere, sizeof g->elsewhere, where);
-		return r;
-	}
-	if (r == 0 && fresh && adopt_describe(call->fd, where, sizeof where)) {
-		text_add(&t, "the program listens on %s", where);
+		note_elsewhere(g, call->fd);
+	} else if (r == 0 && fresh) {
+		const char *at = listener_set_address(g->set, call->fd);
+
+		/* A private path would say nothing; the form of an IP address does. */
+		if (at && strncmp(at, "unix:", 5) != 0 &&
+		        adopt_describe(call->fd, where, sizeof where))
+			at = where;
+		text_add(&t, "the program listens on %s", at ? at : "");
 		tell(g->daemon, RECORD_SOCKET_ADOPTED, w, text);
 	}
 	return r;
@@ -122,6 +171,8 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 
 	if (!g || !g->set)
 		return 1;
+	if (call->kind == CALL_UNLINK || call->kind == CALL_CONNECT)
+		return on_other(g, cg, call);
 	if (call->fd < 0) {
 		tell_blind(g, w, call->fd);
 		return 1;
@@ -129,7 +180,9 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 	losing = may_lose_sockets(cg);
 	if (losing && call->kind == CALL_BIND)
 		daemon_sweep(g, cg->state == GENERATION_STARTING);
-	r = call->kind == CALL_BIND ? on_bind(g, call, &error) : on_listen(g, w, call, &error);
+	r = call->kind == CALL_LISTEN            ? on_listen(g, w, call, &error)
+	    : call->address.ss_family == AF_UNIX ? on_bind_unix(g, call, &error)
+	                                         : on_bind(g, call, &error);
 	if (losing && call->kind == CALL_LISTEN && r == 0)
 		daemon_sweep(g, cg->state == GENERATION_STARTING);
 	if (r <= 0)
@@ -149,7 +202,8 @@ enum adoption daemon_adoption(const struct live_generation *g)
 	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++) {
 		enum steering by = listener_set_info(g->set, i).steering;
 
-		any |= by == STEERING_EBPF || by == STEERING_CBPF;
+		any |= by != STEERING_SHARED ||
+		       listener_set_info(g->set, i).config->address.kind == ADDRESS_ABSTRACT;
 	}
 	if (!any)
 		return ADOPTION_NO;

@@ -8,6 +8,8 @@
 
 #include "control/control.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
+#include "process/link.h"
 #include "process/process.h"
 #include "sockets/adopt.h"
 #include "sockets/connections.h"
@@ -23,16 +25,18 @@ struct live_generation {
 	struct live_generation *next; /* of those that are being probed */
 	uint32_t service, generation;
 	struct release *release;
+	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
+	uint64_t sent_before; /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
-	ev_timer sweep;     /* while it starts: has the program closed a socket again? */
-	char elsewhere[80]; /* where its program listens that is none of its addresses */
-	bool stranded;      /* clients waited for it in vain */
-	bool blind;         /* told that its sockets cannot be looked at */
+	bool stranded;       /* clients waited for it in vain */
+	ev_timer sweep;      /* while it starts: has the program closed a socket again? */
+	char elsewhere[200]; /* where its program listens that is none of its addresses: a list */
+	bool blind;          /* told that its sockets cannot be looked at */
 };
 
 /* The shell's side of a worker. */
@@ -55,11 +59,13 @@ struct last_words {
 };
 #define LAST_WORDS_MAX 32
 
-/* A descriptor that a worker gave us to keep over its generations (FDSTORE=1). */
+/* A descriptor that a worker gave us to keep over its generations (FDSTORE=1, HANDOFF_KEEP=). */
 struct kept_fd {
 	uint32_t service;
 	int fd;
 	char name[CONFIG_MAX_NAME];
+	char layout[CONFIG_MAX_NAME]; /* of memory, which is given to those who ask only; else "" */
+	uint32_t generation;          /* of memory: for which it was made */
 };
 #define KEPT_FDS_MAX 32 /* of one service */
 
@@ -68,6 +74,8 @@ struct posted {
 	struct event ev;
 	char text[]; /* of ev, if it has one */
 };
+
+struct taken_server;
 
 struct config_source {
 	const char *file; /* NULL: the command line */
@@ -125,6 +133,12 @@ struct daemon {
 	unsigned n_words;
 	struct kept_fd *kept;
 	size_t n_kept;
+	struct taken_server *servers; /* that are taken over */
+	size_t n_servers;
+	struct taken_service *taken;
+	size_t n_taken;
+	ev_timer
+	        rest_timer; /* while a server has left processes behind that are not our children */
 	char status_text[256];
 	bool adoption_told; /* that sockets cannot be adopted */
 	bool out_of_memory; /* an event could not be queued: told once there is room */
@@ -152,11 +166,30 @@ void daemon_watch_adoption(struct live_generation *g, const struct live_worker *
 void daemon_sweep(struct live_generation *g, bool starting);
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
 
+/* deploy.c: the release link, which leads to what a service is started from */
+/* Resolves what the generation is started from, and checks a release that the link shall lead to.
+ */
+int daemon_release(const struct generation *cg, const struct prepare *how,
+        struct live_generation *g, struct ho_error *reterr);
+int daemon_move_link(struct live_generation *g, struct ho_error *reterr);
+void daemon_restore_link(struct daemon *d, const struct action *a);
+void daemon_point_back(struct daemon *d, const struct action *a);
+
 /* effects.c: what the core wants, as calls */
 void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
 /* A process_lister of a struct live_generation. */
 void live_generation_processes(void *data, void (*each)(pid_t pid, void *arg), void *arg);
+
+/* takeover.c: servers that run unmanaged */
+/* Finds them and refuses with words what cannot be taken. */
+int take_over_find(struct daemon *d, const pid_t *pids, size_t n, struct ho_error *reterr);
+void take_over_free(struct daemon *d);
+/* The listeners and the processes of generation 0. */
+int take_over_prepare(struct daemon *d, const struct generation *cg, struct listener_set **ret,
+        struct ho_error *reterr);
+int take_over_attach(struct daemon *d, const struct generation *cg, unsigned worker, void *user,
+        struct process **ret, struct ho_error *reterr);
 
 /* kept.c: like systemd's descriptor store, for workers */
 void kept_add(struct daemon *d, uint32_t service, const char *name, int fd);
@@ -165,6 +198,12 @@ void kept_remove(struct daemon *d, uint32_t service, const char *name);
 /* Appends them to what a worker is passed, at most `room`; returns how many. */
 size_t kept_pass(const struct daemon *d, uint32_t service, struct passed_fd *fds, size_t room);
 void kept_free(struct daemon *d);
+/* Answers HANDOFF_KEEP= and HANDOFF_FETCH=1. */
+void kept_claim(
+        struct daemon *d, uint32_t service, uint32_t generation, const struct notify_message *m);
+void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_message *m);
+/* A generation is gone: forgets memory that nobody can ask for any more. */
+void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 
 /* changes.c: files that change, and what is built of them */
 void daemon_watch_files(struct daemon *d, const struct action *a);
@@ -188,6 +227,11 @@ void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
+void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
+
+/* browsing.c */
+void daemon_answer_connections(
+        struct daemon *d, struct control_call *call, const char *service, uint32_t generation);
 
 #endif

@@ -2,6 +2,7 @@
 /* What the core wants, as calls; what comes of it, as events. The only file that sees every room of
  * the shell; it decides nothing. */
 #include "daemon.h"
+#include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
 
@@ -45,7 +46,7 @@ static bool is_stream(const struct listener_info *l)
 /* What kind of listeners has it? */
 static void describe_listeners(const struct live_generation *g, bool alone, struct event *ev)
 {
-	bool shared = false, migrates = true;
+	bool shared = false, migrates = true, divisible = g->set != NULL;
 
 	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++) {
 		struct listener_info l = listener_set_info(g->set, i);
@@ -54,10 +55,13 @@ static void describe_listeners(const struct live_generation *g, bool alone, stru
 			continue;
 		shared |= l.steering == STEERING_SHARED;
 		migrates &= l.steering == STEERING_EBPF;
+		divisible &= l.steering == STEERING_EBPF || l.steering == STEERING_CBPF;
 	}
 	ev->prepared.shared = shared;
 	ev->prepared.migrates = migrates;
 	ev->prepared.probeable = !shared || alone;
+	ev->prepared.divisible = divisible;
+	ev->text = g->release ? g->release->directory : NULL;
 }
 
 void live_generation_free(struct live_generation *g)
@@ -70,9 +74,27 @@ void live_generation_free(struct live_generation *g)
 		probe_free(g->probes[i]);
 	free(g->probes);
 	ev_timer_stop(g->daemon->loop, &g->sweep);
+	link_change_done(&g->link);
 	listener_set_close(g->set);
 	release_unref(g->release);
 	free(g);
+}
+
+/* What serves now came before it. */
+static int note_previous(const struct service *sv, struct release *r, struct ho_error *reterr)
+{
+	const struct generation *serving = service_serving(sv);
+	const struct live_generation *g = serving ? serving->shell : NULL;
+
+	if (!serving)
+		return 0;
+	r->previous = serving->id;
+	if (!g || !g->release->directory)
+		return 0;
+	r->previous_release = strdup(g->release->directory);
+	return r->previous_release
+	               ? 0
+	               : ho_error_set(reterr, -ENOMEM, "not enough memory for a generation");
 }
 
 static void do_prepare(struct daemon *d, const struct action *a)
@@ -90,16 +112,31 @@ static void do_prepare(struct daemon *d, const struct action *a)
 	*g = (struct live_generation){
 	        .daemon = d, .service = a->service, .generation = a->generation};
 	ev_timer_init(&g->sweep, NULL, 0., 0.);
-	r = release_new(cg->config, cg->settings, cg->id, &g->release, &error);
+	if (cg->taken) {
+		r = take_over_prepare(d, cg, &g->set, &error);
+		if (r < 0)
+			goto fail;
+		goto done;
+	}
+	r = daemon_release(cg, &a->prepare, g, &error);
 	if (r < 0)
 		goto fail;
 	g->release->environment_name = cg->config->environment;
+	r = note_previous(cg->service, g->release, &error);
+	if (r < 0)
+		goto fail;
 	if (cg->settings->n_listeners) {
 		r = listener_set_open(
 		        d->sockets, cg->config, cg->settings, cg->id, &g->set, &error);
 		if (r < 0)
 			goto fail;
 	}
+	if (a->prepare.link) {
+		r = daemon_move_link(g, &error);
+		if (r < 0)
+			goto fail;
+	}
+done:
 	cg->shell = g;
 	describe_listeners(g, cg->service->n_generations == 1, &ev);
 	daemon_post(d, &ev);
@@ -256,6 +293,12 @@ static void do_steer(struct daemon *d, const struct action *a)
 		ev.type = EVENT_STEER_FAILED;
 		ev.text = error.text;
 	}
+	for (unsigned i = 0; i < sv->n_generations; i++) {
+		struct live_generation *g = sv->generations[i]->shell;
+
+		if (g && g->set)
+			(void)listener_set_sent(g->set, &g->sent_before);
+	}
 	daemon_post(d, &ev);
 }
 
@@ -294,16 +337,29 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 	return n;
 }
 
+static int start_process(struct daemon *d, const struct action *a, struct live_worker *w,
+        struct live_generation *g, struct ho_error *reterr)
+{
+	struct passed_fd fds[CONFIG_MAX_LISTENERS];
+	struct process_spec spec = {
+	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
+	int r;
+
+	spec.n_fds = sockets_to_pass(g, fds);
+	spec.adoption = daemon_adoption(g);
+	spec.n_fds += kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
+	r = process_start(d->processes, &spec, w, &w->process, reterr);
+	if (r >= 0 && spec.adoption != ADOPTION_NO)
+		daemon_watch_adoption(g, w);
+	return r;
+}
+
 static void do_start_worker(struct daemon *d, const struct action *a)
 {
 	struct generation *cg = core_generation(d, a);
-	struct live_generation *g = cg->shell;
 	struct live_worker *w = calloc(1, sizeof *w);
-	struct passed_fd fds[CONFIG_MAX_LISTENERS];
 	struct event ev = of(a, EVENT_WORKER_STARTED);
 	struct ho_error error = {0};
-	struct process_spec spec = {
-	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
 	int r = -ENOMEM;
 
 	if (!w) {
@@ -314,11 +370,8 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 		        .generation = a->generation,
 		        .index = a->worker,
 		        .serial = a->serial};
-		spec.n_fds = sockets_to_pass(g, fds);
-		spec.adoption = daemon_adoption(g);
-		spec.n_fds +=
-		        kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
-		r = process_start(d->processes, &spec, w, &w->process, &error);
+		r = cg->taken ? take_over_attach(d, cg, a->worker, w, &w->process, &error)
+		              : start_process(d, a, w, cg->shell, &error);
 	}
 	if (r < 0) {
 		free(w);
@@ -328,8 +381,6 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 		return;
 	}
 	cg->workers[a->worker].shell = w;
-	if (spec.adoption != ADOPTION_NO)
-		daemon_watch_adoption(g, w);
 	ev.pid = process_pid(w->process);
 	daemon_post(d, &ev);
 }
@@ -347,6 +398,27 @@ static void do_signal(const struct action *a, int signo)
 	if (r < 0 && r != -ESRCH) /* ESRCH: its exit is on the way */
 		log_line(RECORD_ERROR, "cannot send signal %d to pid %d: %s", signo,
 		        (int)process_pid(w->process), strerror(-r));
+}
+
+static void do_tell(struct daemon *d, const struct action *a)
+{
+	const struct generation *cg = core_generation(d, a);
+	struct live_worker *w = a->shell;
+	int r;
+
+	if (!w)
+		return;
+	if (a->tell.word == TELL_SERVING) {
+		/* the page says it as well; a channel that has ended is told of on its own */
+		(void)process_tell_serving(w->process, a->tell.generation);
+		return;
+	}
+	r = process_tell_drain(w->process, a->tell.deadline);
+	if (r == 0)
+		return;
+	log_line(RECORD_WARNING, "cannot tell pid %d to drain, sending it a signal: %s",
+	        (int)process_pid(w->process), strerror(-r));
+	do_signal(a, cg ? cg->settings->drain.signal : SIGTERM);
 }
 
 static void keep_last_words(struct daemon *d, const struct action *a, struct live_worker *w)
@@ -467,11 +539,14 @@ static void do_return_held(struct live_generation *g)
 		listener_set_strand(g->set);
 }
 
-static void do_release(struct daemon *d, struct live_generation *g)
+static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 {
 	stop_probes(d, g);
 	if (g->stranded) /* whose handshake has ended since */
 		do_return_held(g);
+	if (leave && g->set)
+		g->set = listener_set_leave(g->set);
+	kept_released(d, g->service, g->generation);
 	live_generation_free(g);
 }
 
@@ -484,6 +559,12 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 	case ACTION_PREPARE:
 		do_prepare(d, a);
 		break;
+	case ACTION_RESTORE_LINK:
+		daemon_restore_link(d, a);
+		break;
+	case ACTION_POINT_BACK:
+		daemon_point_back(d, a);
+		break;
 	case ACTION_START_WORKER:
 		do_start_worker(d, a);
 		break;
@@ -492,6 +573,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_KILL_WORKER:
 		do_signal(a, SIGKILL);
+		break;
+	case ACTION_TELL_WORKER:
+		do_tell(d, a);
 		break;
 	case ACTION_FORGET_WORKER:
 		do_forget_worker(d, a);
@@ -521,7 +605,7 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		do_name_cut(d, a);
 		break;
 	case ACTION_RELEASE:
-		do_release(d, a->shell);
+		do_release(d, a->shell, a->leave);
 		break;
 	case ACTION_ANSWER:
 		do_answer(a);

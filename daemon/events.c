@@ -12,6 +12,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define REST_SECONDS .2
+
 void daemon_post(struct daemon *d, const struct event *ev)
 {
 	size_t n = ev->text ? strlen(ev->text) + 1 : 0;
@@ -43,7 +45,7 @@ static void tell_trouble(struct daemon *d)
 			        .generation = g->generation,
 			        .serial = 1,
 			        .said.word = WORD_TROUBLE};
-			char text[300];
+			char text[400];
 			struct text t = TEXT_ON(text);
 
 			if (!g->probes[i])
@@ -150,11 +152,36 @@ static unsigned count_rest(struct live_worker *w)
 	return n;
 }
 
+static void check_rests(struct daemon *d);
+
+static void on_rest_timer(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	struct daemon *d = timer->data;
+
+	(void)events;
+	check_rests(d);
+	if (!d->rests)
+		ev_timer_stop(loop, timer);
+}
+
+/* What a server that was taken over leaves behind does not become our child: no signal tells of its
+ * end. */
+static void watch_rests(struct daemon *d)
+{
+	if (!d->n_servers || ev_is_active(&d->rest_timer))
+		return;
+	ev_timer_init(&d->rest_timer, on_rest_timer, REST_SECONDS, REST_SECONDS);
+	d->rest_timer.data = d;
+	ev_timer_start(d->loop, &d->rest_timer);
+}
+
 static void on_exited(void *data, struct process *p, struct exit_info how)
 {
 	struct live_worker *w = process_user(p);
 	struct event ev = of_worker(w, EVENT_WORKER_EXITED);
+	struct worker_counts counts;
 
+	ev.exited.lost = process_counts(p, &counts) ? counts.connections : 0;
 	ev.exited.code = how.code;
 	ev.exited.status = how.status;
 	ev.exited.rest = count_rest(w);
@@ -163,6 +190,7 @@ static void on_exited(void *data, struct process *p, struct exit_info how)
 		w->rest = true;
 		w->next = w->daemon->rests;
 		w->daemon->rests = w;
+		watch_rests(w->daemon);
 	}
 	daemon_post(data, &ev);
 	daemon_worker_ended(data, w->service, w->generation);
@@ -211,16 +239,27 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_WATCHDOG_TRIGGER:
 		ev.said.word = WORD_STUCK;
 		break;
+	case NOTIFY_HELLO:
+		ev.said.word = WORD_HELLO;
+		ev.said.number = m->number;
+		break;
 	case NOTIFY_FDSTORE:
 		kept_add(data, w->service, m->text, m->fd);
 		return;
 	case NOTIFY_FDREMOVE:
 		kept_remove(data, w->service, m->text);
 		return;
+	case NOTIFY_KEEP:
+		kept_claim(data, w->service, w->generation, m);
+		return;
+	case NOTIFY_FETCH:
+		kept_fetch(data, w->service, m);
+		return;
 	case NOTIFY_WATCHDOG: /* no interval is asked of workers */
 	case NOTIFY_RELOADING:
 	case NOTIFY_MAINPID_IGNORED:
 	case NOTIFY_FDNAME:
+	case NOTIFY_DRAINS:
 		return;
 	}
 	daemon_post(data, &ev);
@@ -354,9 +393,20 @@ static void on_status(void *data, struct control_call *call, const char *service
 	daemon_answer_status(data, call, service);
 }
 
+static void on_services(void *data, struct control_call *call)
+{
+	daemon_answer_services(data, call);
+}
+
 static void on_logs(void *data, struct control_call *call, const char *service)
 {
 	daemon_answer_logs(data, call, service);
+}
+
+static void on_connections(
+        void *data, struct control_call *call, const char *service, uint32_t generation)
+{
+	daemon_answer_connections(data, call, service, generation);
 }
 
 /* Answers may lead to the next call of the same client at once: so a call is an event like any
@@ -371,6 +421,7 @@ void daemon_request(void *data, struct control_call *call, const struct request_
 
 	for (size_t i = 0; i < spec->n_services; i++)
 		n += strlen(spec->services[i]) + 1;
+	n += spec->roll.release ? strlen(spec->roll.release) + 1 : 0;
 	n += spec->n_services * sizeof *names + _Alignof(char *);
 	p = malloc(sizeof *p + n);
 	if (!p) {
@@ -387,6 +438,10 @@ void daemon_request(void *data, struct control_call *call, const struct request_
 	p->ev.request.services = names;
 	p->ev.request.cause = at;
 	at = stpcpy(at, spec->cause ? spec->cause : "") + 1;
+	if (spec->roll.release) {
+		p->ev.request.roll.release = at;
+		at = stpcpy(at, spec->roll.release) + 1;
+	}
 	for (size_t i = 0; i < spec->n_services; i++) {
 		names[i] = at;
 		at = stpcpy(at, spec->services[i]) + 1;
@@ -436,8 +491,10 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 
 const struct control_handlers daemon_control_handlers = {
         .status = on_status,
+        .services = on_services,
         .request = daemon_request,
         .gone = on_gone,
         .logs = on_logs,
+        .connections = on_connections,
         .refused = on_refused,
 };

@@ -18,6 +18,7 @@
 #define DEVELOPMENT "development"
 #define DEFAULT_CONFIG "/etc/handoffd/handoffd.conf"
 #define OPTIONS_MAX 256
+#define TAKE_OVER_MAX 64
 
 struct options {
 	const char *file;
@@ -28,6 +29,8 @@ struct options {
 	char **command; /* NULL-terminated; NULL: none */
 	bool development;
 	char **services; /* of development mode, the same */
+	pid_t take_over[TAKE_OVER_MAX];
+	size_t n_take_over;
 };
 
 /* ---- options ---- */
@@ -59,6 +62,8 @@ static void print_help(void)
 	       "is the same\n"
 	       "  -l, --listen [NAME=]ADDRESS        run one program: 8080, 127.0.0.1:8080, "
 	       "[::1]:8080, unix:/run/x.sock\n"
+	       "      --take-over PID                begin with a server that runs unmanaged "
+	       "(may be repeated)\n"
 	       "      --check                        say what is wrong with the configuration, and "
 	       "leave\n"
 	       "      --print-config                 print the settings in force with their "
@@ -141,8 +146,8 @@ static void compare(void *data, const char *key, const char *value_name, const c
 
 static int unknown_option(const char *arg)
 {
-	static const char *const own[] = {
-	        "config", "environment", "listen", "check", "print-config", "help", "version"};
+	static const char *const own[] = {"config", "environment", "listen", "check",
+	        "print-config", "help", "version", "take-over"};
 	char key[64];
 	struct closest c = {.to = key, .distance = 4};
 
@@ -156,6 +161,18 @@ static int unknown_option(const char *arg)
 	if (c.key)
 		return usage_error("--%s is not an option, did you mean --%s?", key, c.key);
 	return usage_error("--%s is not an option", key);
+}
+
+static int add_take_over(struct options *o, const char *value)
+{
+	uint64_t pid;
+
+	if (!parse_number(value, INT32_MAX, &pid) || pid == 0)
+		return usage_error("--take-over takes a process id, not \"%s\"", value);
+	if (o->n_take_over == TAKE_OVER_MAX)
+		return usage_error("too many options");
+	o->take_over[o->n_take_over++] = (pid_t)pid;
+	return -1;
 }
 
 /* -1: go on; else leave with this code. */
@@ -172,6 +189,7 @@ static int one_option(struct options *o, char **argv, int *ret_taken)
 	        {NULL, "--print-config", false},
 	        {"-h", "--help", false},
 	        {"-V", "--version", false},
+	        {NULL, "--take-over", true},
 	};
 	const char *arg = argv[0], *value = NULL;
 	size_t i;
@@ -223,6 +241,8 @@ static int one_option(struct options *o, char **argv, int *ret_taken)
 	case 5:
 		print_help();
 		return 0;
+	case 7:
+		return add_take_over(o, value);
 	default:
 		printf("handoffd %s\n", HANDOFF_VERSION);
 		return 0;
@@ -281,6 +301,8 @@ static int read_options(struct options *o, int argc, char **argv)
 		return usage_error("--%s belongs to the one-program form, and no command is given",
 		        o->settings[0].key);
 	find_environment(o);
+	if (o->development && o->n_take_over)
+		return usage_error("--take-over has no place in development mode");
 	return -1;
 }
 
@@ -484,6 +506,7 @@ static void close_all(struct daemon *d)
 	processes_free(d->processes);
 	connections_free(d->connections);
 	sockets_free(d->sockets);
+	take_over_free(d);
 	for (unsigned i = 0; i < LAST_WORDS_MAX; i++)
 		free(d->words[i].text);
 	kept_free(d);
@@ -500,19 +523,22 @@ static void say_last_words(const char *expression, const char *file, int line)
 	fprintf(stderr, "handoffd: %s:%d: this cannot be: %s\n", file, line, expression);
 }
 
-static int run(struct daemon *d)
+static int run(struct daemon *d, const struct options *o)
 {
 	struct event ev = {.type = EVENT_CONFIG_LOADED};
 	struct ho_error error = {0};
 
 	ho_assert_hook = say_last_words;
 	config_source_note_inert(d->source.config);
-	if (open_all(d, &error) < 0) {
+	if (open_all(d, &error) < 0 ||
+	        take_over_find(d, o->take_over, o->n_take_over, &error) < 0) {
 		fprintf(stderr, "handoffd: %s\n", error.text);
 		close_all(d);
 		return CODE_FAILED;
 	}
 	ev.config = config_ref(d->source.config);
+	ev.taken = d->taken;
+	ev.n_taken = d->n_taken;
 	daemon_post(d, &ev);
 	ev_run(d->loop, 0);
 	close_all(d);
@@ -554,5 +580,5 @@ int main(int argc, char **argv)
 		config_unref(d.source.config);
 		return r;
 	}
-	return run(&d);
+	return run(&d, &options);
 }

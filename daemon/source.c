@@ -49,8 +49,7 @@ static void note_fixed(struct daemon *d, const struct config *new)
  * nothing yet. */
 void config_source_note_inert(const struct config *c)
 {
-	static const char *const inert[] = {"rollout.canary", "rollout.hold", "rollout.step",
-	        "rollout.sticky", "rollout.max-old-memory"};
+	static const char *const inert[] = {"rollout.step", "rollout.max-old-memory"};
 
 	for (size_t i = 0; i < c->n_services; i++) {
 		const struct service_config *s = &c->services[i];

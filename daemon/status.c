@@ -41,9 +41,13 @@ static const struct live_generation *live(const struct generation *g)
 	return g->shell;
 }
 
-/* The listeners of a service are shown as its newest generation has them. */
+/* The listeners of a service are shown as the serving generation has them, else the newest. */
 static const struct live_generation *newest_live(const struct service *sv)
 {
+	const struct generation *serving = service_serving(sv);
+
+	if (serving && live(serving) && live(serving)->set)
+		return live(serving);
 	for (unsigned i = sv->n_generations; i-- > 0;)
 		if (live(sv->generations[i]) && live(sv->generations[i])->set)
 			return live(sv->generations[i]);
@@ -101,8 +105,11 @@ static void show_workers(struct picture *p, const struct generation *g, struct v
 	v->n_workers = g->n_workers;
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		const struct worker *w = &g->workers[i];
+		struct view_worker *o = &p->workers[p->n_workers++];
+		const struct live_worker *live_worker = w->shell;
+		struct worker_counts counts;
 
-		p->workers[p->n_workers++] = (struct view_worker){
+		*o = (struct view_worker){
 		        .index = w->index,
 		        .pid = w->pid,
 		        .state = worker_state(g, w),
@@ -110,6 +117,13 @@ static void show_workers(struct picture *p, const struct generation *g, struct v
 		        .restarts = w->restarts,
 		        .status = w->status,
 		};
+		if (!live_worker || !process_counts(live_worker->process, &counts))
+			continue;
+		o->in_flight_known = v->requests_known = true;
+		o->in_flight = counts.connections;
+		o->busy = counts.busy;
+		o->requests = counts.requests;
+		v->requests += counts.requests;
 	}
 }
 
@@ -128,15 +142,36 @@ static void show_generation(struct picture *p, const struct supervisor *s,
 	        .in_flight = count ? count->total : 0,
 	        .in_flight_known = count || !generation_has_listeners(g),
 	        .deadline_in = USEC_INFINITY,
+	        .promote_in = USEC_INFINITY,
+	        .observed = -1,
 	        .oldest = old ? g->oldest : 0,
 	        .reason = g->state == GENERATION_FAILED || g->rolled_back ? g->reason : "",
 	};
 	if (g->state == GENERATION_DRAINING || g->state == GENERATION_STOPPING) {
-		v->drain_by = drain_by_signal(g) ? "signal" : "idle";
+		v->drain_by = drain_by(g);
 		v->deadline_in =
 		        g->deadline == USEC_INFINITY ? g->deadline : usec_sub(g->deadline, s->now);
 	}
+	if (g->state == GENERATION_CANARY && g->promote_at != USEC_INFINITY)
+		v->promote_in = usec_sub(g->promote_at, s->now);
+	v->sent_known = live(g) && live(g)->set && listener_set_sent(live(g)->set, &v->sent) == 0;
+	v->sent_now = v->sent_known ? v->sent - live(g)->sent_before : 0;
 	show_workers(p, g, v);
+}
+
+/* What part of the connections of this time has each really got? */
+static void observe_shares(struct view_service *v)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < v->n_generations; i++)
+		sum += v->generations[i].sent_now;
+	for (size_t i = 0; i < v->n_generations; i++) {
+		struct view_generation *g = &v->generations[i];
+
+		if (sum && g->sent_known)
+			g->observed = (double)g->sent_now * 100. / (double)sum;
+	}
 }
 
 static void show_listeners(struct picture *p, const struct service *sv, struct view_service *v)
@@ -149,7 +184,8 @@ static void show_listeners(struct picture *p, const struct service *sv, struct v
 		struct view_listener *o = &p->listeners[p->n_listeners++];
 
 		*o = (struct view_listener){l.config->name, l.config->address.text,
-		        steering_to_string(l.steering), listener_origin_to_string(l.origin), 0,
+		        steering_to_string(l.steering), listener_origin_to_string(l.origin),
+		        rescue_to_string(listener_set_rescue(g->set, i)), 0,
 		        (unsigned)l.config->backlog};
 		(void)listener_set_queue(g->set, i, &o->queue, &o->backlog);
 		v->n_listeners++;
@@ -167,6 +203,7 @@ static void show_service(
 	        .name = sv->name,
 	        .state = service_state_to_string(sv->state),
 	        .generation = serving ? serving->id : 0,
+	        .zeroth = serving && serving->taken,
 	        .reloading = sv->rolling || sv->waiting,
 	        .last_result = sv->has_result ? &sv->last_result : NULL,
 	        .generations = &p->generations[p->n_generations],
@@ -182,6 +219,7 @@ static void show_service(
 				count = &p->counts[set];
 		show_generation(p, s, g, count);
 	}
+	observe_shares(v);
 }
 
 static bool count_all(struct daemon *d, struct picture *p, const char *name)
@@ -248,6 +286,23 @@ void daemon_answer_status(struct daemon *d, struct control_call *call, const cha
 	};
 	control_answer_status(call, &p.view);
 	picture_done(&p);
+}
+
+void daemon_answer_services(struct daemon *d, struct control_call *call)
+{
+	const struct supervisor *s = d->supervisor;
+	const char **names = calloc(s->n_slots + 1, sizeof *names);
+	size_t n = 0;
+
+	if (!names) {
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		return;
+	}
+	for (size_t i = 0; i < s->n_slots; i++)
+		if (s->services[i])
+			names[n++] = s->services[i]->name;
+	control_answer_services(call, names, n);
+	free(names);
 }
 
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service)

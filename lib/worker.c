@@ -59,3 +59,20 @@ const char *handoff_release(void)
 {
 	return variable("HANDOFF_RELEASE");
 }
+
+const char *handoff_environment(void)
+{
+	return variable("HANDOFF_ENVIRONMENT");
+}
+
+unsigned handoff_previous(void)
+{
+	unsigned long n;
+
+	return read_number(getenv("HANDOFF_PREVIOUS"), UINT_MAX, &n) ? (unsigned)n : 0;
+}
+
+const char *handoff_previous_release(void)
+{
+	return variable("HANDOFF_PREVIOUS_RELEASE");
+}

@@ -156,7 +156,7 @@ static void apply_block(struct maker *mk, struct service_build *b, const struct 
 		if (!draft) {
 			draft = &b->drafts[b->n_drafts++];
 			*draft = (struct listener_draft){
-			        .backlog = DEFAULT_BACKLOG, .mode = 0666, .line = l->line};
+			        .backlog = DEFAULT_BACKLOG, .mode = DEFAULT_MODE, .line = l->line};
 			draft->name = config_strdup(mk->c, l->title);
 			mk->oom = mk->oom || !draft->name;
 		}

@@ -50,10 +50,10 @@ static void check_sockets(struct maker *mk, const struct service_config *s, bool
 	for (size_t i = 0; s->sockets == SOCKETS_ADOPT && i < s->n_listeners; i++) {
 		const struct address *a = &s->listeners[i].address;
 
-		if (a->kind == ADDRESS_TCP || a->kind == ADDRESS_SYSTEMD)
+		if (a->kind != ADDRESS_UDP)
 			continue;
 		at_key(mk, s, "sockets",
-		        "\"adopt\" takes over TCP sockets only, and \"%s\" has the listener %s; "
+		        "\"adopt\" takes over stream sockets only, and \"%s\" has the listener %s; "
 		        "write \"pass\" or \"auto\"",
 		        s->name, a->text);
 		break;

@@ -144,7 +144,7 @@ static const struct key service_keys[] = {
                 SERVICE(rollout.bake), 0, USEC_INFINITY, NULL},
         {"rollout.canary", "canary", "SHARE", "first share of new connections, for example 5%",
                 KEY_SHARE, SERVICE(rollout.canary), 0, 0, NULL},
-        {"rollout.hold", "hold", "DURATION", "how long the canary is held (0)", KEY_DURATION,
+        {"rollout.hold", "hold", "DURATION", "how long it stays (until promoted)", KEY_DURATION,
                 SERVICE(rollout.hold), 0, USEC_INFINITY, NULL},
         {"rollout.max-old", "max-old", "N", "old generations that may drain at once (4)",
                 KEY_NUMBER, SERVICE(rollout.max_old), 1, 12, NULL},

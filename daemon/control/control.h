@@ -29,6 +29,22 @@ struct control_options {
 	const char *change_group; /* may change things, besides root and our own uid; NULL: none */
 };
 
+/* An answer in many pieces: `next` gives the next one, or the last, whenever the client has room
+ * for it, at most once a turn of the loop, and may give none this time. `free` ends it in any case.
+ */
+struct control_stream {
+	void (*next)(void *data, struct control_call *call);
+	void (*free)(void *data);
+};
+
+struct control_connection {
+	uint32_t generation;
+	const char *listener, *peer, *state;
+	usec_t age, idle; /* at least; USEC_INFINITY: unknown */
+	uint64_t queued_in, queued_out;
+	int worker, pid; /* -1, 0: unknown */
+};
+
 /* The last output of one worker. */
 struct control_log {
 	uint32_t generation;
@@ -42,6 +58,8 @@ struct control_log {
 struct control_handlers {
 	/* Answer at once with control_answer_status(), or an error. service NULL: all. */
 	void (*status)(void *data, struct control_call *call, const char *service);
+	/* Answer at once with control_answer_services(). */
+	void (*services)(void *data, struct control_call *call);
 	/* Answer when it is done, with control_answer(); the strings of `spec` live during the
 	 * call only. spec->id is set and unique. */
 	void (*request)(void *data, struct control_call *call, const struct request_spec *spec);
@@ -49,6 +67,9 @@ struct control_handlers {
 	void (*gone)(void *data, struct control_call *call, uint32_t request_id);
 	/* Answer at once with control_answer_logs(), or an error. */
 	void (*logs)(void *data, struct control_call *call, const char *service);
+	/* Answer with control_stream(), or an error. generation 0: all. */
+	void (*connections)(
+	        void *data, struct control_call *call, const char *service, uint32_t generation);
 	/* A refused call, to be logged. */
 	void (*refused)(void *data, uid_t uid, pid_t pid, const char *method, const char *why);
 	void *data;
@@ -64,6 +85,7 @@ struct control *control_free(struct control *c);
  * Waits at most one second for those who do not read. */
 void control_flush(struct control *c);
 
+void control_answer_services(struct control_call *call, const char *const *names, size_t n);
 void control_answer_status(struct control_call *call, const struct view *view);
 /* Continues a call that asked for more, and is nothing for others; several may come before the
  * answer. */
@@ -74,6 +96,11 @@ void control_answer(struct control_call *call, const struct result *results, siz
 void control_answer_error(struct control_call *call, enum outcome_code code, const char *text);
 void control_answer_logs(
         struct control_call *call, const char *service, const struct control_log *logs, size_t n);
+
+void control_stream(struct control_call *call, const struct control_stream *stream, void *data);
+/* A piece; the last one ends the call. */
+void control_answer_connections(
+        struct control_call *call, const struct control_connection *list, size_t n, bool last);
 
 /* To every follower of events, and into the ring of the last 1000. Wall-clock time is added here.
  */

@@ -14,8 +14,9 @@
 #define CONTROL_KEPT_CLIENTS 64u /* of these, for those who may change things */
 #define CONTROL_MAX_CALLS 32768u /* that wait, of all clients */
 #define CONTROL_MAX_CLIENT_CALLS 16384u
-#define CONTROL_MAX_EVENTS 1000u                /* kept for those who ask later */
-#define CONTROL_HIGH_WATER ((size_t)256 << 10)  /* no further call while so much waits to be read  \
+#define CONTROL_MAX_EVENTS 1000u /* kept for those who ask later */
+#define CONTROL_HIGH_WATER                                                                         \
+	((size_t)256 << 10)                     /* no further call while so much waits to be read  \
 	                                         */
 #define CONTROL_FOLLOWER_MAX ((size_t)1 << 20)  /* events that wait to be read */
 #define CONTROL_MAX_WAITING ((size_t)128 << 20) /* replies that wait to be read */
@@ -27,6 +28,7 @@ struct peer {
 	uid_t uid;
 	pid_t pid;
 	bool may_change;
+	bool may_run; /* may choose what is run: root and our own user */
 };
 
 /* One call of a client. Made by server.c, given back by exactly one of the call_ functions below.
@@ -39,6 +41,8 @@ struct control_call {
 	bool overlaps; /* the next call may start before this one is answered */
 	bool follows;  /* events, until the client goes */
 	bool done;
+	const struct control_stream *stream; /* gives the answer piece by piece */
+	void *stream_data;
 	char *reply; /* of a done one that waits for its turn */
 	size_t reply_size;
 };

@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 
+#include "control/control.h"
 #include "core/base.h"
 #include "core/record.h"
 #include "core/request.h"
@@ -19,6 +20,7 @@ json_t *duration_to_json(usec_t duration);
 /* `realtime` is the wall clock at view->now. */
 json_t *status_to_json(const struct view *view, usec_t realtime);
 json_t *record_to_json(const struct record *record, usec_t realtime);
+json_t *connection_to_json(const struct control_connection *connection);
 json_t *result_to_json(const struct result *result);
 json_t *results_to_json(const struct result *results, size_t n);
 

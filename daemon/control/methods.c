@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What a call means: one table of methods, the checks of their parameters, and the answers. Knows
  * nothing of sockets. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,7 @@ struct method {
 	bool all; /* no service named means all */
 	enum request_kind kind;
 	const char *const *waits; /* that may be asked for; the first one is the default */
-	const char *parameters[4];
+	const char *parameters[8];
 };
 
 static void invalid(struct control_call *call, const char *parameter)
@@ -109,6 +110,33 @@ void control_answer_logs(
 	                         "workers", list));
 }
 
+void control_answer_services(struct control_call *call, const char *const *names, size_t n)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < n; i++)
+		(void)json_array_append_new(list, wire_string(names[i]));
+	call_reply(call, json_pack("{s:o}", "services", list));
+}
+
+void control_answer_connections(
+        struct control_call *call, const struct control_connection *list, size_t n, bool last)
+{
+	json_t *items = json_array(), *parameters;
+
+	for (size_t i = 0; items && i < n; i++) {
+		if (json_array_append_new(items, connection_to_json(&list[i]))) {
+			json_decref(items);
+			items = NULL;
+		}
+	}
+	parameters = json_pack("{s:o}", "connections", items);
+	if (last)
+		call_reply(call, parameters);
+	else
+		call_continue(call, parameters);
+}
+
 /* The getters give false when the parameter has been found wrong, and the call is answered then. */
 
 static bool get_name(
@@ -137,21 +165,45 @@ static bool get_bool(struct control_call *call, json_t *parameters, const char *
 	return false;
 }
 
-static bool get_timeout(struct control_call *call, json_t *parameters, usec_t *ret)
+/* Seconds; what is not there is for ever. */
+static bool get_time(struct control_call *call, json_t *parameters, const char *key, usec_t *ret,
+        bool *ret_there)
 {
-	json_t *j = json_object_get(parameters, "timeout");
+	json_t *j = json_object_get(parameters, key);
 	double seconds = json_number_value(j);
 
 	*ret = USEC_INFINITY;
+	if (ret_there)
+		*ret_there = j && !json_is_null(j);
 	if (!j || json_is_null(j))
 		return true;
 	if (!json_is_number(j) || !(seconds >= 0)) {
-		invalid(call, "timeout");
+		invalid(call, key);
 		return false;
 	}
 	if (seconds < MAX_TIMEOUT)
 		*ret = (usec_t)(seconds * (double)USEC_PER_SEC);
 	return true;
+}
+
+static bool get_timeout(struct control_call *call, json_t *parameters, usec_t *ret)
+{
+	return get_time(call, parameters, "timeout", ret, NULL);
+}
+
+static bool get_roll(struct control_call *call, json_t *parameters, struct roll_options *ret)
+{
+	json_t *j = json_object_get(parameters, "canary");
+	double percent = json_number_value(j);
+
+	ret->has_canary = j && !json_is_null(j);
+	if (ret->has_canary && (!json_is_number(j) || !(percent >= 0 && percent <= 100))) {
+		invalid(call, "canary");
+		return false;
+	}
+	ret->canary = (unsigned)(percent * SHARE_ALL / 100 + 0.5);
+	return get_time(call, parameters, "hold", &ret->hold, &ret->has_hold) &&
+	       get_time(call, parameters, "keep_warm", &ret->keep_warm, &ret->has_keep_warm);
 }
 
 static bool get_wait(struct control_call *call, const struct method *m, json_t *parameters,
@@ -225,6 +277,7 @@ static void run_request(struct control_call *call, const struct method *m, json_
 
 	if (!get_services(call, m, parameters, set) ||
 	        !get_wait(call, m, parameters, "wait", &spec.wait) ||
+	        !get_roll(call, parameters, &spec.roll) ||
 	        !get_timeout(call, parameters, &spec.timeout))
 		return;
 	names = calloc(json_object_size(set) + 1, sizeof *names);
@@ -234,6 +287,37 @@ static void run_request(struct control_call *call, const struct method *m, json_
 	}
 	json_object_foreach(set, key, item) names[spec.n_services++] = key;
 	spec.services = names;
+	send_request(call, &spec);
+}
+
+/* Requests for one service. */
+static void run_one(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct request_spec spec = {.kind = m->kind, .n_services = 1};
+	const char *service;
+
+	if (!get_name(call, parameters, "service", &service) ||
+	        !get_wait(call, m, parameters, "wait", &spec.wait) ||
+	        !get_roll(call, parameters, &spec.roll) ||
+	        !get_timeout(call, parameters, &spec.timeout))
+		return;
+	if (!service) {
+		invalid(call, "service");
+		return;
+	}
+	if (m->kind == REQUEST_DEPLOY) {
+		json_t *release = json_object_get(parameters, "release");
+		const char *path = json_string_value(release);
+
+		if (!path || path[0] != '/' || json_string_length(release) >= PATH_MAX ||
+		        strlen(path) != json_string_length(release)) {
+			invalid(call, "release");
+			return;
+		}
+		spec.roll.release = path;
+		spec.roll.confined = !call->client->peer.may_run;
+	}
+	spec.services = &service;
 	send_request(call, &spec);
 }
 
@@ -264,6 +348,15 @@ static void run_status(struct control_call *call, const struct method *m, json_t
 		c->handlers.status(c->handlers.data, call, service);
 }
 
+static void run_services(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	c->handlers.services(c->handlers.data, call);
+}
+
 static void run_logs(struct control_call *call, const struct method *m, json_t *parameters)
 {
 	struct control *c = call->client->control;
@@ -276,6 +369,27 @@ static void run_logs(struct control_call *call, const struct method *m, json_t *
 		invalid(call, "service");
 	else
 		c->handlers.logs(c->handlers.data, call, service);
+}
+
+static void run_connections(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+	json_t *j = json_object_get(parameters, "generation");
+	json_int_t generation = json_integer_value(j);
+	const char *service;
+
+	(void)m;
+	if (!get_name(call, parameters, "service", &service))
+		return;
+	if (!service)
+		invalid(call, "service");
+	else if (j && !json_is_null(j) &&
+	         (!json_is_integer(j) || generation < 1 || generation > UINT32_MAX))
+		invalid(call, "generation");
+	else if (!call->more || call->oneway)
+		call_error(call, ERROR_EXPECTED_MORE, json_object());
+	else
+		c->handlers.connections(c->handlers.data, call, service, (uint32_t)generation);
 }
 
 static void run_events(struct control_call *call, const struct method *m, json_t *parameters)
@@ -332,9 +446,20 @@ static const char *const wait_waits[] = {"serving", "drained", NULL};
 /* clang-format off */
 static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".GetStatus", .run = run_status, .parameters = {"service"}},
+	{.name = INTERFACE_MANAGER ".ListServices", .run = run_services},
 	{.name = INTERFACE_MANAGER ".Reload", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_RELOAD, .waits = reload_waits,
-		.parameters = {"services", "wait", "timeout"}},
+		.parameters = {"services", "wait", "timeout", "canary", "hold", "keep_warm"}},
+	{.name = INTERFACE_MANAGER ".Deploy", .run = run_one, .changes = true,
+		.kind = REQUEST_DEPLOY, .waits = reload_waits,
+		.parameters = {"service", "release", "wait", "timeout", "canary", "hold", "keep_warm"}},
+	{.name = INTERFACE_MANAGER ".Promote", .run = run_one, .changes = true,
+		.kind = REQUEST_PROMOTE, .waits = reload_waits,
+		.parameters = {"service", "wait", "timeout", "canary", "hold"}},
+	{.name = INTERFACE_MANAGER ".Abort", .run = run_one, .changes = true,
+		.kind = REQUEST_ABORT, .waits = reload_waits, .parameters = {"service", "wait", "timeout"}},
+	{.name = INTERFACE_MANAGER ".Rollback", .run = run_one, .changes = true,
+		.kind = REQUEST_ROLLBACK, .waits = reload_waits, .parameters = {"service", "wait", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Stop", .run = run_request, .changes = true,
 		.kind = REQUEST_STOP, .waits = stop_waits, .parameters = {"services", "wait", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Start", .run = run_request, .changes = true,
@@ -346,6 +471,8 @@ static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".Shutdown", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_SHUTDOWN, .waits = stop_waits, .parameters = {"timeout"}},
 	{.name = INTERFACE_MANAGER ".Events", .run = run_events, .parameters = {"follow", "lines"}},
+	{.name = INTERFACE_MANAGER ".Connections", .run = run_connections,
+		.parameters = {"service", "generation"}},
 	{.name = INTERFACE_MANAGER ".Logs", .run = run_logs, .parameters = {"service"}},
 	{.name = INTERFACE_SERVICE ".GetInfo", .run = run_info},
 	{.name = INTERFACE_SERVICE ".GetInterfaceDescription", .run = run_description,

@@ -66,6 +66,8 @@ static void call_pop(struct client *k)
 	k->held -= call->reply_size;
 	k->n_calls--;
 	k->control->n_calls--;
+	if (call->stream)
+		call->stream->free(call->stream_data);
 	free(call->reply);
 	free(call);
 }
@@ -147,6 +149,13 @@ void call_continue(struct control_call *call, json_t *parameters)
 	if (!bytes || wire_writer_add(&k->writer, bytes, size))
 		client_drop(k);
 	ev_io_start(k->control->loop, &k->out);
+}
+
+void control_stream(struct control_call *call, const struct control_stream *stream, void *data)
+{
+	call->stream = stream;
+	call->stream_data = data;
+	ev_io_start(call->client->control->loop, &call->client->out);
 }
 
 uint32_t control_next_id(struct control *c)
@@ -264,8 +273,12 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 		client_free(k);
 		return;
 	}
-	if (!wire_writer_waiting(&k->writer))
+	if (k->first && k->first->stream && !k->first->done) {
+		if (wire_writer_waiting(&k->writer) < CONTROL_HIGH_WATER)
+			k->first->stream->next(k->first->stream_data, k->first);
+	} else if (!wire_writer_waiting(&k->writer)) {
 		ev_io_stop(loop, &k->out);
+	}
 	client_work(k);
 }
 

@@ -195,6 +195,7 @@ int peer_read(const struct control *c, int fd, struct peer *ret)
 	*ret = (struct peer){
 	        .uid = u.uid,
 	        .pid = u.pid,
+	        .may_run = u.uid == 0 || u.uid == geteuid(),
 	        .may_change = u.uid == 0 || u.uid == geteuid() ||
 	                      (c->has_change_gid && in_group(fd, u.gid, c->change_gid)),
 	};

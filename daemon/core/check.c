@@ -17,6 +17,8 @@ static const char *check_worker(const struct generation *g, const struct worker 
 	FAIL_IF(running && !w->pid);
 	FAIL_IF(w->state == WORKER_ABSENT && w->pid);
 	FAIL_IF(running && g->told);
+	FAIL_IF(w->messaged &&
+	        !g->by_message); /* who was told by message is told again at the end */
 	/* 4: nobody is told to stop before the generation is quiet, nor, by `idle`, before it is
 	 * drained, unless it is past its deadline, failed, or everything is stopped at once */
 	if (w->state == WORKER_STOPPING && w->pid && !g->killed)
@@ -29,13 +31,16 @@ static const char *check_generation(const struct service *sv, const struct gener
 	const char *why;
 
 	/* 2: no share without readiness */
-	FAIL_IF(g->share && g->state != GENERATION_SERVING && sv->turn_to != g &&
-	        !gate_holds(sv, g));
-	FAIL_IF(g->state == GENERATION_SERVING && sv->turn == TURN_NONE && g->share != SHARE_ALL &&
-	        !sv->held && !(sv->rolling && sv->rolling->holds));
+	FAIL_IF(g->share && g->state != GENERATION_SERVING && g->state != GENERATION_CANARY &&
+	        sv->turn_to != g && !gate_holds(sv, g));
+	FAIL_IF(g->state == GENERATION_SERVING && sv->turn == TURN_NONE && !g->share && !sv->held &&
+	        !(sv->rolling && sv->rolling->holds));
+	FAIL_IF(g->state == GENERATION_CANARY && sv->turn == TURN_NONE &&
+	        (!g->share || g->share != g->canary));
 	FAIL_IF(sv->turn == TURN_NONE && g->state == GENERATION_READY);
 	FAIL_IF(sv->turn == TURN_NONE && g->state == GENERATION_GONE);
-	FAIL_IF((g->state == GENERATION_STARTING || g->state == GENERATION_READY) &&
+	FAIL_IF((g->state == GENERATION_STARTING || g->state == GENERATION_READY ||
+	                (g->state == GENERATION_CANARY && sv->turn != TURN_STOP)) &&
 	        sv->rolling != g);
 	FAIL_IF(g->state == GENERATION_SERVING && !g->prepared);
 	/* nobody waits for a generation that cannot come any more */
@@ -49,7 +54,8 @@ static const char *check_generation(const struct service *sv, const struct gener
 		        g->settings->drain.deadline != USEC_INFINITY &&
 		        g->settings->drain.kill_after != USEC_INFINITY);
 	FAIL_IF(g->state == GENERATION_DRAINING && g->told && !g->killed && !g->shared &&
-	        g->settings->drain.by != DRAIN_SIGNAL);
+	        g->settings->drain.by != DRAIN_SIGNAL && !g->by_message);
+	FAIL_IF(g->by_message && g->settings->drain.by != DRAIN_AUTO);
 	FAIL_IF(sv->turn == TURN_NONE && generation_next_deadline(g) <= sv->supervisor->now);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if ((why = check_worker(g, &g->workers[i])))
@@ -70,6 +76,7 @@ static const char *check_targets(const struct service *sv)
 		        !service_find(sv, t->generation));
 		FAIL_IF(t->phase == TARGET_ROLLING &&
 		        !(sv->rolling && sv->rolling->id == t->generation));
+		FAIL_IF(t->phase == TARGET_TURNING && !(sv->rolling && sv->rolling->abort_outcome));
 		FAIL_IF(t->phase == TARGET_STOPPING && sv->state != SERVICE_STOPPING &&
 		        !sv->start_again && !sv->remove);
 		FAIL_IF(t->phase == TARGET_PENDING && t->request->kind != REQUEST_WAIT &&

@@ -98,7 +98,8 @@ void service_config_defaults(struct service_config *s)
 	        .deadline = 60 * USEC_PER_SEC,
 	        .kill_after = 5 * USEC_PER_SEC,
 	};
-	s->rollout = (struct rollout_config){.max_old = 4, .bake = 10 * USEC_PER_SEC};
+	s->rollout = (struct rollout_config){
+	        .max_old = 4, .bake = 10 * USEC_PER_SEC, .hold = USEC_INFINITY};
 	s->restart = RESTART_ALWAYS;
 	s->umask = -1;
 	s->watch_debounce = 100 * USEC_PER_MSEC;

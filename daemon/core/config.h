@@ -46,11 +46,12 @@ struct origin {
 	int line;
 };
 
+#define DEFAULT_MODE 0666 /* of a UNIX socket */
 struct listener_config {
 	const char *name; /* several addresses of one listener have the same name */
 	struct address address;
 	int backlog;
-	uint32_t mode;     /* of a UNIX socket's inode (0666) */
+	uint32_t mode;     /* of a UNIX socket's inode */
 	const char *owner; /* user and group of the inode; NULL: handoffd's own */
 	const char *group;
 	struct origin origin;
@@ -110,8 +111,8 @@ struct rollout_config {
 	usec_t keep_warm;
 	unsigned canary; /* of SHARE_ALL; 0: none */
 	bool sticky;     /* canary by client address instead of at random */
-	usec_t hold;
-	unsigned step; /* workers replaced at a time; 0: all */
+	usec_t hold;     /* infinite: until somebody decides */
+	unsigned step;   /* workers replaced at a time; 0: all */
 	enum rollout_order order;
 };
 

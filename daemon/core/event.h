@@ -40,7 +40,17 @@ const char *event_type_to_string(enum event_type t);
 
 enum file_change { FILE_WRITTEN, FILE_APPEARED, FILE_GONE };
 
-enum worker_word { WORD_READY, WORD_STATUS, WORD_STOPPING, WORD_EXTEND, WORD_TROUBLE, WORD_STUCK };
+enum worker_word {
+	WORD_READY,
+	WORD_STATUS,
+	WORD_STOPPING,
+	WORD_EXTEND,
+	WORD_TROUBLE,
+	WORD_STUCK,
+	WORD_HELLO
+};
+
+struct taken_service;
 
 struct event {
 	enum event_type type;
@@ -56,6 +66,7 @@ struct event {
 			bool shared;    /* a stream listener is shared with other generations */
 			bool migrates;  /* closing a listener moves its queue to the steered one */
 			bool probeable; /* a probe reaches this generation alone */
+			bool divisible; /* it can get a part of the new connections */
 		} prepared;
 		int pid;
 		struct { /* FILES_CHANGED: that `text` names */
@@ -65,10 +76,12 @@ struct event {
 		struct {
 			int code, status; /* as waitid(2) */
 			unsigned rest;    /* processes of its tree that are left */
+			uint64_t lost;    /* connections, by its own count */
 		} exited;
 		struct {
 			enum worker_word word;
-			uint64_t number;
+			uint64_t number; /* EXTEND: µs; HELLO: 0 no channel, 1 one, 2 it drains
+			                    by message */
 		} said;
 		bool ok; /* PROBE_DONE, QUIET_CHECKED */
 		struct {
@@ -76,7 +89,11 @@ struct event {
 			usec_t oldest;
 		} inflight;
 	};
-	const char *text; /* the reason of a failure, the status text; or NULL */
+	/* CONFIG_LOADED, the first one: servers that are taken over */
+	const struct taken_service *taken;
+	size_t n_taken;
+	const char *text; /* the reason of a failure, the status text, the directory that was
+	                     PREPARED; or NULL */
 };
 
 #endif

@@ -2,6 +2,7 @@
 #include "core/gate.h"
 #include "core/share.h"
 #include "core/supervisor.h"
+#include "core/turn.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -174,7 +175,7 @@ static void on_build_ended(struct service *sv, struct generation *g, const struc
 		r->duration = s->now - g->created;
 		return;
 	}
-	describe_exit(how, sizeof how, ev->exited.code, ev->exited.status);
+	describe_exit(how, sizeof how, ev->exited.code, ev->exited.status, 0);
 	if (ev->exited.code)
 		text_add(&t, "the build %s", how);
 	else
@@ -255,7 +256,7 @@ bool gate_advance(struct service *sv)
 	}
 	if (sv->held && service_serving(sv) && !sv->waiting &&
 	        (!sv->rolling || sv->rolling->begun)) {
-		service_begin_turn(sv, TURN_RETURN, service_serving(sv));
+		turn_begin(sv, TURN_RETURN, service_serving(sv), SHARE_ALL);
 		return true;
 	}
 	return false;
@@ -286,10 +287,11 @@ static bool wants_hold(const struct generation *g)
 	const struct generation *old = service_serving(sv);
 
 	if (!generation_has_listeners(g) || g->shared || c->sockets == SOCKETS_ADOPT ||
-	        (old && old->shared))
+	        (old && (old->shared || old->taken)))
 		return false;
-	return (old || sv->held) && ((sv->supervisor->development && c->dev.hold) ||
-	                                    c->rollout.order == ROLLOUT_STOP_FIRST);
+	if (c->rollout.order == ROLLOUT_STOP_FIRST)
+		return old || sv->held;
+	return (old || sv->held) && sv->supervisor->development && c->dev.hold && !g->canary;
 }
 
 void gate_return_held(struct service *sv)
@@ -326,7 +328,8 @@ static bool alone(const struct generation *g)
 	const struct service *sv = g->service;
 
 	for (unsigned i = 0; i < sv->n_generations; i++)
-		if (sv->generations[i] != g && generation_has_processes(sv->generations[i]))
+		if (sv->generations[i] != g && !sv->generations[i]->taken &&
+		        generation_has_processes(sv->generations[i]))
 			return false;
 	return true;
 }
@@ -337,15 +340,15 @@ static bool send_away(struct generation *g)
 	struct service *sv = g->service;
 	const struct generation *old = service_serving(sv);
 
-	if (!old)
+	if (!old || old->taken)
 		return false;
 	if (old->baking) /* who waits for that cannot be told more of it */
 		targets_serving(sv, old->id, true);
 	service_set_state(sv, SERVICE_STARTING);
 	if (g->holds)
-		service_retire_all(sv);
+		turn_retire_all(sv);
 	else
-		service_begin_turn(sv, TURN_STOP, NULL);
+		turn_begin(sv, TURN_STOP, NULL, 0);
 	return true;
 }
 
@@ -355,17 +358,21 @@ bool gate_begin(struct generation *g)
 	usec_t now = sv->supervisor->now;
 
 	if (!g->hold_tried && wants_hold(g)) {
-		service_begin_turn(sv, TURN_HOLD, g);
+		turn_begin(sv, TURN_HOLD, g, SHARE_ALL);
 		return true;
 	}
-	if (g->settings->build.count && !g->built) {
+	if (g->settings->build.count && !g->built && !g->taken && !g->roll.back) {
 		if (building(sv))
 			return false;
 		start_build(g);
 		return true;
 	}
-	if (g->settings->rollout.order == ROLLOUT_STOP_FIRST && !alone(g))
-		return send_away(g);
+	if (g->settings->rollout.order == ROLLOUT_STOP_FIRST) {
+		if (send_away(g))
+			return true;
+		if (!alone(g))
+			return false;
+	}
 	g->begun = true;
 	g->begun_at = now;
 	g->ready_deadline = usec_add(now, g->settings->ready.timeout);

@@ -6,6 +6,8 @@
 #include "core/gate.h"
 #include "core/service.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
+#include "core/turn.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +17,9 @@
 #define STABLE_USEC (10 * USEC_PER_SEC)
 /* When a program shows nothing and cannot be probed. */
 #define BLIND_USEC (1 * USEC_PER_SEC)
+/* How often what serves is checked while it is watched, and how long a check may take. */
+#define CHECK_EVERY_USEC (1 * USEC_PER_SEC)
+#define CHECK_PATIENCE_USEC (5 * USEC_PER_SEC)
 /* A failed start may not hold its listeners for ever, whatever kill-after says. */
 #define FAILED_KILL_MAX_USEC (30 * USEC_PER_SEC)
 
@@ -30,10 +35,10 @@ const char *generation_state_to_string(enum generation_state s)
 }
 
 struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
-        const struct service_config *settings, usec_t now)
+        const struct service_config *settings, unsigned n_workers, usec_t now)
 {
 	struct generation *g = calloc(1, sizeof *g);
-	struct worker *workers = calloc(settings->workers, sizeof *workers);
+	struct worker *workers = calloc(n_workers, sizeof *workers);
 
 	if (!g || !workers) {
 		free(g);
@@ -55,8 +60,14 @@ struct generation *generation_new(struct service *service, uint32_t id, struct c
 	        .deadline = USEC_INFINITY,
 	        .kill_at = USEC_INFINITY,
 	        .quiet_at = USEC_INFINITY,
+	        .promote_at = USEC_INFINITY,
+	        .abort_at = USEC_INFINITY,
+	        .check_at = USEC_INFINITY,
+	        .canary = settings->rollout.canary,
+	        .hold = settings->rollout.hold,
+	        .keep_warm = settings->rollout.keep_warm,
 	        .workers = workers,
-	        .n_workers = settings->workers,
+	        .n_workers = n_workers,
 	};
 	for (unsigned i = 0; i < g->n_workers; i++)
 		workers[i] = (struct worker){
@@ -69,9 +80,93 @@ struct generation *generation_free(struct generation *g)
 	if (!g)
 		return NULL;
 	config_unref(g->config);
+	lineage_unref(g->lineage);
+	roll_done(&g->roll);
+	free(g->release);
 	free(g->workers);
 	free(g);
 	return NULL;
+}
+
+static void tell(struct generation *g, struct worker *w, enum tell_word word, uint32_t serving)
+{
+	struct action *a =
+	        supervisor_act(g->service->supervisor, ACTION_TELL_WORKER, g->service, g, w);
+
+	a->tell.word = word;
+	if (word == TELL_SERVING)
+		a->tell.generation = serving;
+	else
+		a->tell.deadline = g->deadline;
+}
+
+/* All workers of the service, those that serve last: at no time two generations believe that they
+ * do. */
+static void tell_serving(struct generation *serving)
+{
+	const struct service *sv = serving->service;
+
+	for (unsigned i = 0; i <= sv->n_generations; i++) {
+		struct generation *g = i < sv->n_generations ? sv->generations[i] : serving;
+
+		if (i < sv->n_generations && g == serving)
+			continue;
+		for (unsigned k = 0; k < g->n_workers; k++)
+			if (g->workers[k].hello && worker_alive(&g->workers[k]))
+				tell(g, &g->workers[k], TELL_SERVING, serving->id);
+	}
+}
+
+void roll_done(struct roll *r)
+{
+	free(r->release);
+	*r = (struct roll){0};
+}
+
+bool generation_set_roll(struct generation *g, struct roll *roll, struct lineage *back)
+{
+	const struct roll_options *o = &roll->options;
+
+	if (back && back->release && !(roll->release = strdup(back->release)))
+		return false;
+	if (o->has_canary)
+		g->canary = o->canary;
+	if (o->has_hold)
+		g->hold = o->hold;
+	if (o->has_keep_warm)
+		g->keep_warm = o->keep_warm;
+	if (g->canary >= SHARE_ALL || back)
+		g->canary = 0;
+	if (back)
+		g->lineage = lineage_ref(back->before);
+	g->roll = *roll;
+	*roll = (struct roll){0};
+	return true;
+}
+
+void generation_restore_link(struct generation *g)
+{
+	if (!g->linked || g->preparing)
+		return;
+	if (g->prepared)
+		supervisor_act(g->service->supervisor, ACTION_RESTORE_LINK, g->service, g, NULL);
+	g->linked = false;
+}
+
+/* What tells more than that it is alive is asked again while it is watched. */
+static void check_later(struct generation *g)
+{
+	enum ready_by by = g->settings->ready.by;
+
+	if (by == READY_HTTP || by == READY_EXEC)
+		g->check_at = usec_add(g->service->supervisor->now, CHECK_EVERY_USEC);
+}
+
+static void stop_probe(struct generation *g)
+{
+	if (g->probing)
+		supervisor_act(g->service->supervisor, ACTION_STOP_PROBE, g->service, g, NULL);
+	g->probing = false;
 }
 
 /* The one door for state changes: the edges that exist, and what a state may not own. */
@@ -80,11 +175,11 @@ void generation_set_state(struct generation *g, enum generation_state state)
 #define TO(x) (1u << GENERATION_##x)
 	static const unsigned edges[] = {
 	        [GENERATION_STARTING] = TO(READY) | TO(FAILED),
-	        [GENERATION_READY] = TO(SERVING) | TO(FAILED),
-	        [GENERATION_CANARY] = TO(SERVING) | TO(DRAINING) | TO(WARM),
-	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING),
+	        [GENERATION_READY] = TO(CANARY) | TO(SERVING) | TO(FAILED),
+	        [GENERATION_CANARY] = TO(SERVING) | TO(DRAINING),
+	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING) | TO(GONE),
 	        [GENERATION_WARM] = TO(SERVING) | TO(DRAINING),
-	        [GENERATION_DRAINING] = TO(STOPPING) | TO(GONE),
+	        [GENERATION_DRAINING] = TO(SERVING) | TO(STOPPING) | TO(GONE),
 	        [GENERATION_STOPPING] = TO(GONE),
 	        [GENERATION_FAILED] = TO(GONE),
 	        [GENERATION_GONE] = 0,
@@ -93,18 +188,20 @@ void generation_set_state(struct generation *g, enum generation_state state)
 	struct supervisor *s = g->service->supervisor;
 
 	HO_ASSERT(edges[g->state] & (1u << state));
-	if (g->probing && state != GENERATION_STARTING) {
-		supervisor_act(s, ACTION_STOP_PROBE, g->service, g, NULL);
-		g->probing = false;
-	}
+	if (state != GENERATION_STARTING)
+		stop_probe(g);
 	if (g->watched && (state == GENERATION_SERVING || state == GENERATION_GONE)) {
 		supervisor_act(s, ACTION_STOP_WATCH, g->service, g, NULL);
 		g->watched = g->counted = false;
 	}
 	if (state == GENERATION_SERVING) {
-		g->quiet = g->drained = g->checking = false;
-		g->quiet_at = g->hold_until = USEC_INFINITY;
+		tell_serving(g);
+		g->quiet = g->drained = g->checking = g->uncountable = false;
+		g->quiet_at = g->hold_until = g->deadline = g->kill_at = USEC_INFINITY;
 	}
+	g->check_at = USEC_INFINITY;
+	if (state == GENERATION_CANARY || state == GENERATION_SERVING)
+		check_later(g);
 	if (state != GENERATION_SERVING)
 		g->baking = false;
 	g->state = state;
@@ -155,31 +252,54 @@ void generation_start_worker(struct generation *g, struct worker *w)
 	w->state = WORKER_STARTING;
 	w->serial++;
 	w->retry_at = w->kill_at = USEC_INFINITY;
-	w->killed = false;
+	w->killed = w->hello = w->drains = w->messaged = false;
 	w->status[0] = '\0';
 	supervisor_act(g->service->supervisor, ACTION_START_WORKER, g->service, g, w);
 }
 
-static void signal_worker(struct generation *g, struct worker *w)
+static void tell_to_stop(struct generation *g, struct worker *w)
 {
-	struct action *a =
-	        supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w);
-
-	a->signo = g->settings->drain.signal;
+	w->messaged = g->by_message && w->drains;
+	if (w->messaged)
+		tell(g, w, TELL_DRAIN, 0);
+	else
+		supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w)
+		        ->signo = g->settings->drain.signal;
 	if (w->state != WORKER_REST)
 		w->state = WORKER_STOPPING;
 }
 
+bool generation_by_message(const struct generation *g)
+{
+	bool any = false;
+
+	if (g->told)
+		return g->by_message;
+	if (g->settings->drain.by != DRAIN_AUTO || g->state != GENERATION_DRAINING || g->overdue)
+		return false;
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		const struct worker *w = &g->workers[i];
+
+		if (!worker_alive(w))
+			continue;
+		if (!w->drains || w->state == WORKER_REST)
+			return false;
+		any = true;
+	}
+	return any;
+}
+
 void generation_tell(struct generation *g)
 {
+	g->by_message = !g->overdue && generation_by_message(g);
 	g->told = true;
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		struct worker *w = &g->workers[i];
 
 		w->retry_at = USEC_INFINITY;
 		if (w->state == WORKER_RUNNING || w->state == WORKER_READY ||
-		        w->state == WORKER_REST)
-			signal_worker(g, w);
+		        w->state == WORKER_REST || w->messaged)
+			tell_to_stop(g, w);
 	}
 }
 
@@ -187,6 +307,8 @@ void generation_kill(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 
+	if (taken_is_foreign(g))
+		return;
 	g->told = g->killed = true;
 	g->kill_at = USEC_INFINITY;
 	if (g->building)
@@ -220,11 +342,17 @@ void generation_fail(
 	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
 	        action_text(s->out, "%s", g->reason);
 	gate_failed(g);
-	generation_tell(g);
-	g->kill_at = usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
 	if (sv->rolling == g)
 		sv->rolling = NULL;
-	service_result(sv, g->id, code, outcome, g->reason);
+	if (g->taken) {
+		taken_failed(g);
+	} else {
+		generation_tell(g);
+		generation_restore_link(g);
+		g->kill_at =
+		        usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
+	}
+	service_result(sv, g->roll.kind, g->id, code, outcome, g->reason);
 }
 
 /* ---- readiness ---- */
@@ -234,7 +362,7 @@ static bool wants_probe(const struct generation *g)
 {
 	enum ready_by by = g->settings->ready.by;
 
-	if (!generation_has_listeners(g) || !g->probeable)
+	if (!generation_has_listeners(g) || !g->probeable || g->taken)
 		return false;
 	return by == READY_AUTO || by == READY_ACCEPTING || by == READY_LISTENING ||
 	       by == READY_HTTP;
@@ -242,6 +370,8 @@ static bool wants_probe(const struct generation *g)
 
 static bool is_ready(struct generation *g, usec_t now)
 {
+	if (g->taken)
+		return true;
 	switch (g->settings->ready.by) {
 	case READY_AUTO:
 		if (all_workers(g, true) || (g->probed && !g->speaks_notify))
@@ -277,6 +407,21 @@ static void fail_unready(struct generation *g)
 	        g->trouble[0] ? ": " : "", g->trouble);
 }
 
+/* One probe at a time for a service: this one goes before a check of what serves. */
+static void begin_probe(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+	struct generation *serving = service_serving(g->service);
+
+	if (serving && serving != g && serving->probing) {
+		stop_probe(serving);
+		check_later(serving);
+	}
+	supervisor_act(s, ACTION_PROBE, g->service, g, NULL)->http =
+	        g->settings->ready.by == READY_HTTP;
+	g->probing = true;
+}
+
 static bool starting_advance(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
@@ -292,12 +437,8 @@ static bool starting_advance(struct generation *g)
 	}
 	if (!all_workers(g, false))
 		return false;
-	if (wants_probe(g) && !g->probing && !g->probed) {
-		struct action *a = supervisor_act(s, ACTION_PROBE, g->service, g, NULL);
-
-		a->http = r->by == READY_HTTP;
-		g->probing = true;
-	}
+	if (wants_probe(g) && !g->probing && !g->probed)
+		begin_probe(g);
 	if (g->after_at == USEC_INFINITY && r->by == READY_AFTER)
 		g->after_at = usec_add(s->now, r->after);
 	if (r->by == READY_AUTO && !g->probeable) {
@@ -316,23 +457,90 @@ static bool starting_advance(struct generation *g)
 
 /* ---- serving ---- */
 
+static void stop_watching(struct generation *g)
+{
+	g->baking = false;
+	g->check_at = USEC_INFINITY;
+	stop_probe(g);
+}
+
+/* It cannot be turned back while it shares with a canary: this goes first. */
+static bool undo_canary(struct generation *g)
+{
+	struct generation *canary = g->service->rolling;
+
+	if (!canary || canary->state != GENERATION_CANARY)
+		return false;
+	if (canary->abort_at == USEC_INFINITY)
+		turn_abort(canary, CODE_GENERATION_FAILED, "rolled-back",
+		        "the generation it was compared with has failed");
+	return true;
+}
+
+bool generation_check_advance(struct generation *g)
+{
+	struct service *sv = g->service;
+	struct supervisor *s = sv->supervisor;
+
+	if (s->now < g->check_at)
+		return false;
+	if (g->probing) {
+		generation_check_done(g, false, g->trouble);
+		return true;
+	}
+	if (sv->rolling && sv->rolling != g) {
+		check_later(g);
+		return true;
+	}
+	g->trouble[0] = '\0';
+	g->check_at = usec_add(s->now, CHECK_PATIENCE_USEC);
+	if (g->settings->ready.by == READY_EXEC) {
+		g->probing = true;
+		supervisor_act(s, ACTION_WATCH_EXEC, sv, g, &g->workers[0]);
+	} else {
+		begin_probe(g);
+	}
+	return true;
+}
+
+void generation_check_done(struct generation *g, bool ok, const char *why)
+{
+	const struct ready_config *r = &g->settings->ready;
+
+	stop_probe(g);
+	if (ok) {
+		check_later(g);
+		return;
+	}
+	g->check_at = USEC_INFINITY;
+	g->died = true;
+	(void)snprintf(g->reason, sizeof g->reason,
+	        "its check failed %.3g s after its start (%s: %s)%s%s",
+	        (double)(g->service->supervisor->now - g->created) / USEC_PER_SEC,
+	        ready_by_to_string(r->by), r->argument ? r->argument : "", why[0] ? ": " : "", why);
+}
+
 static bool serving_advance(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 	bool changed = false;
 
-	if (g->died) {
+	if (g->baking && generation_check_advance(g))
+		return true;
+	/* its canary goes first, which may take a second try; its workers come back meanwhile */
+	if (g->died && !(g->baking && undo_canary(g))) {
 		g->died = false;
-		if (g->baking && service_turn_back(g->service, g))
+		if (g->baking && turn_back(g->service, g))
 			return true;
 		if (g->baking) { /* nothing to go back to: it is kept alive like any other */
-			g->baking = false;
-			service_result(g->service, g->id, CODE_FAILED, "failed", g->reason);
+			stop_watching(g);
+			service_result(
+			        g->service, g->roll.kind, g->id, CODE_FAILED, "failed", g->reason);
 		}
 		changed = true;
 	}
-	if (g->baking && s->now >= g->bake_until) {
-		g->baking = false;
+	if (g->baking && !g->died && s->now >= g->bake_until) {
+		stop_watching(g);
 		supervisor_record(s, RECORD_BAKED, g->service, g, NULL);
 		targets_serving(g->service, g->id, true);
 		changed = true;
@@ -366,8 +574,9 @@ bool generation_advance(struct generation *g)
 	case GENERATION_STOPPING:
 	case GENERATION_FAILED:
 		return drain_advance(g);
-	case GENERATION_READY:
 	case GENERATION_CANARY:
+		return turn_canary_advance(g);
+	case GENERATION_READY:
 	case GENERATION_GONE:
 		return false;
 	}
@@ -389,7 +598,8 @@ usec_t generation_next_deadline(const struct generation *g)
 			return at;
 		return earliest(g->ready_deadline, g->after_at);
 	case GENERATION_SERVING:
-		at = g->baking ? g->bake_until : at;
+		if (g->baking)
+			at = g->died ? g->check_at : earliest(g->bake_until, g->check_at);
 		for (unsigned i = 0; i < g->n_workers; i++) {
 			const struct worker *w = &g->workers[i];
 
@@ -404,8 +614,9 @@ usec_t generation_next_deadline(const struct generation *g)
 	case GENERATION_STOPPING:
 	case GENERATION_FAILED:
 		return drain_next_deadline(g);
-	case GENERATION_READY:
 	case GENERATION_CANARY:
+		return turn_canary_deadline(g);
+	case GENERATION_READY:
 	case GENERATION_GONE:
 		return at;
 	}
@@ -422,13 +633,16 @@ void generation_worker_started(struct generation *g, struct worker *w, int pid)
 	w->pid = pid;
 	w->started = s->now;
 	supervisor_record(s, RECORD_WORKER_STARTED, g->service, g, w);
-	if (g->told) { /* the order came while it was being started */
-		signal_worker(g, w);
+	if (g->taken && g->state == GENERATION_FAILED) {
+		taken_forget_worker(g, w);
+	} else if (g->told) { /* the order came while it was being started */
+		tell_to_stop(g, w);
 		if (g->killed) {
 			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 			w->killed = true;
 		}
-	} else if (g->state == GENERATION_STARTING && g->settings->ready.by == READY_EXEC) {
+	} else if (g->state == GENERATION_STARTING && g->settings->ready.by == READY_EXEC &&
+	           !g->taken) {
 		supervisor_act(s, ACTION_WATCH_EXEC, g->service, g, w);
 	}
 }
@@ -437,7 +651,7 @@ static void schedule_restart(struct generation *g, struct worker *w)
 {
 	struct supervisor *s = g->service->supervisor;
 
-	if (g->settings->restart == RESTART_NEVER || g->told)
+	if (g->settings->restart == RESTART_NEVER || g->told || g->taken)
 		return;
 	if (s->now - w->started >= STABLE_USEC)
 		w->failures = 0;
@@ -465,7 +679,7 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 	}
 }
 
-void describe_exit(char *buffer, size_t size, int code, int status)
+void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost)
 {
 	enum { EXITED = 1, DUMPED = 3 }; /* CLD_EXITED, CLD_DUMPED */
 
@@ -476,6 +690,9 @@ void describe_exit(char *buffer, size_t size, int code, int status)
 		        code == DUMPED ? " (core dumped)" : "");
 	else
 		(void)snprintf(buffer, size, "is gone");
+	if (lost)
+		(void)snprintf(buffer + strlen(buffer), size - strlen(buffer),
+		        " with %llu connection%s", (unsigned long long)lost, lost == 1 ? "" : "s");
 }
 
 static void record_exit(struct generation *g, struct worker *w, int code, int status,
@@ -492,6 +709,8 @@ static void record_exit(struct generation *g, struct worker *w, int code, int st
 		r->exit_code = status;
 	else if (code)
 		r->exit_signal = status;
+	r->connections = w->lost;
+	r->has_connections = w->lost > 0;
 	r->text = action_text(s->out, "%s%s%s", how, words ? ":\n" : "", words ? last_words : "");
 }
 
@@ -506,8 +725,8 @@ static void handle_rest(struct generation *g, struct worker *w)
 	if (g->state == GENERATION_FAILED || g->killed) {
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
-	} else if (g->state == GENERATION_SERVING && !g->told) {
-		signal_worker(g, w);
+	} else if (g->state == GENERATION_SERVING && !g->told && !g->taken) {
+		tell_to_stop(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}
 }
@@ -531,26 +750,30 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
         unsigned rest, const char *last_words)
 {
 	struct supervisor *s = g->service->supervisor;
-	char how[80], story[sizeof g->reason];
+	char how[120], story[sizeof g->reason];
 	struct text told = TEXT_ON(story);
 
-	describe_exit(how, sizeof how, code, status);
+	describe_exit(how, sizeof how, code, status, w->lost);
 	record_exit(g, w, code, status, how, last_words);
 	text_add(&told, "worker %u (pid %d) %s %.3gs after its start%s", w->index, w->pid, how,
 	        (double)(s->now - w->started) / USEC_PER_SEC,
 	        g->state == GENERATION_STARTING ? ", before it was ready" : "");
 	add_last_words(&told, last_words);
 	w->pid = 0;
+	w->hello = w->drains = w->messaged = false;
 	w->state = WORKER_STOPPING; /* whatever follows does not speak to it any more */
 	if (g->state == GENERATION_STARTING)
 		generation_fail(g,
 		        service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
 		        "failed", "%s", story);
-	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY) {
+	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY ||
+	         g->state == GENERATION_CANARY) {
 		g->died = true;
 		g->ended_badly = code != 1 || status;
 		(void)copy_string(g->reason, sizeof g->reason, story);
 	}
+	if (!worker_alive(w))
+		return; /* it was given up with the generation */
 	if (rest)
 		handle_rest(g, w);
 	else
@@ -565,4 +788,17 @@ void generation_worker_tree_gone(struct generation *g, struct worker *w)
 	w->kill_at = USEC_INFINITY;
 	if (g->state == GENERATION_SERVING || g->state == GENERATION_READY)
 		schedule_restart(g, w);
+}
+
+void generation_worker_hello(struct generation *g, struct worker *w, uint64_t state)
+{
+	const struct generation *serving = service_serving(g->service);
+	bool new_channel = state > 0 && !w->hello;
+
+	w->hello = state > 0;
+	w->drains = state > 1;
+	if (new_channel && serving)
+		tell(g, w, TELL_SERVING, serving->id);
+	if (w->messaged && w->drains) /* it may not have heard */
+		tell(g, w, TELL_DRAIN, 0);
 }

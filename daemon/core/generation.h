@@ -3,24 +3,39 @@
  *
  *   STARTING -> READY                 [generation_advance: every sign of readiness is there]
  *   STARTING, READY -> FAILED         [generation_fail]
- *   READY -> SERVING                  [service_steered: new connections come to it]
+ *   READY -> SERVING                  [turned: new connections come to it]
+ *   READY -> CANARY -> SERVING        [turned: a part of them, then all]
+ *   CANARY -> DRAINING                [turned: the canary was undone, or stop]
  *   SERVING -> WARM -> DRAINING       [generation_retire; at the end of bake and keep-warm]
  *   SERVING -> DRAINING               [generation_retire: nothing to go back to, or stop]
- *   WARM -> SERVING                   [service_steered: rollback]
+ *   SERVING -> GONE                   [taken_leave: a foreign server is left as it was]
+ *   WARM, DRAINING -> SERVING         [turned: rollback]
  *   DRAINING -> STOPPING              [told to stop: drained, or deadline]
  *   DRAINING, STOPPING, FAILED -> GONE [generation_release: no process left]
  *
- * STARTING has no share. SERVING has it all. WARM and DRAINING have none, their processes are whole
- * and untold (WARM) or untold until they are quiet (DRAINING). GONE owns nothing and is freed. */
+ * STARTING has no share. SERVING has it all, but for what a CANARY has. WARM and DRAINING have
+ * none, their processes are whole and untold (WARM) or untold until they are quiet (DRAINING). GONE
+ * owns nothing and is freed. */
 #ifndef CORE_GENERATION_H
 #define CORE_GENERATION_H
 
 #include "core/base.h"
 #include "core/config.h"
+#include "core/lineage.h"
 #include "core/request.h"
 #include "core/worker.h"
 
 struct service;
+
+/* One roll-out: what was asked for. */
+struct roll {
+	const char *cause; /* static */
+	enum request_kind kind;
+	struct roll_options options; /* its release is `release` */
+	char *release;               /* owned, or NULL */
+	bool back; /* the previous release again, with the settings it had; no link is moved before
+	              it serves */
+};
 
 /* X(ENUM, "name") */
 #define GENERATION_STATES(X)                                                                       \
@@ -52,8 +67,11 @@ struct generation {
 	void *shell;           /* the shell's object: listeners, release */
 
 	bool preparing, prepared;
-	bool shared, migrates, probeable; /* see EVENT_PREPARED */
-	unsigned share, share_before;     /* wanted; what it was before the turn under way */
+	bool taken; /* the server that ran before us, see taken.h */
+	bool shared, migrates, probeable, divisible; /* see EVENT_PREPARED */
+	char *release;                /* directory it was started from, or NULL; owned */
+	bool linked;                  /* the release link was moved for it */
+	unsigned share, share_before; /* wanted; what it was before the turn under way */
 
 	/* before its workers are started: gate.c */
 	bool hold_tried, holds;            /* holds: new connections wait for it */
@@ -67,10 +85,20 @@ struct generation {
 	bool speaks_notify;
 	char trouble[300]; /* what the last probe saw */
 
+	/* how it is rolled out */
+	struct roll roll; /* owned */
+	unsigned canary;  /* its part while it is one; 0: it gets everything at once */
+	usec_t hold, keep_warm;
+	usec_t promote_at, abort_at; /* CANARY */
+	enum outcome_code abort_code;
+	const char *abort_outcome;
+	struct lineage *lineage; /* what it replaced; referenced, or NULL */
+
 	/* serving */
 	bool baking, died; /* died: a worker did, and nothing was done about it yet */
 	bool ended_badly;  /* the last worker that ended did not exit with status 0 */
 	usec_t bake_until;
+	usec_t check_at; /* CANARY too: when its check is done again, or given up */
 
 	/* retired */
 	usec_t hold_until, deadline, kill_at, quiet_at;
@@ -78,6 +106,7 @@ struct generation {
 	bool checking, quiet; /* quiet: nothing can reach it any more */
 	bool watched, counted, uncountable;
 	bool told, killed, drained, overdue;
+	bool by_message; /* told on the workers' channels, not by a signal */
 	bool rolled_back;
 	uint64_t in_flight, idle, cut;
 	usec_t oldest;
@@ -86,10 +115,21 @@ struct generation {
 	unsigned n_workers;
 };
 
+/* Frees what it owns and empties it. */
+void roll_done(struct roll *r);
+
 /* NULL when memory is short. Takes a reference of the config. */
 struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
-        const struct service_config *settings, usec_t now);
+        const struct service_config *settings, unsigned n_workers, usec_t now);
 struct generation *generation_free(struct generation *g);
+/* How it shall be rolled out: takes what `roll` owns. `back`: as this has been, or NULL.
+ * False when memory is short. */
+bool generation_set_roll(struct generation *g, struct roll *roll, struct lineage *back);
+/* The release link was moved for it: as it was before. */
+void generation_restore_link(struct generation *g);
+/* The check of its readiness, again and again while it is watched; true if something changed. */
+bool generation_check_advance(struct generation *g);
+void generation_check_done(struct generation *g, bool ok, const char *why);
 void generation_set_state(struct generation *g, enum generation_state state);
 
 /* Does what can be done now; true if something changed. */
@@ -102,8 +142,8 @@ void generation_fail(struct generation *g, enum outcome_code code, const char *o
         const char *format, ...) _printf_(4, 5);
 /* It gets no new connection any more: keep it whole until `hold_until`, then drain it. */
 void generation_retire(struct generation *g, usec_t hold_until);
-/* Its deadline is now. */
-void generation_hasten(struct generation *g);
+/* Its deadline is now; `why`, or NULL: no words. */
+void generation_hasten(struct generation *g, const char *why);
 /* SIGKILL for all it has. */
 void generation_kill(struct generation *g);
 /* Has it all its processes, and was none told to stop? Then it can take all traffic at once. */
@@ -115,9 +155,11 @@ bool generation_has_listeners(const struct generation *g);
 void generation_start_worker(struct generation *g, struct worker *w);
 /* Tells every worker to stop. */
 void generation_tell(struct generation *g);
+/* Are its workers told to drain by message? */
+bool generation_by_message(const struct generation *g);
 
 /* "exited with status 1" */
-void describe_exit(char *buffer, size_t size, int code, int status);
+void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost);
 /* The last lines tell most: what does not fit is left out in front. */
 void add_last_words(struct text *t, const char *words);
 
@@ -127,5 +169,7 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 void generation_worker_exited(struct generation *g, struct worker *w, int code, int status,
         unsigned rest, const char *last_words);
 void generation_worker_tree_gone(struct generation *g, struct worker *w);
+/* Its channel has changed: see WORD_HELLO. */
+void generation_worker_hello(struct generation *g, struct worker *w, uint64_t state);
 
 #endif

@@ -18,6 +18,7 @@ enum record_level {
 #define RECORD_TYPES(X)                                                                            \
 	X(GENERATION_STARTING, "generation-starting", INFO)                                        \
 	X(GENERATION_READY, "generation-ready", INFO)                                              \
+	X(GENERATION_CANARY, "generation-canary", NOTICE)                                          \
 	X(GENERATION_SERVING, "generation-serving", NOTICE)                                        \
 	X(GENERATION_FAILED, "generation-failed", ERROR)                                           \
 	X(GENERATION_WARM, "generation-warm", INFO)                                                \
@@ -27,6 +28,8 @@ enum record_level {
 	X(GENERATION_STOPPING, "generation-stopping", INFO)                                        \
 	X(GENERATION_GONE, "generation-gone", INFO)                                                \
 	X(CONNECTIONS_CUT, "connections-cut", WARNING)                                             \
+	X(GENERATION_HASTENED, "generation-hastened", NOTICE)                                      \
+	X(CANARY_ABORTED, "canary-aborted", ERROR)                                                 \
 	X(ROLLED_BACK, "rolled-back", ERROR)                                                       \
 	X(BAKED, "generation-baked", INFO)                                                         \
 	X(WORKER_STARTED, "worker-started", INFO)                                                  \
@@ -37,6 +40,7 @@ enum record_level {
 	X(WORKER_RESTARTING, "worker-restarting", WARNING)                                         \
 	X(WORKER_KILLED, "worker-killed", WARNING)                                                 \
 	X(WORKER_OUTPUT, "worker-output", INFO)                                                    \
+	X(SERVER_LEFT, "server-left", NOTICE)                                                      \
 	X(SERVICE_ADDED, "service-added", NOTICE)                                                  \
 	X(SERVICE_REMOVED, "service-removed", NOTICE)                                              \
 	X(SERVICE_STOPPING, "service-stopping", NOTICE)                                            \
@@ -53,7 +57,10 @@ enum record_level {
 	X(BUILD_CHANGES_FILES, "build-changes-files", WARNING)                                     \
 	X(WATCH_NOTE, "watch-note", WARNING)                                                       \
 	X(RELOAD_REQUESTED, "reload-requested", NOTICE)                                            \
+	X(CHANGE_REQUESTED, "change-requested", NOTICE)                                            \
 	X(STOP_REQUESTED, "stop-requested", NOTICE)                                                \
+	X(RELEASE_LINKED, "release-linked", NOTICE)                                                \
+	X(RELEASE_RESTORED, "release-restored", WARNING)                                           \
 	X(CONFIG_LOADED, "config-loaded", INFO)                                                    \
 	X(CONFIG_REFUSED, "config-refused", ERROR)                                                 \
 	X(CONFIG_NOTE, "config-note", WARNING)                                                     \
@@ -79,7 +86,8 @@ enum record_level record_level(enum record_type t);
 struct record {
 	enum record_type type;
 	const char *service;  /* or NULL */
-	uint32_t generation;  /* or 0 */
+	uint32_t generation;  /* or 0, */
+	bool zeroth;          /* which is one where this is set, see taken.h */
 	int worker;           /* or -1 */
 	int pid;              /* or 0 */
 	const char *text;     /* one sentence, or NULL */

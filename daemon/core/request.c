@@ -5,6 +5,10 @@ const char *request_kind_to_string(enum request_kind k)
 {
 	static const char *const names[] = {
 	        [REQUEST_RELOAD] = "reload",
+	        [REQUEST_DEPLOY] = "deploy",
+	        [REQUEST_PROMOTE] = "promote",
+	        [REQUEST_ABORT] = "abort",
+	        [REQUEST_ROLLBACK] = "rollback",
 	        [REQUEST_STOP] = "stop",
 	        [REQUEST_START] = "start",
 	        [REQUEST_RESTART] = "restart",

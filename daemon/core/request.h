@@ -8,6 +8,10 @@
 
 enum request_kind {
 	REQUEST_RELOAD,   /* start a new generation */
+	REQUEST_DEPLOY,   /* point the release link at a directory, then the same */
+	REQUEST_PROMOTE,  /* a canary gets all new connections, or a greater part of them */
+	REQUEST_ABORT,    /* undo the roll-out that is under way */
+	REQUEST_ROLLBACK, /* back to the previous generation */
 	REQUEST_STOP,     /* drain and stop services; the daemon goes on */
 	REQUEST_START,    /* start stopped services */
 	REQUEST_RESTART,  /* stop, then start */
@@ -32,6 +36,17 @@ enum outcome_code {
 	CODE_SUPERSEDED = 8,
 };
 
+/* How a roll-out is to be done, where that is not left to the settings. */
+struct roll_options {
+	bool has_canary, has_hold, has_keep_warm;
+	unsigned canary; /* of SHARE_ALL, which means none, as 0 does */
+	usec_t hold;     /* USEC_INFINITY: until somebody decides */
+	usec_t keep_warm;
+	const char *release; /* of DEPLOY: an absolute path */
+	bool confined; /* the release must be a neighbour of the one before: the caller may not
+	                  choose what is run */
+};
+
 struct request_spec {
 	uint32_t
 	        id; /* chosen by the caller, unique among those not yet answered; 0: nobody waits */
@@ -40,8 +55,9 @@ struct request_spec {
 	usec_t timeout;              /* how long the caller waits; USEC_INFINITY: for ever */
 	const char *const *services; /* names; n_services 0: all */
 	size_t n_services;
-	void *caller;      /* the shell's: to whom the answer goes */
-	const char *cause; /* "SIGHUP", "handoffctl (uid 0, pid 17)": for the records */
+	struct roll_options roll; /* of RELOAD and DEPLOY; PROMOTE: has_canary, has_hold */
+	void *caller;             /* the shell's: to whom the answer goes */
+	const char *cause;        /* "SIGHUP", "handoffctl (uid 0, pid 17)": for the records */
 };
 
 /* The result for one service. */
@@ -51,7 +67,8 @@ struct result {
 	uint32_t generation; /* that carried the request; 0: none was started */
 	enum outcome_code code;
 	const char *outcome; /* static: "serving", "drained", "failed", "rolled-back", "stopped",
-	                        "refused", "timed-out", "superseded", "cut" */
+	                        "refused", "timed-out", "superseded", "cut", "canary",
+	                        "aborted" */
 	uint64_t cut;        /* connections */
 	char text[1024];     /* cause in one sentence, then perhaps the last lines of the worker */
 };

@@ -17,6 +17,8 @@ struct request *request_free(struct request *r)
 	for (char **name = r->names; name && *name; name++)
 		free(*name);
 	free(r->names);
+	free(r->release);
+	free(r->cause);
 	free(r->text);
 	free(r);
 	return NULL;
@@ -152,8 +154,69 @@ void targets_started(struct service *sv, uint32_t generation)
 			continue;
 		t->generation = generation;
 		t->phase = TARGET_ROLLING;
-		if (t->request->wait == WAIT_NONE)
+		if (t->request->wait == WAIT_NONE && generation)
 			target_done(t, CODE_DONE, "started", NULL);
+	}
+}
+
+void targets_canary(struct service *sv, const struct generation *g)
+{
+	struct target *next;
+
+	for (struct target *t = sv->targets; t; t = next) {
+		bool promotes = t->request->kind == REQUEST_PROMOTE;
+
+		next = t->next;
+		if (t->generation != g->id || t->phase != TARGET_ROLLING)
+			continue;
+		if (promotes ? t->request->roll.has_canary : g->hold == USEC_INFINITY)
+			target_done(t, CODE_DONE, "canary", NULL);
+	}
+}
+
+void targets_turned(struct service *sv, uint32_t generation, const char *outcome)
+{
+	struct target *next;
+
+	for (struct target *t = sv->targets; t; t = next) {
+		next = t->next;
+		if (t->phase != TARGET_TURNING)
+			continue;
+		t->generation = generation;
+		if (t->request->wait == WAIT_DRAINED)
+			t->phase = TARGET_DRAINING;
+		else
+			target_done(t, CODE_DONE, outcome, NULL);
+	}
+	targets_check(sv);
+}
+
+void targets_not_turned(struct service *sv, const char *why)
+{
+	struct target *next;
+
+	for (struct target *t = sv->targets; t; t = next) {
+		next = t->next;
+		if (t->phase == TARGET_TURNING || t->request->kind == REQUEST_PROMOTE)
+			target_done(t, CODE_FAILED, "failed", why);
+	}
+}
+
+void targets_pending(struct service *sv)
+{
+	for (struct target *t = sv->targets; t; t = t->next)
+		if (t->phase == TARGET_TURNING)
+			t->phase = TARGET_PENDING;
+}
+
+void targets_forget_pending(struct service *sv, const char *why)
+{
+	struct target *next;
+
+	for (struct target *t = sv->targets; t; t = next) {
+		next = t->next;
+		if (t->phase == TARGET_PENDING && t->request->kind != REQUEST_WAIT)
+			target_done(t, CODE_SUPERSEDED, "superseded", why);
 	}
 }
 
@@ -232,13 +295,26 @@ static void check_wait(struct target *t)
 	target_done(t, CODE_DONE, drained ? "drained" : "serving", NULL);
 }
 
+/* Who went back waits for the end of a newer generation. */
+static bool is_drained(const struct target *t)
+{
+	const struct service *sv = t->service;
+
+	if (t->request->kind != REQUEST_ABORT && t->request->kind != REQUEST_ROLLBACK)
+		return !service_old(sv, t->generation);
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		if (generation_is_old(sv->generations[i]))
+			return false;
+	return true;
+}
+
 void targets_check(struct service *sv)
 {
 	struct target *next;
 
 	for (struct target *t = sv->targets; t; t = next) {
 		next = t->next;
-		if (t->phase == TARGET_DRAINING && !service_old(sv, t->generation))
+		if (t->phase == TARGET_DRAINING && is_drained(t))
 			target_done(t, CODE_DONE, "drained", NULL);
 		else if (t->phase == TARGET_STOPPING &&
 		         (sv->state == SERVICE_STOPPED ||
@@ -272,6 +348,12 @@ static struct request *request_new(struct supervisor *s, const struct request_sp
 	for (size_t i = 0; i < spec->n_services; i++)
 		if (!(r->names[i] = strdup(spec->services[i])))
 			goto fail;
+	r->roll = spec->roll;
+	r->cause = strdup(spec->cause ? spec->cause : "");
+	r->release = spec->roll.release ? strdup(spec->roll.release) : NULL;
+	r->roll.release = r->release;
+	if (!r->cause || (spec->roll.release && !r->release))
+		goto fail;
 	r->next = s->requests;
 	s->requests = r;
 	timer_set(&s->timers, &r->timer, usec_add(s->now, spec->timeout));
@@ -334,6 +416,90 @@ static bool add_targets(struct supervisor *s, struct request *r)
 	return true;
 }
 
+static void refuse(struct target *t, const char *why)
+{
+	target_done(t, CODE_FAILED, "refused", why);
+}
+
+/* Two releases cannot both be the next one. */
+static void supersede_deploys(struct target *by)
+{
+	struct target *next;
+
+	for (struct target *t = by->service->targets; t; t = next) {
+		next = t->next;
+		if (t != by && t->phase == TARGET_PENDING && t->request->kind == REQUEST_DEPLOY &&
+		        strcmp(t->request->release, by->request->release) != 0)
+			target_done(t, CODE_SUPERSEDED, "superseded",
+			        "another release was asked for before this one was started");
+	}
+}
+
+static void begin_roll(struct target *t)
+{
+	struct service *sv = t->service;
+	const struct request *r = t->request;
+
+	if (sv->remove)
+		t->phase = TARGET_STOPPING;
+	else if (sv->state == SERVICE_STOPPING || sv->state == SERVICE_STOPPED)
+		refuse(t, "the service is stopped; start it with `handoffctl start`");
+	else if (!service_roll_as(sv, r->kind, &r->roll))
+		refuse(t, "not enough memory for the request");
+	else if (r->kind == REQUEST_DEPLOY)
+		supersede_deploys(t);
+}
+
+static void begin_promote(struct target *t)
+{
+	const struct roll_options *o = &t->request->roll;
+	struct service *sv = t->service;
+	struct generation *g = sv->rolling;
+	char text[120];
+
+	if (!g || g->state != GENERATION_CANARY || g->abort_at != USEC_INFINITY ||
+	        sv->turn != TURN_NONE) {
+		refuse(t, "no canary is held at this moment");
+		return;
+	}
+	if (o->has_canary && o->canary <= g->canary) {
+		(void)snprintf(text, sizeof text,
+		        "the canary has %.4g %% already, and its share can only be raised",
+		        g->canary * 100. / SHARE_ALL);
+		refuse(t, text);
+		return;
+	}
+	if (o->has_hold)
+		g->hold = o->hold;
+	sv->part_wanted = o->has_canary ? o->canary : SHARE_ALL;
+	t->generation = g->id;
+	t->phase = TARGET_ROLLING;
+	if (t->request->wait == WAIT_NONE)
+		target_done(t, CODE_DONE, "started", NULL);
+}
+
+static void begin_back(struct target *t)
+{
+	bool back = t->request->kind == REQUEST_ROLLBACK;
+	struct service *sv = t->service;
+
+	if (!sv->rolling && !sv->waiting && (!back || !service_serving(sv))) {
+		refuse(t, back ? "the service does not serve" : "no roll-out is under way");
+		return;
+	}
+	if (sv->state == SERVICE_STOPPING || sv->stop_wanted) {
+		refuse(t, "the service is being stopped");
+		return;
+	}
+	(void)snprintf(sv->why, sizeof sv->why, "%s was asked for by %s",
+	        back ? "a rollback" : "its end", t->request->cause);
+	sv->abort_wanted |= !back;
+	sv->back_wanted |= back;
+	t->phase = TARGET_TURNING;
+	if (t->request->wait == WAIT_NONE)
+		target_done(t, CODE_DONE, "started", NULL);
+}
+
 /* May finish the target at once. */
 static void begin_target(struct target *t)
 {
@@ -347,11 +513,15 @@ static void begin_target(struct target *t)
 	}
 	switch (t->request->kind) {
 	case REQUEST_RELOAD:
-		if (sv->remove)
-			t->phase = TARGET_STOPPING;
-		else if (sv->state == SERVICE_STOPPING || sv->state == SERVICE_STOPPED)
-			target_done(t, CODE_FAILED, "refused",
-			        "the service is stopped; start it with `handoffctl start`");
+	case REQUEST_DEPLOY:
+		begin_roll(t);
+		break;
+	case REQUEST_PROMOTE:
+		begin_promote(t);
+		break;
+	case REQUEST_ABORT:
+	case REQUEST_ROLLBACK:
+		begin_back(t);
 		break;
 	case REQUEST_START:
 		if (sv->state == SERVICE_STOPPING || sv->stop_wanted) {
@@ -414,7 +584,7 @@ static void settle_targets(struct supervisor *s, struct request *r)
 static void stop_at_once(struct service *sv)
 {
 	for (unsigned i = 0; i < sv->n_generations; i++)
-		generation_hasten(sv->generations[i]);
+		generation_hasten(sv->generations[i], NULL);
 	service_settle(sv);
 	for (unsigned i = 0; i < sv->n_generations; i++)
 		generation_kill(sv->generations[i]);
@@ -449,6 +619,29 @@ static void shut_down(struct supervisor *s, const struct request_spec *spec)
 	}
 }
 
+static bool changes_only(enum request_kind kind)
+{
+	return kind == REQUEST_PROMOTE || kind == REQUEST_ABORT || kind == REQUEST_ROLLBACK;
+}
+
+/* Refused before anything is done. */
+static bool canary_possible(struct supervisor *s, struct request *r)
+{
+	for (size_t i = 0; i < s->n_slots; i++) {
+		const struct service *sv = s->services[i];
+		const struct generation *g = sv ? service_serving(sv) : NULL;
+		bool named = r->all;
+
+		for (char **name = r->names; sv && *name; name++)
+			named |= !strcmp(*name, sv->name);
+		if (!g || !named || g->divisible || !r->roll.canary || r->roll.canary >= SHARE_ALL)
+			continue;
+		requests_refuse(s, r, CODE_FAILED, "service \"%s\": %s", sv->name, NO_CANARY);
+		return false;
+	}
+	return true;
+}
+
 void requests_add(struct supervisor *s, const struct request_spec *spec)
 {
 	struct request *r = NULL;
@@ -475,10 +668,13 @@ void requests_add(struct supervisor *s, const struct request_spec *spec)
 			requests_refuse(s, r, CODE_FAILED, "handoffd is stopping");
 		return;
 	}
-	if (spec->kind != REQUEST_RELOAD) {
+	if (spec->kind != REQUEST_RELOAD && spec->kind != REQUEST_DEPLOY) {
 		HO_ASSERT(r);
 		if (spec->kind != REQUEST_WAIT) {
-			record = supervisor_record(s, RECORD_STOP_REQUESTED, NULL, NULL, NULL);
+			record = supervisor_record(s,
+			        changes_only(spec->kind) ? RECORD_CHANGE_REQUESTED
+			                                 : RECORD_STOP_REQUESTED,
+			        NULL, NULL, NULL);
 			record->text = action_text(s->out, "%s: %s", spec->cause ? spec->cause : "",
 			        request_kind_to_string(spec->kind));
 		}
@@ -487,7 +683,11 @@ void requests_add(struct supervisor *s, const struct request_spec *spec)
 		return;
 	}
 	record = supervisor_record(s, RECORD_RELOAD_REQUESTED, NULL, NULL, NULL);
-	record->text = action_text(s->out, "%s", spec->cause ? spec->cause : "");
+	record->text = action_text(s->out, "%s%s%s", spec->cause ? spec->cause : "",
+	        spec->roll.release ? ", release " : "",
+	        spec->roll.release ? spec->roll.release : "");
+	if (r && spec->roll.has_canary && !canary_possible(s, r))
+		return;
 	if (!spec->n_services)
 		s->load_all = true;
 	if (r)

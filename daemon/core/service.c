@@ -4,6 +4,8 @@
 #include "core/service.h"
 #include "core/share.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
+#include "core/turn.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +27,7 @@ const char *service_state_to_string(enum service_state s)
 /* Most actions that one step can ask for a service, and for a worker of a generation. */
 #define ACTIONS_OF_SERVICE 32
 #define ACTIONS_OF_GENERATION 28
-#define ACTIONS_OF_WORKER 8
+#define ACTIONS_OF_WORKER 10
 
 static long actions_of(const struct generation *g)
 {
@@ -66,6 +68,7 @@ struct service *service_free(struct service *sv)
 	timer_set(&s->timers, &sv->timer, USEC_INFINITY);
 	(void)supervisor_reserve(s, -ACTIONS_OF_SERVICE, -1);
 	config_unref(sv->wanted);
+	roll_done(&sv->waiting_roll);
 	free(sv);
 	return NULL;
 }
@@ -134,16 +137,52 @@ void service_want(struct service *sv, struct config *config, const struct servic
 void service_roll(struct service *sv, const char *cause)
 {
 	sv->waiting = true;
-	sv->waiting_cause = cause;
+	sv->waiting_roll.cause = cause;
 }
 
-void service_result(struct service *sv, uint32_t generation, enum outcome_code code,
-        const char *outcome, const char *text)
+bool service_roll_as(struct service *sv, enum request_kind kind, const struct roll_options *o)
+{
+	struct roll *r = &sv->waiting_roll;
+	char *release = o->release ? strdup(o->release) : NULL;
+
+	if (o->release && !release)
+		return false;
+	if (release) {
+		free(r->release);
+		r->release = release;
+		r->options.confined = o->confined;
+		r->kind = kind;
+	}
+	if (o->has_canary) {
+		r->options.has_canary = true;
+		r->options.canary = o->canary;
+	}
+	if (o->has_hold) {
+		r->options.has_hold = true;
+		r->options.hold = o->hold;
+	}
+	if (o->has_keep_warm) {
+		r->options.has_keep_warm = true;
+		r->options.keep_warm = o->keep_warm;
+	}
+	r->back = false;
+	return true;
+}
+
+void service_forget_waiting(struct service *sv, const char *why)
+{
+	sv->waiting = false;
+	roll_done(&sv->waiting_roll);
+	targets_forget_pending(sv, why);
+}
+
+void service_result(struct service *sv, enum request_kind kind, uint32_t generation,
+        enum outcome_code code, const char *outcome, const char *text)
 {
 	struct result *r = &sv->last_result;
 
 	*r = (struct result){
-	        .request = sv->attempted ? REQUEST_RELOAD : REQUEST_START,
+	        .request = kind,
 	        .generation = generation,
 	        .code = code,
 	        .outcome = outcome,
@@ -156,9 +195,10 @@ void service_result(struct service *sv, uint32_t generation, enum outcome_code c
 		targets_failed(sv, generation, code, outcome, text);
 	if (!service_serving(sv) && code != CODE_DONE && !sv->stop_wanted &&
 	        sv->state != SERVICE_STOPPING) {
-		if (sv->supervisor->development) { /* only a change can make it better */
+		if (sv->supervisor->development &&
+		        !sv->finished) { /* only a change can make it better */
 			service_set_state(sv, SERVICE_FAILED);
-		} else if (sv->wanted_settings->restart == RESTART_ALWAYS) {
+		} else if (sv->wanted_settings->restart == RESTART_ALWAYS && !sv->finished) {
 			sv->retry_at = usec_add(sv->supervisor->now, worker_backoff(sv->failures));
 			sv->failures++;
 		} else {
@@ -171,18 +211,53 @@ void service_result(struct service *sv, uint32_t generation, enum outcome_code c
 
 /* ---- roll ---- */
 
+/* NULL when memory is short. */
+static struct generation *new_generation(struct service *sv)
+{
+	struct supervisor *s = sv->supervisor;
+	const struct generation *serving = service_serving(sv);
+	struct lineage *back = sv->waiting_roll.back && serving ? serving->lineage : NULL;
+	struct generation *g;
+
+	const struct service_config *settings = back ? back->settings : sv->wanted_settings;
+
+	g = generation_new(sv, sv->last_generation + 1, back ? back->config : sv->wanted, settings,
+	        settings->workers, s->now);
+	if (!g || !generation_set_roll(g, &sv->waiting_roll, back) ||
+	        supervisor_reserve(s, actions_of(g), 0) < 0)
+		return generation_free(g);
+	if (g->roll.kind == REQUEST_RELOAD && !sv->attempted)
+		g->roll.kind = REQUEST_START;
+	return g;
+}
+
+static void ask_prepare(struct service *sv, struct generation *g)
+{
+	struct action *a = supervisor_act(sv->supervisor, ACTION_PREPARE, sv, g, NULL);
+
+	a->prepare.release = g->roll.release;
+	a->prepare.link = g->linked = g->roll.kind == REQUEST_DEPLOY;
+	a->prepare.confined = g->roll.options.confined;
+	g->preparing = true;
+}
+
 static bool start_roll(struct service *sv)
 {
 	struct supervisor *s = sv->supervisor;
-	struct generation *g;
+	const struct generation *serving = service_serving(sv);
+	bool lost = sv->waiting_roll.back && (!serving || !serving->lineage);
+	struct generation *g = lost ? NULL : new_generation(sv);
 
-	g = generation_new(sv, sv->last_generation + 1, sv->wanted, sv->wanted_settings, s->now);
-	if (!g || supervisor_reserve(s, actions_of(g), 0) < 0) {
-		generation_free(g);
+	if (!g) {
+		enum request_kind kind = sv->waiting_roll.kind;
+
 		sv->waiting = false;
+		roll_done(&sv->waiting_roll);
 		targets_started(sv, 0);
-		service_result(sv, 0, service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED,
-		        "failed", "not enough memory for a new generation");
+		service_result(sv, kind, 0, serving ? CODE_GENERATION_FAILED : CODE_FAILED,
+		        "failed",
+		        lost ? "there is no earlier generation to go back to"
+		             : "not enough memory for a new generation");
 		return true;
 	}
 	sv->last_generation++;
@@ -194,168 +269,30 @@ static bool start_roll(struct service *sv)
 	sv->cut = 0;
 	if (sv->state == SERVICE_STOPPED || sv->state == SERVICE_FAILED)
 		service_set_state(sv, SERVICE_STARTING);
-	g->preparing = true;
-	supervisor_act(s, ACTION_PREPARE, sv, g, NULL);
-	supervisor_record(s, RECORD_GENERATION_STARTING, sv, g, NULL)->text = sv->waiting_cause;
+	ask_prepare(sv, g);
+	supervisor_record(s, RECORD_GENERATION_STARTING, sv, g, NULL)->text = g->roll.cause;
 	targets_started(sv, g->id);
 	return true;
 }
 
-/* ---- turn ---- */
-
-void service_begin_turn(struct service *sv, enum turn_kind kind, struct generation *to)
-{
-	sv->turn = kind;
-	sv->turn_to = to;
-	share_give(sv, to);
-	supervisor_act(sv->supervisor, ACTION_STEER, sv, to, NULL);
-}
-
-bool service_turn_back(struct service *sv, struct generation *from)
-{
-	for (unsigned i = sv->n_generations; i-- > 0;) {
-		struct generation *g = sv->generations[i];
-
-		if (g->id < from->id && g->state == GENERATION_WARM && generation_whole(g)) {
-			service_begin_turn(sv, TURN_BACK, g);
-			return true;
-		}
-	}
-	return false;
-}
-
-/* Old ones beyond what may drain at once: the oldest is stopped first. */
-static void limit_old(struct service *sv)
-{
-	unsigned max = sv->wanted_settings->rollout.max_old, n = 0;
-
-	for (unsigned i = sv->n_generations; i-- > 0;) {
-		struct generation *g = sv->generations[i];
-
-		if ((g->state == GENERATION_WARM || g->state == GENERATION_DRAINING) && ++n > max)
-			generation_hasten(g);
-	}
-}
-
-/* How long the previous generation is kept whole, so that a rollback is one turn. Where generations
- * share a socket the old one would go on taking new connections. */
-static usec_t hold_until(
-        const struct service *sv, const struct generation *old, const struct generation *g)
-{
-	const struct rollout_config *r = &g->settings->rollout;
-	usec_t hold = r->bake > r->keep_warm ? r->bake : r->keep_warm;
-
-	if (old->shared || g->shared || !generation_has_listeners(old) || old->rolled_back)
-		return 0;
-	return usec_add(sv->supervisor->now, hold);
-}
-
-static void turned_to_new(struct service *sv, struct generation *g)
+/* What ran before us comes first; a roll-out waits already. */
+static bool start_taken(struct service *sv)
 {
 	struct supervisor *s = sv->supervisor;
-	struct record *r;
+	struct generation *g =
+	        generation_new(sv, 0, sv->wanted, sv->wanted_settings, sv->taking, s->now);
 
-	for (unsigned i = 0; i < sv->n_generations; i++)
-		if (sv->generations[i]->state == GENERATION_WARM)
-			sv->generations[i]->hold_until = s->now;
-	for (unsigned i = 0; i < sv->n_generations; i++) {
-		struct generation *o = sv->generations[i];
-
-		if (o->state == GENERATION_SERVING)
-			generation_retire(o, hold_until(sv, o, g));
+	sv->taking = 0;
+	if (!g || supervisor_reserve(s, actions_of(g), 0) < 0) {
+		generation_free(g);
+		taken_give_up(sv, "not enough memory to take the server over");
+		return true;
 	}
-	generation_set_state(g, GENERATION_SERVING);
-	g->holds = false;
-	gate_return_held(sv);
-	g->baking = true;
-	g->bake_until = usec_add(s->now, g->settings->rollout.bake);
-	sv->rolling = NULL;
-	sv->failures = 0;
-	r = supervisor_record(s, RECORD_GENERATION_SERVING, sv, g, NULL);
-	r->duration = s->now - g->created;
-	if (g->settings->rollout.bake)
-		r->text = action_text(s->out,
-		        "watched for %.3g s, the death of a worker turns it back",
-		        (double)g->settings->rollout.bake / USEC_PER_SEC);
-	service_set_state(sv, SERVICE_SERVING);
-	service_result(sv, g->id, CODE_DONE, "serving", "");
-	targets_serving(sv, g->id, g->settings->rollout.bake == 0);
-	limit_old(sv);
-}
-
-static void turned_back(struct service *sv, struct generation *g)
-{
-	struct supervisor *s = sv->supervisor;
-	struct generation *bad = service_serving(sv);
-	struct record *r;
-
-	HO_ASSERT(bad && bad != g);
-	bad->rolled_back = true;
-	if (sv->rolling && !sv->rolling->begun) /* connections were taken from it; again */
-		sv->rolling->holds = sv->rolling->hold_tried = false;
-	generation_retire(bad, 0);
-	generation_set_state(g, GENERATION_SERVING);
-	r = supervisor_record(s, RECORD_ROLLED_BACK, sv, bad, NULL);
-	r->text = action_text(s->out, "back to generation %u: %s", g->id, bad->reason);
-	service_result(sv, bad->id, CODE_GENERATION_FAILED, "rolled-back", bad->reason);
-}
-
-void service_retire_all(struct service *sv)
-{
-	for (unsigned i = 0; i < sv->n_generations; i++) {
-		struct generation *g = sv->generations[i];
-
-		if (g->state == GENERATION_SERVING)
-			generation_retire(g, 0);
-		else if (g->state == GENERATION_WARM)
-			g->hold_until = sv->supervisor->now;
-	}
-}
-
-void service_steered(struct service *sv, bool ok, const char *why)
-{
-	struct supervisor *s = sv->supervisor;
-	enum turn_kind turn = sv->turn;
-	struct generation *to = sv->turn_to;
-
-	if (turn == TURN_NONE) {
-		supervisor_record(s, RECORD_ANOMALY, sv, NULL, NULL)->text =
-		        "a turn was answered that nobody asked for";
-		return;
-	}
-	sv->turn = TURN_NONE;
-	sv->turn_to = NULL;
-	if (!ok && turn != TURN_STOP && turn != TURN_RETURN)
-		share_undo(sv);
-	if (!ok)
-		supervisor_record(s, RECORD_STEER_FAILED, sv, to, NULL)->text =
-		        action_text(s->out, "%s", why ? why : "");
-	switch (turn) {
-	case TURN_FLIP:
-		if (ok)
-			turned_to_new(sv, to);
-		else
-			generation_fail(to,
-			        service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED,
-			        "failed", "connections could not be turned to it: %s",
-			        why ? why : "");
-		break;
-	case TURN_BACK:
-		if (ok)
-			turned_back(sv, to);
-		break;
-	case TURN_STOP: /* if it failed the workers leave all the same */
-		service_retire_all(sv);
-		break;
-	case TURN_HOLD:
-		gate_held(sv, to, ok);
-		break;
-	case TURN_RETURN:
-		gate_return_held(sv);
-		break;
-	case TURN_NONE:
-		break;
-	}
+	g->taken = g->preparing = true;
+	sv->generations[sv->n_generations++] = sv->rolling = g;
+	supervisor_act(s, ACTION_PREPARE, sv, g, NULL);
+	supervisor_record(s, RECORD_GENERATION_STARTING, sv, g, NULL)->text = "take-over";
+	return true;
 }
 
 /* ---- stop ---- */
@@ -375,8 +312,12 @@ void service_stay_stopped(struct service *sv)
 
 static bool begin_stop(struct service *sv)
 {
-	sv->stop_wanted = false;
+	struct generation *serving;
+
+	sv->stop_wanted = sv->abort_wanted = sv->back_wanted = false;
+	sv->part_wanted = 0;
 	sv->waiting = false;
+	roll_done(&sv->waiting_roll);
 	sv->retry_at = USEC_INFINITY;
 	if (sv->state == SERVICE_STOPPED || (sv->state == SERVICE_FAILED && !sv->n_generations)) {
 		service_set_state(sv, SERVICE_STOPPED);
@@ -386,15 +327,19 @@ static bool begin_stop(struct service *sv)
 	sv->cut = 0;
 	service_set_state(sv, SERVICE_STOPPING);
 	targets_supersede(sv, "the service was stopped");
-	if (sv->rolling)
+	if (sv->rolling && sv->rolling->state != GENERATION_CANARY)
 		generation_fail(
 		        sv->rolling, CODE_SUPERSEDED, "superseded", "the service was stopped");
+	if (sv->rolling)
+		generation_restore_link(sv->rolling);
+	sv->rolling = NULL;
 	sv->held = NULL;
 	gate_drop(&sv->gate);
-	if (service_serving(sv) || share_total(sv))
-		service_begin_turn(sv, TURN_STOP, NULL);
+	serving = service_serving(sv);
+	if (serving || share_total(sv))
+		turn_begin(sv, TURN_STOP, serving && serving->taken ? serving : NULL, 0);
 	else
-		service_retire_all(sv);
+		turn_retire_all(sv);
 	return true;
 }
 
@@ -445,16 +390,34 @@ static bool drop_gone(struct service *sv)
 	return true;
 }
 
+/* A canary for which nobody has set an end; it makes room for what comes. */
+static bool is_held(const struct generation *g)
+{
+	return g && g->state == GENERATION_CANARY && g->hold == USEC_INFINITY &&
+	       g->abort_at == USEC_INFINITY;
+}
+
 static bool advance(struct service *sv)
 {
 	struct supervisor *s = sv->supervisor;
 
 	if (sv->stop_wanted)
 		return begin_stop(sv);
+	if (taken_leave(sv))
+		return true;
 	if (sv->state == SERVICE_STOPPING)
 		return !sv->n_generations && finish_stop(sv);
+	if (sv->abort_wanted || sv->back_wanted || sv->part_wanted) {
+		turn_wanted(sv);
+		return true;
+	}
 	if (sv->rolling && sv->rolling->state == GENERATION_READY) {
-		service_begin_turn(sv, TURN_FLIP, sv->rolling);
+		turn_to_ready(sv);
+		return true;
+	}
+	if (sv->waiting && is_held(sv->rolling)) {
+		turn_abort(sv->rolling, CODE_SUPERSEDED, "superseded",
+		        "a later roll-out was asked for while it was held");
 		return true;
 	}
 	if (gate_advance(sv))
@@ -464,16 +427,18 @@ static bool advance(struct service *sv)
 
 		sv->finished = true;
 		if (g->ended_badly)
-			service_result(sv, g->id, CODE_FAILED, "failed", g->reason);
+			service_result(sv, g->roll.kind, g->id, CODE_FAILED, "failed", g->reason);
 		sv->stop_wanted = true;
 		return true;
 	}
 	if (sv->rolling || sv->n_generations == GENERATIONS_MAX)
 		return false;
+	if (sv->taking)
+		return start_taken(sv);
 	if (sv->waiting)
 		return start_roll(sv);
 	if (s->now >= sv->retry_at && !service_serving(sv)) {
-		sv->waiting_cause = "retry";
+		sv->waiting_roll.cause = "retry";
 		return start_roll(sv);
 	}
 	return false;
@@ -512,7 +477,7 @@ void service_settle(struct service *sv)
 		changed |= advance(sv);
 	}
 	set_timer(sv);
-	rolling = sv->rolling || sv->waiting;
+	rolling = (sv->rolling && sv->rolling->state != GENERATION_CANARY) || sv->waiting;
 	if (rolling != sv->counted_rolling)
 		s->rolling += rolling ? 1 : -1u;
 	sv->counted_rolling = rolling;

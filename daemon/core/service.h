@@ -29,7 +29,9 @@ const char *service_state_to_string(enum service_state s);
 enum turn_kind {
 	TURN_NONE,
 	TURN_FLIP,   /* to a new generation */
-	TURN_BACK,   /* to the previous one */
+	TURN_PART,   /* a part of them to a canary */
+	TURN_ABORT,  /* the canary's part goes back */
+	TURN_BACK,   /* to the previous generation */
 	TURN_STOP,   /* to nobody */
 	TURN_HOLD,   /* to a generation that is not ready: connections wait for it */
 	TURN_RETURN, /* away from one that they waited for in vain */
@@ -49,17 +51,24 @@ struct service {
 	uint32_t last_generation;
 	struct generation *rolling; /* STARTING or READY */
 	bool waiting;               /* one more roll-out is wanted */
-	const char *waiting_cause;  /* static */
+	struct roll waiting_roll;   /* owned */
 
 	/* While a turn is under way (asked for, not answered) nothing else is decided. */
 	enum turn_kind turn;
 	struct generation *turn_to;
+	unsigned turn_part; /* of TURN_PART */
+	bool turn_asked;    /* BACK: by somebody, not by a failure */
 
 	struct gate gate;
 	struct generation *held; /* has failed, and connections still wait for it */
 
 	bool stop_wanted, remove, start_again;
-	bool attempted; /* the first generation has served or failed */
+	bool abort_wanted, back_wanted;
+	unsigned part_wanted; /* of a canary; 0: nothing is wanted */
+	char why[160];        /* somebody wants that */
+	bool attempted;       /* the first generation has served or failed */
+	unsigned taking; /* processes of a server that is to be taken over first; see taken.h */
+	bool own_served; /* a generation of our own has */
 	bool counted_rolling;
 	bool touched;  /* by a configuration: to be settled */
 	bool finished; /* its program ended by itself and is not to be restarted */
@@ -85,22 +94,20 @@ void service_set_state(struct service *sv, enum service_state state);
 
 /* The next generation shall come from this configuration; takes a reference. */
 void service_want(struct service *sv, struct config *config, const struct service_config *settings);
-/* One more roll-out, now or after the running one. */
+/* One more roll-out, now or after the running one; `cause` is static. */
 void service_roll(struct service *sv, const char *cause);
+/* How it shall be done: joins what is known already, the later one counts. False when memory is
+ * short: nothing was changed. */
+bool service_roll_as(
+        struct service *sv, enum request_kind kind, const struct roll_options *options);
+/* The waiting roll-out is not wanted any more: `why`, for those who wait for it. */
+void service_forget_waiting(struct service *sv, const char *why);
 void service_stop(struct service *sv);
 /* A restart that is under way ends with the stop. */
 void service_stay_stopped(struct service *sv);
-/* New connections go to `to` from now on, NULL: to nobody; answered by service_steered(). */
-void service_begin_turn(struct service *sv, enum turn_kind kind, struct generation *to);
-/* Whoever serves or is kept warm gets no new connections any more. */
-void service_retire_all(struct service *sv);
-/* The answer of a turn. */
-void service_steered(struct service *sv, bool ok, const char *why);
-/* Goes back to the previous generation; false if there is none that is whole. */
-bool service_turn_back(struct service *sv, struct generation *from);
-/* What came of a roll-out: for those who wait, and for status. */
-void service_result(struct service *sv, uint32_t generation, enum outcome_code code,
-        const char *outcome, const char *text);
+/* What came of a request of this kind: for those who wait, and for status. */
+void service_result(struct service *sv, enum request_kind kind, uint32_t generation,
+        enum outcome_code code, const char *outcome, const char *text);
 
 /* Does all that can be done now and sets the timer; called at the end of every event that touched
  * it. */

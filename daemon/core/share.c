@@ -1,14 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 #include "core/share.h"
 
-void share_give(struct service *sv, const struct generation *to)
+void share_split(struct service *sv, const struct generation *serving,
+        const struct generation *canary, unsigned part)
 {
 	for (unsigned i = 0; i < sv->n_generations; i++) {
 		struct generation *g = sv->generations[i];
 
 		g->share_before = g->share;
-		g->share = g == to ? SHARE_ALL : 0;
+		g->share = g == canary ? part : g == serving ? SHARE_ALL - part : 0;
 	}
+}
+
+void share_give(struct service *sv, const struct generation *to)
+{
+	share_split(sv, NULL, to, SHARE_ALL);
 }
 
 void share_undo(struct service *sv)

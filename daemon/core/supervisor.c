@@ -4,6 +4,8 @@
 #include "core/supervisor.h"
 #include "core/drain.h"
 #include "core/plan.h"
+#include "core/taken.h"
+#include "core/turn.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,6 +114,7 @@ struct record *supervisor_record(struct supervisor *s, enum record_type type,
 	        .type = type,
 	        .service = sv ? action_text(s->out, "%s", sv->name) : NULL,
 	        .generation = g ? g->id : 0,
+	        .zeroth = g && g->taken,
 	        RECORD_NONE,
 	};
 	if (w) {
@@ -256,8 +259,20 @@ static void settle_touched(struct supervisor *s)
 
 static void order_stop(struct supervisor *s);
 
-static void on_config_loaded(struct supervisor *s, struct config *config)
+/* Before anything of them is started. */
+static void note_taken(struct supervisor *s, const struct event *ev)
 {
+	for (size_t i = 0; i < ev->n_taken; i++) {
+		struct service *sv = supervisor_find(s, ev->taken[i].service);
+
+		if (sv && !sv->attempted && !sv->n_generations)
+			sv->taking = ev->taken[i].processes;
+	}
+}
+
+static void on_config_loaded(struct supervisor *s, const struct event *ev)
+{
+	struct config *config = ev->config;
 	struct request *next;
 	int r = 0;
 
@@ -290,6 +305,7 @@ static void on_config_loaded(struct supervisor *s, struct config *config)
 	}
 	config_unref(s->config);
 	s->config = config;
+	note_taken(s, ev);
 	settle_touched(s);
 }
 
@@ -312,6 +328,12 @@ static void on_config_refused(struct supervisor *s, const char *text)
 
 /* ---- events of a generation and its workers ---- */
 
+/* SPEC: 3 only when an old one goes on serving. */
+static enum outcome_code failure_code(const struct generation *g)
+{
+	return service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED;
+}
+
 static void on_prepared(struct generation *g, const struct event *ev)
 {
 	g->preparing = false;
@@ -319,8 +341,20 @@ static void on_prepared(struct generation *g, const struct event *ev)
 	g->shared = ev->prepared.shared;
 	g->migrates = ev->prepared.migrates;
 	g->probeable = ev->prepared.probeable;
-	if (g->state != GENERATION_STARTING)
+	g->divisible = ev->prepared.divisible;
+	if (ev->text && !(g->release = strdup(ev->text))) {
+		if (g->state == GENERATION_STARTING)
+			generation_fail(g, failure_code(g), "failed", "not enough memory");
 		return;
+	}
+	if (g->state != GENERATION_STARTING) {
+		generation_restore_link(g); /* it failed while it was prepared */
+		return;
+	}
+	if (g->canary && !g->divisible && service_serving(g->service)) {
+		generation_fail(g, failure_code(g), "failed", "%s", NO_CANARY);
+		return;
+	}
 	if (g->shared)
 		supervisor_record(
 		        g->service->supervisor, RECORD_STEERING_SHARED, g->service, g, NULL);
@@ -328,11 +362,9 @@ static void on_prepared(struct generation *g, const struct event *ev)
 
 static void on_prepare_failed(struct generation *g, const struct event *ev)
 {
-	g->preparing = false;
+	g->preparing = g->linked = false;
 	if (g->state == GENERATION_STARTING)
-		generation_fail(g,
-		        service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
-		        "failed", "%s", ev->text ? ev->text : "");
+		generation_fail(g, failure_code(g), "failed", "%s", ev->text ? ev->text : "");
 }
 
 static void on_worker_said(struct generation *g, struct worker *w, const struct event *ev)
@@ -341,6 +373,10 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 
 	switch (ev->said.word) {
 	case WORD_READY:
+		if (g->probing && g->state != GENERATION_STARTING) {
+			generation_check_done(g, true, NULL);
+			break;
+		}
 		if (w->state != WORKER_RUNNING)
 			break; /* a second time, or too late */
 		w->state = WORKER_READY;
@@ -368,6 +404,9 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 		supervisor_record(s, RECORD_WORKER_KILLED, g->service, g, w)->text =
 		        "it asked for it (WATCHDOG=trigger)";
 		break;
+	case WORD_HELLO:
+		generation_worker_hello(g, w, ev->said.number);
+		break;
 	case WORD_STOPPING:
 		break;
 	}
@@ -383,10 +422,11 @@ static void worker_event(struct generation *g, const struct event *ev)
 		generation_worker_started(g, w, ev->pid);
 	else if (ev->type == EVENT_WORKER_START_FAILED && w->state == WORKER_STARTING)
 		generation_worker_start_failed(g, w, ev->text ? ev->text : "");
-	else if (ev->type == EVENT_WORKER_EXITED && w->pid)
+	else if (ev->type == EVENT_WORKER_EXITED && w->pid) {
+		w->lost = ev->exited.lost;
 		generation_worker_exited(
 		        g, w, ev->exited.code, ev->exited.status, ev->exited.rest, ev->text);
-	else if (ev->type == EVENT_WORKER_TREE_GONE && w->state == WORKER_REST)
+	} else if (ev->type == EVENT_WORKER_TREE_GONE && w->state == WORKER_REST)
 		generation_worker_tree_gone(g, w);
 	else if (ev->type == EVENT_WORKER_SAID && w->state != WORKER_ABSENT)
 		on_worker_said(g, w, ev);
@@ -407,14 +447,15 @@ static void generation_event(struct generation *g, const struct event *ev)
 		on_prepare_failed(g, ev);
 		break;
 	case EVENT_PROBE_DONE:
-		if (g->state != GENERATION_STARTING || !g->probing)
+		if (!g->probing)
 			break;
-		if (ev->ok)
+		if (g->state != GENERATION_STARTING)
+			generation_check_done(g, ev->ok, ev->text ? ev->text : "");
+		else if (ev->ok)
 			g->probed = true;
 		else
-			generation_fail(g,
-			        service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
-			        "failed", "%s", ev->text ? ev->text : "the probe failed");
+			generation_fail(g, failure_code(g), "failed", "%s",
+			        ev->text ? ev->text : "the probe failed");
 		break;
 	case EVENT_QUIET_CHECKED:
 		drain_quiet_checked(g, ev->ok);
@@ -454,7 +495,7 @@ static void service_event(struct supervisor *s, const struct event *ev)
 	if (!sv)
 		return;
 	if (ev->type == EVENT_STEERED || ev->type == EVENT_STEER_FAILED) {
-		service_steered(sv, ev->type == EVENT_STEERED, ev->text);
+		turn_answered(sv, ev->type == EVENT_STEERED, ev->text);
 	} else if (ev->type == EVENT_FILES_CHANGED || ev->type == EVENT_BUILD_ENDED) {
 		gate_on_event(sv, service_find(sv, ev->generation), ev);
 	} else {
@@ -634,7 +675,7 @@ void supervisor_step(
 		requests_gone(s, ev->request_id);
 		break;
 	case EVENT_CONFIG_LOADED:
-		on_config_loaded(s, ev->config);
+		on_config_loaded(s, ev);
 		break;
 	case EVENT_CONFIG_REFUSED:
 		on_config_refused(s, ev->text);
@@ -691,7 +732,10 @@ void supervisor_summary(const struct supervisor *s, struct text *t)
 			text_add(t, "generation %u serves", g->id);
 		else
 			text_add(t, "%s", service_state_to_string(sv->state));
-		if (sv->rolling)
+		if (sv->rolling && sv->rolling->state == GENERATION_CANARY)
+			text_add(t, ", %u has %.4g %%", sv->rolling->id,
+			        sv->rolling->share * 100. / SHARE_ALL);
+		else if (sv->rolling)
 			text_add(t, ", %u starts", sv->rolling->id);
 		if (old)
 			text_add(t, ", %u old (%llu connections)", old,

@@ -12,10 +12,16 @@
 #include "core/service.h"
 #include "core/timers.h"
 
+/* Why a part of the new connections cannot be given. */
+#define NO_CANARY                                                                                  \
+	"a canary is not possible: the service has a listener of which no part can be given "      \
+	"(status tells: \"shared\" or \"rename\"), or none"
+
 /* One service's part of a request. */
 enum target_phase {
 	TARGET_PENDING, /* the generation that will carry it has not been started */
 	TARGET_ROLLING,
+	TARGET_TURNING, /* back, to what served before */
 	TARGET_BAKING,
 	TARGET_DRAINING,
 	TARGET_STOPPING,
@@ -43,6 +49,9 @@ struct request {
 	void *caller;
 	enum request_kind kind;
 	enum wait_for wait;
+	struct roll_options roll;
+	char *release; /* of it; owned */
+	char *cause;   /* owned */
 	struct timer timer;
 	bool loading; /* waits for the configuration */
 	bool all;
@@ -124,6 +133,15 @@ void targets_started(struct service *sv, uint32_t generation);
 void targets_serving(struct service *sv, uint32_t generation, bool baked);
 void targets_failed(struct service *sv, uint32_t generation, enum outcome_code code,
         const char *outcome, const char *text);
+/* It has its part of new connections as a canary. */
+void targets_canary(struct service *sv, const struct generation *g);
+/* Those who asked to go back have what they wanted. */
+void targets_turned(struct service *sv, uint32_t generation, const char *outcome);
+/* And those who asked for any turn have it not. */
+void targets_not_turned(struct service *sv, const char *why);
+/* Going back takes a new generation. */
+void targets_pending(struct service *sv);
+void targets_forget_pending(struct service *sv, const char *why);
 /* Something of the service has gone: are those done who wait for that? */
 void targets_check(struct service *sv);
 void targets_supersede(struct service *sv, const char *text);

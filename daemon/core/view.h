@@ -16,12 +16,19 @@ struct view_worker {
 	usec_t started;
 	unsigned restarts;
 	const char *status; /* text of STATUS=, or "" */
+	/* with in_flight_known: connections with a request, and requests, under way */
+	uint64_t busy, requests;
 };
 
 struct view_generation {
 	uint32_t id;
 	const char *state;
-	unsigned share;      /* of SHARE_ALL */
+	unsigned share;    /* of SHARE_ALL */
+	uint64_t sent;     /* connections sent to it in all, */
+	uint64_t sent_now; /* and since the shares were last changed */
+	bool sent_known;
+	double observed;     /* its part of them in per cent; negative: unknown */
+	usec_t promote_in;   /* of a canary; USEC_INFINITY: by command only */
 	const char *release; /* or NULL */
 	usec_t started;
 	uint64_t in_flight;
@@ -32,10 +39,12 @@ struct view_generation {
 	const char *reason;   /* of failed and rolled back ones, else "" */
 	struct view_worker *workers;
 	size_t n_workers;
+	uint64_t requests; /* of all its workers */
+	bool requests_known;
 };
 
 struct view_listener {
-	const char *name, *address, *steering, *origin;
+	const char *name, *address, *steering, *origin, *rescue;
 	unsigned queue, backlog;
 };
 
@@ -49,6 +58,7 @@ struct view_service {
 	size_t n_listeners;
 	struct view_generation *generations; /* newest first */
 	size_t n_generations;
+	bool zeroth; /* the one that serves is generation 0 */
 };
 
 struct view {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -29,6 +30,8 @@ static int find_path(struct client *c, const struct ctl *ctl)
 int client_open(struct client *c, const struct ctl *ctl)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	struct timeval patience = {.tv_sec = (time_t)(ctl->patience / USEC_PER_SEC),
+	        .tv_usec = (suseconds_t)(ctl->patience % USEC_PER_SEC)};
 	int e;
 
 	c->fd = -1;
@@ -40,6 +43,8 @@ int client_open(struct client *c, const struct ctl *ctl)
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (c->fd < 0)
 		return complain(CODE_FAILED, "no socket can be made: %s", strerror(errno));
+	(void)setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+	(void)setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
 	if (!connect(c->fd, (const struct sockaddr *)&address, sizeof address))
 		return 0;
 	e = errno;
@@ -62,6 +67,8 @@ void client_close(struct client *c)
 
 static int lost(const struct client *c, int e)
 {
+	if (e == EAGAIN || e == EWOULDBLOCK)
+		return complain(CODE_UNREACHABLE, "handoffd at %s does not answer", c->path);
 	return complain(CODE_UNREACHABLE,
 	        "handoffd at %s has closed the connection%s%s before it answered; `handoffctl "
 	        "status` "

@@ -15,10 +15,16 @@ struct ctl {
 	bool json;
 	const char *wait; /* of --wait, or --for */
 	usec_t timeout;   /* USEC_INFINITY: none */
+	const char *release;
+	bool has_canary, has_hold, has_keep_warm;
+	unsigned canary; /* of SHARE_ALL */
+	usec_t hold, keep_warm;
 	bool follow;
 	uint64_t lines;
 	bool lines_set;
 	const char *config, *environment;
+	uint64_t generation; /* 0: all */
+	usec_t patience;     /* with handoffd that does not answer; 0: endless */
 	const char *command;
 	char **arguments; /* after the command */
 	int n_arguments;
@@ -26,12 +32,17 @@ struct ctl {
 
 int command_status(struct ctl *ctl);
 int command_reload(struct ctl *ctl);
+int command_deploy(struct ctl *ctl);
+int command_promote(struct ctl *ctl);
+int command_abort(struct ctl *ctl);
+int command_rollback(struct ctl *ctl);
 int command_stop(struct ctl *ctl);
 int command_start(struct ctl *ctl);
 int command_restart(struct ctl *ctl);
 int command_wait(struct ctl *ctl);
 int command_events(struct ctl *ctl);
 int command_logs(struct ctl *ctl);
+int command_connections(struct ctl *ctl);
 int command_config(struct ctl *ctl);
 
 /* client.c */
@@ -64,6 +75,10 @@ void put_json(const json_t *j);
 unsigned terminal_columns(void);
 /* Text members of an object; "" when there is none. */
 const char *member(const json_t *object, const char *key);
+/* Seconds in the largest unit that leaves at least two; "-" when it is no number. */
+void add_duration(struct text *t, const json_t *seconds);
+/* Bytes, with a unit. */
+void add_bytes(struct text *t, double bytes);
 /* RFC 3339 in UTC as the local time of the day, with the date if that is another day. */
 void add_local_time(struct text *t, const char *rfc3339);
 

@@ -82,6 +82,36 @@ const char *member(const json_t *object, const char *key)
 	return text ? text : "";
 }
 
+void add_duration(struct text *t, const json_t *seconds)
+{
+	static const struct {
+		double seconds;
+		const char *unit;
+	} units[] = {{86400, "d"}, {3600, "h"}, {60, "min"}, {1, "s"}};
+	double s = json_number_value(seconds);
+	size_t i = 0;
+
+	if (!json_is_number(seconds)) {
+		text_add(t, "-");
+		return;
+	}
+	while (i + 1 < ARRAY_SIZE(units) && s < 2 * units[i].seconds)
+		i++;
+	text_add(t, "%.0f%s", s / units[i].seconds, units[i].unit);
+}
+
+void add_bytes(struct text *t, double bytes)
+{
+	static const char *const units[] = {"", "K", "M", "G", "T"};
+	size_t i = 0;
+
+	while (i + 1 < ARRAY_SIZE(units) && bytes >= 1024) {
+		bytes /= 1024;
+		i++;
+	}
+	text_add(t, "%.*f%s", i && bytes < 10 ? 1 : 0, bytes, units[i]);
+}
+
 void add_local_time(struct text *t, const char *rfc3339)
 {
 	struct tm tm = {0}, today;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* The commands that ask for something and wait until it is so: reload, stop, start, restart, wait.
- */
+/* The commands that ask for something and wait until it is so: reload, deploy, rollback, stop, wait
+ * and their like. */
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "ctl/ctl.h"
 #include "wire/interface.h"
@@ -96,6 +98,66 @@ static int run(struct ctl *ctl, const char *method, json_t *parameters)
 	return r;
 }
 
+static void add_seconds(json_t *parameters, const char *key, usec_t t)
+{
+	double seconds = t == USEC_INFINITY ? 1e9 : (double)t / (double)USEC_PER_SEC;
+
+	(void)json_object_set_new(parameters, key, json_real(seconds));
+}
+
+static void add_roll(const struct ctl *ctl, json_t *parameters)
+{
+	if (ctl->has_canary)
+		(void)json_object_set_new(
+		        parameters, "canary", json_real(ctl->canary * 100. / SHARE_ALL));
+	if (ctl->has_hold)
+		add_seconds(parameters, "hold", ctl->hold);
+	if (ctl->has_keep_warm)
+		add_seconds(parameters, "keep_warm", ctl->keep_warm);
+}
+
+static int run_service(struct ctl *ctl, const char *method, const char *release)
+{
+	json_t *parameters = json_pack("{s:o}", "service", wire_string(ctl->arguments[0]));
+
+	if (parameters && ctl->wait)
+		(void)json_object_set_new(parameters, "wait", wire_string(ctl->wait));
+	if (parameters && release)
+		(void)json_object_set_new(parameters, "release", wire_string(release));
+	add_roll(ctl, parameters);
+	return run(ctl, method, parameters);
+}
+
+int command_deploy(struct ctl *ctl)
+{
+	_cleanup_free_ char *here = NULL;
+	_cleanup_free_ char *path = NULL;
+
+	if (!ctl->release || !*ctl->release)
+		return complain(CODE_USAGE, "deploy needs --release DIR");
+	if (ctl->release[0] == '/')
+		return run_service(ctl, INTERFACE_MANAGER ".Deploy", ctl->release);
+	here = getcwd(NULL, 0);
+	if (!here || asprintf(&path, "%s/%s", here, ctl->release) < 0)
+		return complain(CODE_FAILED, "cannot find out where \"%s\" is", ctl->release);
+	return run_service(ctl, INTERFACE_MANAGER ".Deploy", path);
+}
+
+int command_promote(struct ctl *ctl)
+{
+	return run_service(ctl, INTERFACE_MANAGER ".Promote", NULL);
+}
+
+int command_abort(struct ctl *ctl)
+{
+	return run_service(ctl, INTERFACE_MANAGER ".Abort", NULL);
+}
+
+int command_rollback(struct ctl *ctl)
+{
+	return run_service(ctl, INTERFACE_MANAGER ".Rollback", NULL);
+}
+
 static int run_services(struct ctl *ctl, const char *method)
 {
 	json_t *services = json_array(), *parameters;
@@ -105,6 +167,7 @@ static int run_services(struct ctl *ctl, const char *method)
 	parameters = json_pack("{s:o}", "services", services);
 	if (parameters && ctl->wait)
 		(void)json_object_set_new(parameters, "wait", wire_string(ctl->wait));
+	add_roll(ctl, parameters);
 	return run(ctl, method, parameters);
 }
 

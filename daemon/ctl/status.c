@@ -33,21 +33,16 @@ static void add_in_flight(struct text *t, const json_t *object)
 {
 	if (json_is_integer(json_object_get(object, "in_flight")))
 		text_add(t, "  %" JSON_INTEGER_FORMAT " in flight", number(object, "in_flight"));
+	if (number(object, "requests"))
+		text_add(t, "  %" JSON_INTEGER_FORMAT " requests", number(object, "requests"));
 }
 
-/* A time in seconds, in the largest unit that leaves at least one. */
-static void add_duration(struct text *t, const char *before, const json_t *j)
+static void add_time(struct text *t, const char *before, const json_t *j)
 {
-	double s = json_number_value(j);
-
 	if (!json_is_number(j))
 		return;
-	if (s < 120)
-		text_add(t, "  %s %.0fs", before, s);
-	else if (s < 7200)
-		text_add(t, "  %s %.0fmin", before, s / 60);
-	else
-		text_add(t, "  %s %.0fh", before, s / 3600);
+	text_add(t, "  %s ", before);
+	add_duration(t, j);
 }
 
 static void print_worker(struct out *o, const json_t *w)
@@ -75,9 +70,15 @@ static void print_generation(struct out *o, const json_t *g)
 	text_add(t, "  %-2" JSON_INTEGER_FORMAT " %-8s  %4.4g%%", number(g, "id"),
 	        member(g, "state"), json_number_value(json_object_get(g, "share")));
 	add_in_flight(t, g);
+	if (!strcmp(member(g, "state"), "canary")) {
+		if (json_is_number(json_object_get(g, "share_observed")))
+			text_add(t, "  observed %.4g%%",
+			        json_number_value(json_object_get(g, "share_observed")));
+		add_time(t, "promoted in", json_object_get(g, "promote_in"));
+	}
 	if (json_is_object(drain)) {
-		add_duration(t, "oldest", json_object_get(drain, "oldest"));
-		add_duration(t, "deadline in", json_object_get(drain, "deadline_in"));
+		add_time(t, "oldest", json_object_get(drain, "oldest"));
+		add_time(t, "deadline in", json_object_get(drain, "deadline_in"));
 	} else {
 		text_add(t, "  since ");
 		add_local_time(t, member(g, "started"));
@@ -131,6 +132,8 @@ static void print_service(struct out *o, const json_t *s)
 		        number(item, "queue"), number(item, "backlog"));
 		if (strcmp(member(item, "origin"), "bound"))
 			text_add(t, "  %s", member(item, "origin"));
+		if (!strcmp(member(item, "rescue"), "none"))
+			text_add(t, "  no rescue");
 		end(o);
 	}
 	json_array_foreach(json_object_get(s, "generations"), i, item) print_generation(o, item);

@@ -65,6 +65,9 @@ static bool parse_line(char *line, struct notify_message *m)
 	        {"WATCHDOG=trigger", NOTIFY_WATCHDOG_TRIGGER},
 	        {"FDSTORE=1", NOTIFY_FDSTORE},
 	        {"FDSTOREREMOVE=1", NOTIFY_FDREMOVE},
+	        {"HANDOFF_HELLO=1", NOTIFY_HELLO},
+	        {"HANDOFF_DRAINS=1", NOTIFY_DRAINS},
+	        {"HANDOFF_FETCH=1", NOTIFY_FETCH},
 	};
 	static const struct {
 		const char *key;
@@ -76,7 +79,7 @@ static bool parse_line(char *line, struct notify_message *m)
 	        {"MAINPID", NOTIFY_MAINPID_IGNORED, INT32_MAX},
 	};
 
-	*m = (struct notify_message){.fd = -1};
+	*m = (struct notify_message){.fd = -1, .candidate = -1, .page_fd = -1};
 	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
 		if (strcmp(line, words[i].line) == 0) {
 			m->kind = words[i].kind;
@@ -94,6 +97,11 @@ static bool parse_line(char *line, struct notify_message *m)
 	m->text = value_of(line, "FDNAME");
 	if (m->text) {
 		m->kind = NOTIFY_FDNAME;
+		return true;
+	}
+	m->text = value_of(line, "HANDOFF_KEEP");
+	if (m->text) {
+		m->kind = NOTIFY_KEEP;
 		return true;
 	}
 	m->text = value_of(line, "STATUS");
@@ -168,8 +176,8 @@ static bool valid_name(const char *name)
 struct delivery {
 	struct notify *notify;
 	bool alive;
-	bool store, forget;
-	char name[CONFIG_MAX_NAME];
+	bool store, forget, fetch, hello, drains;
+	char name[CONFIG_MAX_NAME], layout[CONFIG_MAX_NAME];
 };
 
 static bool deliver(void *arg, const struct notify_message *m)
@@ -181,9 +189,20 @@ static bool deliver(void *arg, const struct notify_message *m)
 			(void)copy_string(d->name, sizeof d->name, m->text);
 		return true;
 	}
-	if (m->kind == NOTIFY_FDSTORE || m->kind == NOTIFY_FDREMOVE) {
+	if (m->kind == NOTIFY_KEEP) {
+		if (valid_name(m->text))
+			(void)copy_string(d->layout, sizeof d->layout, m->text);
+		return true;
+	}
+	if (m->kind == NOTIFY_FDSTORE || m->kind == NOTIFY_FDREMOVE || m->kind == NOTIFY_FETCH) {
 		d->store |= m->kind == NOTIFY_FDSTORE;
 		d->forget |= m->kind == NOTIFY_FDREMOVE;
+		d->fetch |= m->kind == NOTIFY_FETCH;
+		return true;
+	}
+	if (m->kind == NOTIFY_HELLO || m->kind == NOTIFY_DRAINS) {
+		d->hello |= m->kind == NOTIFY_HELLO;
+		d->drains |= m->kind == NOTIFY_DRAINS;
 		return true;
 	}
 	d->alive = d->notify->message(d->notify->data, m);
@@ -193,13 +212,35 @@ static bool deliver(void *arg, const struct notify_message *m)
 /* FDNAME may stand before or after the word that it belongs to. */
 static void deliver_fds(struct delivery *d, const struct beside *b)
 {
-	struct notify_message m = {.kind = NOTIFY_FDREMOVE, .text = d->name, .fd = -1};
+	struct notify_message m = {
+	        .kind = NOTIFY_FDREMOVE, .text = d->name, .fd = -1, .candidate = -1, .page_fd = -1};
 
+	if (d->alive && d->hello && b->n_fds) {
+		m = (struct notify_message){.kind = NOTIFY_HELLO,
+		        .number = d->drains,
+		        .fd = b->fds[0],
+		        .candidate = -1,
+		        .page_fd = b->n_fds > 1 ? b->fds[1] : -1};
+		d->alive = d->notify->message(d->notify->data, &m);
+		return;
+	}
 	if (d->alive && d->forget)
 		d->alive = d->notify->message(d->notify->data, &m);
 	m.kind = NOTIFY_FDSTORE;
 	for (size_t i = 0; d->alive && d->store && i < b->n_fds; i++) {
 		m.fd = b->fds[i];
+		d->alive = d->notify->message(d->notify->data, &m);
+	}
+	if (d->alive && d->fetch && b->n_fds == 1) {
+		m.kind = NOTIFY_FETCH;
+		m.fd = b->fds[0];
+		d->alive = d->notify->message(d->notify->data, &m);
+	}
+	if (d->alive && d->layout[0] && b->n_fds == 2) {
+		m.kind = NOTIFY_KEEP;
+		m.fd = b->fds[0];
+		m.candidate = b->fds[1];
+		m.layout = d->layout;
 		d->alive = d->notify->message(d->notify->data, &m);
 	}
 }

@@ -7,7 +7,9 @@
 #include <errno.h>
 #include <ev.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -17,6 +19,7 @@
 
 #include "process/assemble.h"
 #include "process/build.h"
+#include "process/channel.h"
 #include "process/checker.h"
 #include "process/credentials.h"
 #include "process/notify.h"
@@ -51,6 +54,7 @@ struct process {
 	int ready_fd; /* -1: none */
 	ev_io ready_io;
 	struct notify notify;
+	struct channel channel;
 	struct output outputs[2]; /* stdout, stderr */
 	struct tail tail, tail_now;
 	struct assembly assembly;
@@ -59,6 +63,8 @@ struct process {
 	int calls_error;
 	unsigned held;
 	bool freed, ended;
+	bool attached; /* no child of ours */
+	struct tree_known known;
 };
 
 int processes_new(struct ev_loop *loop, const struct process_handlers *handlers,
@@ -107,9 +113,11 @@ static void destroy(struct process *p)
 	}
 	(void)close_fd(p->pidfd);
 	notify_stop(&p->notify);
+	channel_done(&p->channel);
 	output_stop(&p->outputs[0]);
 	output_stop(&p->outputs[1]);
 	assembly_done(&p->assembly);
+	tree_known_done(&p->known);
 	(void)release_unref(p->release);
 	free(p);
 }
@@ -120,7 +128,7 @@ struct process *process_free(struct process *p)
 		return NULL;
 	p->freed = true;
 	if (p->link) {
-		if (!p->ended)
+		if (!p->ended && !p->attached)
 			p->ps->running--;
 		*p->link = p->next;
 		if (p->next)
@@ -156,9 +164,63 @@ static bool deliver(struct process *p, const struct notify_message *m)
 /* Callbacks of the parts return whether the process is still wanted; it is never destroyed inside
  * of them, as everything that calls them holds it. */
 
+static bool tell_channel(struct process *p)
+{
+	const struct notify_message m = {.kind = NOTIFY_HELLO,
+	        .number = p->channel.fd < 0   ? CHANNEL_NONE
+	                  : p->channel.drains ? CHANNEL_DRAINS
+	                                      : CHANNEL_OPEN,
+	        .fd = -1,
+	        .page_fd = -1};
+
+	return deliver(p, &m);
+}
+
+/* What a worker may say on its channel. */
+static bool on_channel_word(void *arg, const struct notify_message *m)
+{
+	struct process *p = arg;
+
+	if (m->kind != NOTIFY_DRAINS || p->channel.drains)
+		return true;
+	p->channel.drains = true;
+	return tell_channel(p);
+}
+
+static void on_channel_readable(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct process *p = io->data;
+	char bytes[NOTIFY_MAX_BYTES];
+	ssize_t n;
+
+	(void)loop;
+	(void)events;
+	hold(p);
+	n = channel_read(&p->channel, bytes, sizeof bytes);
+	if (n > 0) {
+		notify_parse(bytes, (size_t)n, on_channel_word, p);
+	} else if (n < 0) {
+		channel_close(&p->channel);
+		p->channel.drains = false;
+		(void)tell_channel(p);
+	}
+	(void)let_go(p);
+}
+
+static bool on_hello(struct process *p, const struct notify_message *m)
+{
+	if (channel_open(&p->channel, p->ps->loop, m->fd, m->page_fd, on_channel_readable, p) < 0 ||
+	        channel_tell(&p->channel, "HELLO=1") < 0)
+		return true;
+	p->channel.drains = m->number != 0;
+	return tell_channel(p);
+}
+
 static bool on_message(void *data, const struct notify_message *m)
 {
-	return deliver(data, m);
+	struct process *p = data;
+
+	return m->kind == NOTIFY_HELLO ? on_hello(p, m) : deliver(p, m);
 }
 
 static bool on_line(void *data, bool is_stderr, const char *line, size_t length)
@@ -284,7 +346,7 @@ static void process_ended(struct process *p)
 		if (r == 0 && info.si_pid != 0)
 			how = (struct exit_info){.code = info.si_code, .status = info.si_status};
 		p->ended = true;
-		p->ps->running--;
+		p->ps->running -= !p->attached;
 		p->checker = checker_free(p->checker);
 		ev_io_stop(p->ps->loop, &p->exit_io);
 		p->pidfd = close_fd(p->pidfd);
@@ -483,13 +545,23 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 	p->pid = spawned.pid;
 	p->pidfd = spawned.pidfd;
 	if (spawned.calls_fd >= 0)
-		socket_calls_start(&p->calls, p->ps->loop, spawned.calls_fd, on_asked, p);
+		socket_calls_start(&p->calls, p->ps->loop, spawned.calls_fd,
+		        socket_calls_paths(plan.service), on_asked, p);
 	else if (plan.adoption != ADOPTION_NO)
 		p->calls_error = spawned.calls_fd;
 	ev_io_init(&p->exit_io, on_exit_readable, p->pidfd, EV_READ);
 	p->exit_io.data = p;
 	ev_io_start(p->ps->loop, &p->exit_io);
 	return 0;
+}
+
+static void add(struct process *p)
+{
+	p->link = &p->ps->first;
+	p->next = p->ps->first;
+	if (p->next)
+		p->next->link = &p->next;
+	p->ps->first = p;
 }
 
 int process_start(struct processes *ps, const struct process_spec *spec, void *user,
@@ -504,7 +576,7 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	p->ps = ps;
 	p->user = user;
 	p->release = release_ref(spec->release);
-	p->pidfd = p->ready_fd = p->notify.fd = -1;
+	p->pidfd = p->ready_fd = p->notify.fd = p->channel.fd = -1;
 	p->notify.accepts = accepts_sender;
 	p->notify.message = on_message;
 	p->notify.data = p;
@@ -519,11 +591,7 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 		destroy(p);
 		return r;
 	}
-	p->link = &ps->first;
-	p->next = ps->first;
-	if (p->next)
-		p->next->link = &p->next;
-	ps->first = p;
+	add(p);
 	ps->running++;
 	*ret = p;
 	return 0;
@@ -533,6 +601,32 @@ int process_start_build(struct processes *ps, struct release *release,
         const struct build_handlers *handlers, struct build **ret, struct ho_error *reterr)
 {
 	return build_start(ps->loop, &ps->builds, &ps->running, release, handlers, ret, reterr);
+}
+
+int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struct process **ret,
+        struct ho_error *reterr)
+{
+	struct process *p = calloc(1, sizeof *p);
+	int r = p ? tree_known_update(&p->known, pid) : -ENOMEM;
+
+	if (r < 0) {
+		(void)close_fd(pidfd);
+		free(p);
+		return ho_error_set(
+		        reterr, r, "cannot watch process %d: %s", (int)pid, strerror(-r));
+	}
+	p->ps = ps;
+	p->user = user;
+	p->pid = pid;
+	p->pidfd = pidfd;
+	p->attached = true;
+	p->ready_fd = p->notify.fd = p->outputs[0].fd = p->outputs[1].fd = -1;
+	ev_io_init(&p->exit_io, on_exit_readable, p->pidfd, EV_READ);
+	p->exit_io.data = p;
+	ev_io_start(ps->loop, &p->exit_io);
+	add(p);
+	*ret = p;
+	return 0;
 }
 
 int process_adoption_error(const struct process *p)
@@ -564,34 +658,108 @@ const char *process_tail(struct process *p)
 	return p->tail_now.text;
 }
 
+int process_tell_serving(struct process *p, uint32_t generation)
+{
+	char words[32];
+
+	(void)snprintf(words, sizeof words, "SERVING=%" PRIu32, generation);
+	channel_set_serving(&p->channel, generation);
+	return channel_tell(&p->channel, words);
+}
+
+int process_tell_drain(struct process *p, usec_t deadline)
+{
+	char words[32] = "DRAIN=infinity";
+
+	if (deadline != USEC_INFINITY)
+		(void)snprintf(words, sizeof words, "DRAIN=%" PRIu64, (uint64_t)deadline);
+	return channel_tell(&p->channel, words);
+}
+
+bool process_counts(const struct process *p, struct worker_counts *ret)
+{
+	return channel_counts(&p->channel, ret);
+}
+
 int process_signal(struct process *p, int signo)
 {
 	if (p->pidfd < 0)
 		return -ESRCH;
+	if (p->attached) /* its children cannot be found any more once it is gone */
+		(void)tree_known_update(&p->known, p->pid);
 	return pidfd_send_signal(p->pidfd, signo, NULL, 0) < 0 ? -errno : 0;
 }
 
 int process_signal_tree(struct process *p, int signo, bool include_main)
 {
-	return tree_signal(p->pid, p->ended, signo, include_main);
+	if (!p->attached)
+		return tree_signal(p->pid, p->ended, signo, include_main);
+	if (!p->ended)
+		(void)tree_known_update(&p->known, p->pid);
+	return tree_known_signal(&p->known, signo, include_main ? 0 : p->pid);
 }
 
 /* What a worker leaves behind becomes ours, as we are the subreaper: with no other children than
  * running workers there is nothing of it, and the long way through /proc is spared. */
 static bool left_nothing(const struct process *p)
 {
-	return p->ended && tree_count_children() == (ssize_t)p->ps->running;
+	return p->ended && !p->attached && tree_count_children() == (ssize_t)p->ps->running;
+}
+
+struct one_of {
+	size_t i;
+	void (*each)(size_t i, pid_t pid, void *arg);
+	void *arg;
+};
+
+static void each_known(pid_t pid, void *arg)
+{
+	const struct one_of *one = arg;
+
+	one->each(one->i, pid, one->arg);
+}
+
+void processes_each(struct process *const *list, size_t n,
+        void (*each)(size_t i, pid_t pid, void *arg), void *arg)
+{
+	_cleanup_free_ struct tree_entry *entries = NULL;
+	ssize_t found = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		const struct process *p = list[i];
+		struct one_of one = {i, each, arg};
+
+		if (left_nothing(p))
+			continue;
+		if (!entries)
+			found = tree_scan(p->pid, p->ended, &entries);
+		else
+			tree_mark(entries, (size_t)found, p->pid, p->ended);
+		for (ssize_t k = 0; k < found; k++)
+			if (entries[k].member && !tree_known_has(&p->known, entries[k].pid))
+				each(i, entries[k].pid, arg);
+		tree_known_each(&p->known, each_known, &one);
+	}
+}
+
+struct one {
+	void (*each)(pid_t pid, void *arg);
+	void *arg;
+};
+
+static void of_one(size_t i, pid_t pid, void *arg)
+{
+	const struct one *one = arg;
+
+	(void)i;
+	one->each(pid, one->arg);
 }
 
 void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg)
 {
-	_cleanup_free_ struct tree_entry *entries = NULL;
-	ssize_t n = left_nothing(p) ? 0 : tree_scan(p->pid, p->ended, &entries);
+	struct one one = {each, arg};
 
-	for (ssize_t i = 0; i < n; i++) {
-		if (entries[i].member)
-			each(entries[i].pid, arg);
-	}
+	processes_each(&p, 1, of_one, &one);
 }
 
 static void on_checked(void *data)

@@ -7,6 +7,7 @@
 #ifndef PROCESS_PROCESS_H
 #define PROCESS_PROCESS_H
 
+#include <limits.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -38,25 +39,65 @@ enum notify_kind {
 	NOTIFY_FDNAME,   /* FDNAME=text: belongs to the next two, is not delivered by itself */
 	NOTIFY_FDSTORE,  /* FDSTORE=1: keep `fd` as `text`; once for each descriptor */
 	NOTIFY_FDREMOVE, /* FDSTOREREMOVE=1: forget what is kept as `text` */
+	NOTIFY_HELLO,    /* libhandoff's channel has changed: `number` is an enum channel_state */
+	NOTIFY_DRAINS,   /* of libhandoff; is not delivered by itself */
+	NOTIFY_KEEP,     /* HANDOFF_KEEP=layout: memory `text` of this layout is wanted */
+	NOTIFY_FETCH,    /* HANDOFF_FETCH=1: what is kept as `text` is wanted */
 };
 struct notify_message {
 	enum notify_kind kind;
-	uint64_t number;  /* of ERRNO, EXTEND (microseconds) and MAINPID */
-	const char *text; /* of STATUS, valid UTF-8 without control characters; of FDSTORE and
-	                   * FDREMOVE, a valid name; else NULL */
-	int fd;           /* of FDSTORE, borrowed: closed after the call; else -1 */
+	uint64_t number;    /* of ERRNO, EXTEND (microseconds), MAINPID, HELLO */
+	const char *text;   /* of STATUS, valid UTF-8 without control characters; of FDSTORE,
+	                     * FDREMOVE, KEEP and FETCH, a valid name; else NULL */
+	int fd;             /* borrowed, closed after the call: of FDSTORE; of KEEP and FETCH, a
+	                     * socket to answer on; else -1 */
+	int candidate;      /* of KEEP, borrowed: to be kept if there is none yet */
+	const char *layout; /* of KEEP, a valid name */
+	int page_fd;        /* for those inside of this room; else -1 */
 };
 
-enum socket_call_kind { CALL_BIND, CALL_LISTEN };
-/* A call that a process of the worker is about to make on a TCP socket. */
+/* The private channel of a worker that uses libhandoff. */
+enum channel_state {
+	CHANNEL_NONE,
+	CHANNEL_OPEN,   /* it can be told which generation serves */
+	CHANNEL_DRAINS, /* and to drain */
+};
+
+/* What it counts; doubtful, as it is the worker's own word. */
+struct worker_counts {
+	uint64_t connections, busy, requests, served;
+};
+
+/* Where a path of the caller ends. */
+struct socket_path {
+	int directory; /* O_PATH */
+	char name[NAME_MAX + 1];
+};
+/* What a file that the caller makes would be like. */
+struct socket_maker {
+	uid_t uid;
+	gid_t gid;
+	mode_t umask;
+};
+
+enum socket_call_kind { CALL_BIND, CALL_LISTEN, CALL_UNLINK, CALL_CONNECT };
+/* A call that a process of the worker is about to make on a stream socket, TCP or UNIX; where the
+ * service has a UNIX listener also unlink(2) of any path. */
 struct socket_call {
 	enum socket_call_kind kind;
-	int fd;       /* the socket itself, borrowed; negative errno if it could not be had */
+	int fd;       /* the socket itself, borrowed; negative errno if it could not be had; UNLINK
+	               * and CONNECT: not looked for, -1 */
 	pid_t caller; /* a thread */
 	int theirs;   /* the caller's number of the socket */
-	struct sockaddr_storage address; /* BIND: IPv4 or IPv6 with a port */
+	/* BIND: IPv4 or IPv6 with a port, a UNIX path or an abstract name; CONNECT: UNIX only */
+	struct sockaddr_storage address;
 	socklen_t length;
-	int backlog; /* LISTEN */
+	const struct socket_path *path; /* of a UNIX path; else NULL */
+	struct socket_maker maker;      /* BIND to a UNIX path */
+	int backlog;                    /* LISTEN */
+	/* BIND: a descriptor of ours, borrowed, that is to take the place of the caller's before 0
+	 * is answered; -1 (as it comes): none. */
+	int *give;
 };
 /* Returns 0 or negative errno if that is the answer, because the call was made or refused here; 1
  * to let it be made as if nobody had been asked. */
@@ -95,12 +136,20 @@ struct release {
 	char **environ;  /* the service's own variables, files read; NULL-terminated */
 	uint32_t generation;
 	const char *environment_name;
+	uint32_t previous;      /* the generation that served when it was made; 0: none */
+	char *previous_release; /* its directory, owned; NULL: none */
 	unsigned refs;
 };
 /* Resolves the directory, reads the environment files. Fails with words if a link dangles, a file
  * is missing or has a bad line (file:line). */
 int release_new(struct config *config, const struct service_config *service, uint32_t generation,
         struct release **ret, struct ho_error *reterr);
+/* The same from another directory than the settings name; NULL: from that. */
+int release_new_at(struct config *config, const struct service_config *service, uint32_t generation,
+        const char *directory, struct release **ret, struct ho_error *reterr);
+/* The directory of the settings with its substitutions made, links not resolved. */
+int release_directory(const struct config *config, const struct service_config *service,
+        uint32_t generation, char **ret, struct ho_error *reterr);
 struct release *release_ref(struct release *r);
 struct release *release_unref(struct release *r);
 
@@ -147,6 +196,10 @@ struct build *build_free(struct build *b);
  * a limit, user, capability or directory cannot be set: nothing is left behind then. */
 int process_start(struct processes *ps, const struct process_spec *spec, void *user,
         struct process **ret, struct ho_error *reterr);
+/* Takes a process that was started by somebody else, with its tree, as if it was a worker: it can
+ * be signalled, and its end is told (how is not known). Takes `pidfd` over, also on failure. */
+int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struct process **ret,
+        struct ho_error *reterr);
 /* Forgets it; if it still runs, it runs on unwatched. Accepts NULL, returns NULL. */
 struct process *process_free(struct process *p);
 
@@ -158,6 +211,13 @@ void *process_user(const struct process *p);
  * Blocks not. */
 const char *process_tail(struct process *p);
 
+/* Tells a worker with a channel which generation serves, or to drain until `deadline` (monotonic,
+ * USEC_INFINITY: none). 0 or negative errno. */
+int process_tell_serving(struct process *p, uint32_t generation);
+int process_tell_drain(struct process *p, usec_t deadline);
+/* False if it does not count. Also after its end. */
+bool process_counts(const struct process *p, struct worker_counts *ret);
+
 /* To the main process; 0 or negative errno (-ESRCH when it is gone). */
 int process_signal(struct process *p, int signo);
 /* To every process of its session and their descendants, main process included or not. Returns the
@@ -165,6 +225,9 @@ int process_signal(struct process *p, int signo);
 int process_signal_tree(struct process *p, int signo, bool include_main);
 /* Calls `each` for every process of the tree. */
 void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg);
+/* The same of several, with one look at /proc. */
+void processes_each(struct process *const *list, size_t n,
+        void (*each)(size_t i, pid_t pid, void *arg), void *arg);
 
 /* Runs ready.by = exec:COMMAND again and again (200 ms after each failure) in the environment of
  * the worker, until it exits 0: then NOTIFY_EXEC_READY. */

@@ -46,16 +46,28 @@ static int explain_path(char *path, const char *service, int error, struct ho_er
 	        path, strerror(error));
 }
 
-static int resolve_directory(struct release *r, struct ho_error *reterr)
+int release_directory(const struct config *config, const struct service_config *service,
+        uint32_t generation, char **ret, struct ho_error *reterr)
 {
-	const struct substitution s = {.service = r->service->name,
-	        .environment = r->environment_name,
-	        .generation = r->generation};
-	_cleanup_free_ char *path = NULL;
+	const struct substitution s = {.service = service->name,
+	        .environment = config->environment ? config->environment : "",
+	        .generation = generation};
+
+	return substitute(service->directory, &s, ret, reterr);
+}
+
+static int resolve_directory(struct release *r, const char *instead, struct ho_error *reterr)
+{
+	_cleanup_free_ char *path = instead ? strdup(instead) : NULL;
 	_cleanup_free_ char *resolved = NULL;
 	struct stat st;
-	int result = substitute(r->service->directory, &s, &path, reterr);
+	int result = 0;
 
+	if (!instead)
+		result = release_directory(r->config, r->service, r->generation, &path, reterr);
+	else if (!path)
+		result = ho_error_set(reterr, -ENOMEM, "no memory for a release of service \"%s\"",
+		        r->service->name);
 	if (result < 0)
 		return result;
 	resolved = realpath(path, NULL);
@@ -170,6 +182,12 @@ static int read_environment(struct release *r, struct ho_error *reterr)
 int release_new(struct config *config, const struct service_config *service, uint32_t generation,
         struct release **ret, struct ho_error *reterr)
 {
+	return release_new_at(config, service, generation, NULL, ret, reterr);
+}
+
+int release_new_at(struct config *config, const struct service_config *service, uint32_t generation,
+        const char *directory, struct release **ret, struct ho_error *reterr)
+{
 	struct release *r = calloc(1, sizeof *r);
 	int result = 0;
 
@@ -182,7 +200,7 @@ int release_new(struct config *config, const struct service_config *service, uin
 	        .environment_name = config->environment ? config->environment : "",
 	        .refs = 1};
 	if (service->directory)
-		result = resolve_directory(r, reterr);
+		result = resolve_directory(r, directory, reterr);
 	if (result == 0)
 		result = read_environment(r, reterr);
 	if (result < 0)
@@ -206,6 +224,7 @@ struct release *release_unref(struct release *r)
 		free(r->environ[i]);
 	free(r->environ);
 	free(r->directory);
+	free(r->previous_release);
 	(void)config_unref(r->config);
 	free(r);
 	return NULL;

@@ -142,7 +142,7 @@ static void announce_calls(const struct child *c)
 
 	if (c->calls < 0)
 		return;
-	fd = socket_calls_install();
+	fd = socket_calls_install(socket_calls_paths(c->plan->service));
 	if (fd < 0 && c->plan->adoption == ADOPTION_MUST)
 		fail(c, (struct failure){STEP_ADOPTION, 0, 0, -fd});
 	r = socket_calls_send(c->calls, fd);

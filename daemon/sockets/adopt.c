@@ -13,13 +13,10 @@
 #include <unistd.h>
 
 #include "sockets/endpoint.h"
+#include "sockets/forms.h"
 #include "sockets/reuseport.h"
 #include "sockets/set.h"
 #include "system/fd.h"
-
-#ifndef SO_NETNS_COOKIE
-#define SO_NETNS_COOKIE 71
-#endif
 
 static int option(int fd, int level, int name)
 {
@@ -29,8 +26,7 @@ static int option(int fd, int level, int name)
 	return getsockopt(fd, level, name, &value, &n) < 0 ? -1 : value;
 }
 
-/* 0: unknown */
-static uint64_t cookie_of(int fd)
+uint64_t adopt_cookie(int fd)
 {
 	uint64_t cookie = 0;
 	socklen_t n = sizeof cookie;
@@ -38,30 +34,7 @@ static uint64_t cookie_of(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &n) < 0 ? 0 : cookie;
 }
 
-static uint64_t network_of(int fd)
-{
-	uint64_t cookie = 0;
-	socklen_t n = sizeof cookie;
-
-	return getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &n) < 0 ? 0 : cookie;
-}
-
-/* A program may have a network namespace of its own, with the same addresses. */
-static bool in_our_network(int fd)
-{
-	_cleanup_close_ int ours = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	return ours < 0 || network_of(ours) == network_of(fd);
-}
-
 /* ---- forms of an address ---- */
-
-static bool is_wildcard(const struct address *a)
-{
-	static const uint8_t zeros[16];
-
-	return !memcmp(a->ip, zeros, a->ipv6 ? 16 : 4);
-}
 
 /* As the socket is, bound to this address. */
 static struct address form_of(int fd, const struct sockaddr_storage *to)
@@ -82,64 +55,48 @@ static struct address form_of(int fd, const struct sockaddr_storage *to)
 	return a;
 }
 
-static void print_form(struct text *t, const struct address *a)
-{
-	char ip[INET6_ADDRSTRLEN] = "";
-
-	(void)inet_ntop(a->ipv6 ? AF_INET6 : AF_INET, a->ip, ip, sizeof ip);
-	if (a->ipv6 && a->dual && is_wildcard(a))
-		text_add(t, "tcp:*:%u", a->port);
-	else
-		text_add(t, a->ipv6 ? "tcp:[%s]:%u%s" : "tcp:%s:%u%s", ip, a->port,
-		        a->ipv6 && is_wildcard(a) ? " (IPv6 only)" : "");
-}
-
 bool adopt_describe(int fd, char *ret, size_t size)
 {
 	struct sockaddr_storage ss = {0};
+	const struct sockaddr_un *un = (const struct sockaddr_un *)&ss;
 	struct text t = {.p = ret, .size = size};
 	socklen_t n = sizeof ss;
 	struct address a;
 
 	ret[0] = '\0';
-	if (getsockname(fd, (struct sockaddr *)&ss, &n) < 0 ||
-	        (ss.ss_family != AF_INET && ss.ss_family != AF_INET6))
+	if (getsockname(fd, (struct sockaddr *)&ss, &n) < 0)
+		return false;
+	if (ss.ss_family == AF_UNIX && n > sizeof ss.ss_family) {
+		text_add(&t, "unix:%s%.107s", un->sun_path[0] ? "" : "@",
+		        un->sun_path + !un->sun_path[0]);
+		return true;
+	}
+	if (ss.ss_family != AF_INET && ss.ss_family != AF_INET6)
 		return false;
 	a = form_of(fd, &ss);
 	if (a.port == 0)
 		return false;
-	print_form(&t, &a);
+	form_print(&t, &a);
 	return true;
-}
-
-/* Does the group of `have` divide the connections of a socket at `want`? */
-static bool same_form(const struct address *want, const struct address *have)
-{
-	if (want->ipv6 != have->ipv6 || want->port != have->port ||
-	        memcmp(want->ip, have->ip, want->ipv6 ? 16 : 4) != 0)
-		return false;
-	if (is_wildcard(want))
-		return !want->ipv6 || want->dual == have->dual;
-	return want->scope_id == have->scope_id;
 }
 
 /* Would one take connections from the other? Two wildcards count as the same address always, as
  * that is what was meant. */
 static bool overlaps(const struct address *want, const struct address *have)
 {
-	const struct address *wide = is_wildcard(want) ? want : have;
+	const struct address *wide = form_is_wildcard(want) ? want : have;
 	const struct address *narrow = wide == want ? have : want;
 
-	if (want->port != have->port || !is_wildcard(wide))
+	if (want->port != have->port || !form_is_wildcard(wide))
 		return false;
-	return is_wildcard(narrow) || wide->ipv6 == narrow->ipv6 || (wide->ipv6 && wide->dual);
+	return form_is_wildcard(narrow) || wide->ipv6 == narrow->ipv6 || (wide->ipv6 && wide->dual);
 }
 
 /* Whoever configures a port alone leaves the form to the program, as long as only one is used. */
 static bool may_reform(const struct address_group *g, const struct member *m)
 {
 	return g->address.kind == ADDRESS_TCP && g->passed_fd < 0 && g->address.ipv6 &&
-	       g->address.dual && is_wildcard(&g->address) && g->n_members == 1 &&
+	       g->address.dual && form_is_wildcard(&g->address) && g->n_members == 1 &&
 	       g->members[0] == m && m->n_adopted == 0;
 }
 
@@ -191,18 +148,27 @@ static struct adopted *find(struct listener_set *set, uint64_t cookie, struct me
 	return NULL;
 }
 
+static int make_room(struct member *m, struct ho_error *reterr)
+{
+	if (!m->adopted)
+		m->adopted = calloc(ADOPTED_MAX, sizeof *m->adopted);
+	if (!m->adopted)
+		return ho_error_set(reterr, -ENOMEM, "no memory for a socket of the program");
+	if (m->n_adopted == ADOPTED_MAX)
+		return ho_error_set(reterr, -ENOBUFS,
+		        "the program binds more than %d sockets to %s; the next one is refused",
+		        ADOPTED_MAX, m->config->address.text);
+	return 0;
+}
+
 static int bind_for(struct member *m, int fd, const struct sockaddr_storage *to, socklen_t length,
         struct ho_error *reterr)
 {
 	_cleanup_close_ int ours = -1;
-	int r;
+	int r = make_room(m, reterr);
 
-	if (!m->adopted)
-		m->adopted = calloc(ADOPTED_MAX, sizeof *m->adopted);
-	if (!m->adopted || m->n_adopted == ADOPTED_MAX)
-		return ho_error_set(reterr, m->adopted ? -ENOBUFS : -ENOMEM,
-		        "the program binds more than %d sockets to %s; the next one is refused",
-		        ADOPTED_MAX, m->config->address.text);
+	if (r < 0)
+		return r;
 	ours = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	r = ours < 0 ? -errno : reuseport_prepare(m->group->reuseport, ours);
 	if (r < 0)
@@ -212,7 +178,7 @@ static int bind_for(struct member *m, int fd, const struct sockaddr_storage *to,
 	if (bind(ours, (const struct sockaddr *)to, length) < 0)
 		return -errno;
 	m->adopted[m->n_adopted++] =
-	        (struct adopted){.fd = take_fd(ours), .cookie = cookie_of(fd), .address = *to};
+	        (struct adopted){.fd = take_fd(ours), .cookie = adopt_cookie(fd), .address = *to};
 	return 0;
 }
 
@@ -222,8 +188,8 @@ static int refuse(const struct member *m, const struct address *form, struct ho_
 	char want[80], have[80];
 	struct text w = TEXT_ON(want), h = TEXT_ON(have);
 
-	print_form(&w, form);
-	print_form(&h, &g->ip);
+	form_print(&w, form);
+	form_print(&h, &g->ip);
 	return ho_error_set(reterr, -EADDRINUSE,
 	        "the program binds %s, but %s is %s%s: connections could not be handed over "
 	        "between the two; it is told that the address is in use",
@@ -235,7 +201,7 @@ int listener_set_bind(struct listener_set *set, int fd, struct socket_holder hol
         const struct sockaddr_storage *to, socklen_t length, struct ho_error *reterr)
 {
 	struct member *m = NULL, *other = NULL;
-	const struct adopted *known = find(set, cookie_of(fd), &m);
+	const struct adopted *known = find(set, adopt_cookie(fd), &m);
 	const struct address form = form_of(fd, to);
 	int r = 0;
 
@@ -246,14 +212,14 @@ int listener_set_bind(struct listener_set *set, int fd, struct socket_holder hol
 
 		if (!g->reuseport)
 			continue;
-		if (same_form(&form, &g->ip))
+		if (form_equal(&form, &g->ip))
 			m = &set->members[i];
 		else if (overlaps(&form, &g->ip))
 			other = &set->members[i];
 	}
-	if ((!m && !other) || !in_our_network(fd))
+	if ((!m && !other) || !form_in_our_network(fd))
 		return 1;
-	if (!m && !(is_wildcard(&form) && may_reform(other->group, other)))
+	if (!m && !(form_is_wildcard(&form) && may_reform(other->group, other)))
 		return refuse(other, &form, reterr);
 	if (!m) {
 		m = other;
@@ -270,13 +236,111 @@ int listener_set_bind(struct listener_set *set, int fd, struct socket_holder hol
 	return 0;
 }
 
+/* ---- UNIX ---- */
+
+static bool has_name(const struct member *m, const struct unix_target *t)
+{
+	const struct address *a = &m->config->address;
+
+	if (t->directory < 0)
+		return a->kind == ADDRESS_ABSTRACT && strlen(a->path) == t->length &&
+		       !memcmp(a->path, t->name, t->length);
+	return m->group->name && unix_name_is_public(m->group->name, t->directory, t->name);
+}
+
+static struct member *find_name(const struct listener_set *set, const struct unix_target *t)
+{
+	for (size_t i = 0; i < set->n; i++)
+		if (has_name(&set->members[i], t))
+			return (struct member *)&set->members[i];
+	return NULL;
+}
+
+bool listener_set_awaits(const struct listener_set *set, const struct unix_target *target)
+{
+	const struct member *m = find_name(set, target);
+
+	return m && m->n_listening == 0;
+}
+
+bool listener_set_keeps(const struct listener_set *set, const struct unix_target *t)
+{
+	for (size_t i = 0; i < set->n; i++) {
+		const struct unix_name *u = set->members[i].group->name;
+
+		if (u && (unix_name_is_public(u, t->directory, t->name) ||
+		                 unix_name_is_private(u, t->directory, t->name)))
+			return true;
+	}
+	return false;
+}
+
+static int bind_path(struct member *m, int fd, struct socket_holder holder,
+        const struct unix_look *look, struct ho_error *reterr)
+{
+	struct group_context *x = m->group->context;
+	_cleanup_close_ int ours = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	struct adopted a = {.serial = ++x->last_serial,
+	        .cookie = adopt_cookie(fd),
+	        .holder = holder.pid,
+	        .theirs = holder.fd};
+	int r = ours < 0 ? -errno : 0;
+
+	if (r >= 0)
+		r = unix_name_bind(m->group->name, ours, a.serial, m->config, look,
+		        (struct sockaddr_un *)&a.address);
+	if (r < 0)
+		return ho_error_set(reterr, r,
+		        "cannot bind the socket of the program for %s: %s; handoffd must be able "
+		        "to write the directory",
+		        m->config->address.text, strerror(-r));
+	a.fd = take_fd(ours);
+	m->adopted[m->n_adopted++] = a;
+	/* The first of all may be looked for at once, by the program itself. */
+	(void)group_apply(m->group, m->group->sticky, NULL);
+	return 0;
+}
+
+int listener_set_bind_unix(struct listener_set *set, int fd, struct socket_holder holder,
+        const struct unix_target *target, const struct unix_look *look, int *ret_give,
+        struct ho_error *reterr)
+{
+	struct member *m = find_name(set, target), *known = NULL;
+	int r;
+
+	if (!m || !form_in_our_network(fd))
+		return 1;
+	if (target->directory < 0) {
+		*ret_give = m->fd;
+		return 0;
+	}
+	if (find(set, adopt_cookie(fd), &known)) /* interrupted: see above */
+		return known == m ? 0 : -EINVAL;
+	r = make_room(m, reterr);
+	return r < 0 ? r : bind_path(m, fd, holder, look, reterr);
+}
+
 /* ---- listen ---- */
+
+static int listen_path(struct member *m, struct adopted *a, int backlog)
+{
+	if (listen(a->fd, backlog) < 0)
+		return -errno;
+	if (a->listening)
+		return 0;
+	a->listening = true;
+	/* Whoever came before the first start was over waits where nobody will look. */
+	if (m->n_listening++ == 0 && m->fd >= 0)
+		listener_discard_queue(m->fd);
+	(void)group_apply(m->group, m->group->sticky, NULL);
+	return 0;
+}
 
 int listener_set_listen(
         struct listener_set *set, int fd, int backlog, bool *ret_fresh, struct ho_error *reterr)
 {
 	struct member *m = NULL;
-	struct adopted *a = find(set, cookie_of(fd), &m);
+	struct adopted *a = find(set, adopt_cookie(fd), &m);
 	struct address_group *g = a ? m->group : NULL;
 	int r;
 
@@ -285,9 +349,11 @@ int listener_set_listen(
 	/* As the kernel takes it: a negative one is the greatest. */
 	if ((unsigned)backlog < (unsigned)m->config->backlog)
 		backlog = m->config->backlog;
-	if (a->listening && !listener_is_listening(a->fd))
+	if (a->listening && g->reuseport && !listener_is_listening(a->fd))
 		reuseport_verify(g->reuseport, g->sticky);
 	*ret_fresh = !a->listening;
+	if (g->name)
+		return listen_path(m, a, backlog);
 	if (a->listening)
 		return listen(a->fd, backlog) < 0 ? -errno : 0;
 	r = reuseport_adopt(g->reuseport, m, a->fd, backlog, g->sticky);
@@ -299,6 +365,13 @@ int listener_set_listen(
 	a->listening = true;
 	group_watch(g->context, a->fd);
 	return 0;
+}
+
+const char *listener_set_address(struct listener_set *set, int fd)
+{
+	struct member *m = NULL;
+
+	return find(set, adopt_cookie(fd), &m) ? m->config->address.text : NULL;
 }
 
 /* ---- sockets that nobody has ---- */
@@ -365,11 +438,18 @@ static void give_up(struct member *m, size_t k)
 	struct address_group *g = m->group;
 	struct adopted *a = &m->adopted[k];
 
-	group_unwatch(g->context, a->fd);
-	if (a->listening)
-		reuseport_drop(g->reuseport, m, a->fd, g->sticky);
+	if (g->name) {
+		m->n_listening -= a->listening;
+		unix_name_unbind(g->name, (const struct sockaddr_un *)&a->address);
+	} else {
+		group_unwatch(g->context, a->fd);
+		if (a->listening)
+			reuseport_drop(g->reuseport, m, a->fd, g->sticky);
+	}
 	(void)close_fd(a->fd);
 	*a = m->adopted[--m->n_adopted];
+	if (g->name)
+		(void)group_apply(g, g->sticky, NULL);
 }
 
 static bool sweep_member(struct member *m, const struct cookie_set *inodes, bool starting)

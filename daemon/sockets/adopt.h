@@ -10,6 +10,7 @@
 
 #include "sockets/connections.h"
 #include "sockets/sockets.h"
+#include "sockets/unix_name.h"
 
 /* Who has a socket, and by what number: a thread. */
 struct socket_holder {
@@ -17,11 +18,31 @@ struct socket_holder {
 	int fd;
 };
 
+/* A UNIX address as the kernel would find it: `name` in `directory`, or abstract. */
+struct unix_target {
+	int directory; /* -1: abstract */
+	const char *name;
+	size_t length; /* of an abstract name; it may hold any byte */
+};
+
 /* A process of the generation wants to bind its TCP socket `fd` (borrowed) to an address with a
  * port. 0: done; negative errno: what it is to be told, with words in `reterr` if an operator
  * should know; 1: no address of the set, the kernel may do it. */
 int listener_set_bind(struct listener_set *set, int fd, struct socket_holder holder,
         const struct sockaddr_storage *to, socklen_t length, struct ho_error *reterr);
+/* The same for the path or abstract name of a UNIX stream socket. An abstract name can be had only
+ * once, and we have it: then *ret_give is the socket (borrowed) that is to take the place of the
+ * program's. `directory` and `name`: of a path. */
+int listener_set_bind_unix(struct listener_set *set, int fd, struct socket_holder holder,
+        const struct unix_target *target, const struct unix_look *look, int *ret_give,
+        struct ho_error *reterr);
+/* Is it an address of the set that its program does not listen on yet? Then whoever asks whether
+ * another one does is to hear that nobody does. */
+bool listener_set_awaits(const struct listener_set *set, const struct unix_target *target);
+/* Is it the path of a listener, or a private name behind one? These stay when a program removes
+ * them: they are removed here when their time has come. */
+bool listener_set_keeps(const struct listener_set *set, const struct unix_target *target);
+
 /* The same for listen(2); 1: not a socket that was bound here. `ret_fresh` (after 0): it did not
  * listen before. */
 int listener_set_listen(
@@ -33,8 +54,14 @@ int listener_set_listen(
  * clients wait for the next worker in their queue. Returns whether any was. */
 bool listener_set_sweep(struct listener_set *set, process_lister lister, void *data, bool starting);
 
-/* "tcp:0.0.0.0:80", "tcp:*:80" for a dual-stack wildcard: where a TCP socket is bound. False if it
- * is not bound. */
+/* What tells sockets apart, whatever descriptor they are seen through; 0: unknown. */
+uint64_t adopt_cookie(int fd);
+
+/* The address of the set that an adopted socket stands at, as it was configured; NULL: none. */
+const char *listener_set_address(struct listener_set *set, int fd);
+
+/* "tcp:0.0.0.0:80", "tcp:*:80" for a dual-stack wildcard, "unix:/path", "unix:@name": where a
+ * socket is bound. False if it is not bound. */
 bool adopt_describe(int fd, char *ret, size_t size);
 
 #endif

@@ -37,6 +37,7 @@ struct cell {
 	uint32_t probe_to;
 	uint32_t reserved;
 	uint32_t probe_from[4]; /* network order; IPv4 in the first */
+	uint64_t sent[STEER_SLOTS];
 	struct table ring[RING];
 };
 
@@ -140,6 +141,7 @@ static unsigned jump(struct code *c)
 #define SLOT (-4)
 #define PORT (-8)
 #define SOURCE (-24) /* 16 bytes */
+#define BASE (-32)   /* address of the cell */
 
 /* The client's address, zeros behind it, to SOURCE; returns the jump that is taken when it cannot
  * be read (a connection that migrates has no packet). */
@@ -254,9 +256,23 @@ static void emit_choice(struct code *c)
 		land(c, hit[i]);
 }
 
+/* One more for the slot in R2. Processors may be many: the addition is atomic. */
+static void emit_count(struct code *c)
+{
+	unsigned outside = jump_if(c, BPF_JGE, R2, STEER_SLOTS);
+
+	load_stack(c, BPF_DW, R1, BASE);
+	move(c, R3, R2);
+	emit(c, BPF_ALU64 | BPF_LSH | BPF_K, R3, 0, 0, 3);
+	emit(c, BPF_ALU64 | BPF_ADD | BPF_X, R1, R3, 0, 0);
+	set(c, R3, 1);
+	emit(c, BPF_STX | BPF_ATOMIC | BPF_DW, R1, R3, offsetof(struct cell, sent), BPF_ADD);
+	land(c, outside);
+}
+
 static void emit_program(struct code *c, int cell_fd, int sockets_fd)
 {
-	unsigned fresh, moved, no_cell, probed, taken, refused;
+	unsigned fresh, moved, no_cell, probed, taken, refused, counted;
 
 	move(c, CTX, R1);
 	emit(c, BPF_ST | BPF_MEM | BPF_W, FP, 0, SLOT, 0);
@@ -266,6 +282,7 @@ static void emit_program(struct code *c, int cell_fd, int sockets_fd)
 	call(c, BPF_FUNC_map_lookup_elem);
 	no_cell = jump_if(c, BPF_JEQ, R0, 0);
 	move(c, CELL, R0);
+	emit(c, BPF_STX | BPF_MEM | BPF_DW, FP, CELL, BASE, 0);
 	set(c, MIGRATING, 0);
 	load(c, BPF_DW, R1, CTX, offsetof(struct sk_reuseport_md, migrating_sk));
 	fresh = jump_if(c, BPF_JEQ, R1, 0);
@@ -278,8 +295,11 @@ static void emit_program(struct code *c, int cell_fd, int sockets_fd)
 	taken = jump_if(c, BPF_JEQ, MIGRATING, 0);
 	/* Nobody would ever accept it there. */
 	refused = jump_if(c, BPF_JEQ, R2, STEER_CONTROL);
-	land(c, probed);
+	counted = jump(c);
 	land(c, taken);
+	emit_count(c);
+	land(c, counted);
+	land(c, probed);
 	emit(c, BPF_STX | BPF_MEM | BPF_W, FP, R2, SLOT, 0);
 	move(c, R1, CTX);
 	load_map(c, R2, sockets_fd);
@@ -402,11 +422,18 @@ int bpf_program_put(const struct bpf_program *p, unsigned slot, int fd)
 	uint32_t key = slot;
 	uint64_t value = (uint64_t)fd;
 
+	HO_ASSERT(slot < STEER_SLOTS);
+	__atomic_store_n(&p->cell->sent[slot], 0, __ATOMIC_RELAXED);
 	memset(&attr, 0, sizeof attr);
 	attr.map_fd = (uint32_t)p->sockets_fd;
 	attr.key = (uintptr_t)&key;
 	attr.value = (uintptr_t)&value;
 	return bpf(BPF_MAP_UPDATE_ELEM, &attr);
+}
+
+uint64_t bpf_program_sent(const struct bpf_program *p, unsigned slot)
+{
+	return slot < STEER_SLOTS ? __atomic_load_n(&p->cell->sent[slot], __ATOMIC_RELAXED) : 0;
 }
 
 void bpf_program_remove(const struct bpf_program *p, unsigned slot)

@@ -44,6 +44,9 @@ struct bpf_program *bpf_program_free(struct bpf_program *p);
 int bpf_program_attach(const struct bpf_program *p, int fd);
 /* The socket must be listening; -EBUSY when it is in the array of another program. */
 int bpf_program_put(const struct bpf_program *p, unsigned slot, int fd);
+/* How many connections were sent to the slot since it was put there; those that migrated and probes
+ * do not count, a client that tries again counts again. */
+uint64_t bpf_program_sent(const struct bpf_program *p, unsigned slot);
 void bpf_program_remove(const struct bpf_program *p, unsigned slot);
 /* Makes the rule true; cannot fail and makes no system call. */
 void bpf_program_apply(struct bpf_program *p, const struct steer_rule *rule);

@@ -7,8 +7,8 @@
 #include <string.h>
 
 /* An address without a socket yet (a program that has not bound it) has no connections either. */
-static int add_set(struct connections *c, const struct listener_set *set, size_t owner,
-        struct endpoint_list *list)
+int endpoint_list_add_set(struct endpoint_list *list, struct connections *c,
+        const struct listener_set *set, size_t owner)
 {
 	struct listener_info info;
 	int fds[ADDRESS_SOCKETS_MAX], r = 0;
@@ -52,7 +52,7 @@ static int count_sets(struct connections *c, struct listener_set *const *sets, s
 	int r = 0;
 
 	for (i = 0; i < n && !r; i++) {
-		r = add_set(c, sets[i], i, &list);
+		r = endpoint_list_add_set(&list, c, sets[i], i);
 		if (!r && listers && listers[i])
 			r = add_holders(&list, i, listers[i], lister_data ? lister_data[i] : NULL,
 			        &inodes[i]);
@@ -95,7 +95,7 @@ int connections_count(struct connections *c, struct listener_set *const *sets, s
 int quiet_check_new(struct connections *c, struct listener_set *set, struct quiet_check **ret)
 {
 	_cleanup_endpoints_ struct endpoint_list list = {0};
-	int r = add_set(c, set, 0, &list);
+	int r = endpoint_list_add_set(&list, c, set, 0);
 
 	return r < 0 ? r : quiet_check_new_on(c, &list, ret);
 }
@@ -105,7 +105,7 @@ int drain_watch_new(struct connections *c, struct listener_set *set,
         struct drain_watch **ret, struct ho_error *reterr)
 {
 	_cleanup_endpoints_ struct endpoint_list list = {0};
-	int r = add_set(c, set, 0, &list);
+	int r = endpoint_list_add_set(&list, c, set, 0);
 
 	if (r < 0)
 		return ho_error_set(reterr, r,
@@ -119,7 +119,7 @@ int connections_list(struct connections *c, struct listener_set *set, struct con
         size_t max, size_t *ret_count)
 {
 	_cleanup_endpoints_ struct endpoint_list list = {0};
-	int r = add_set(c, set, 0, &list);
+	int r = endpoint_list_add_set(&list, c, set, 0);
 
 	return r < 0 ? r
 	             : list_endpoints(c, list.items, list.n, drain_watch_find(c, set), ret, max,

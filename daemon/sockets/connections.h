@@ -26,7 +26,7 @@ struct inflight {
 	/* Handshakes that the generation's listeners began and that are not over. Only a
 	 * quiet_check knows them (the kernel does not tell whose they are): 0 elsewhere. */
 	uint64_t half_open;
-	usec_t oldest; /* age of the oldest one, as far as it was watched */
+	usec_t oldest; /* age of the oldest one, as far as it was watched: at least so much */
 };
 
 int connections_new(struct ev_loop *loop, struct connections **ret, struct ho_error *reterr);
@@ -69,16 +69,34 @@ int drain_watch_new(struct connections *c, struct listener_set *set,
 void drain_watch_last(const struct drain_watch *w, struct inflight *ret);
 struct drain_watch *drain_watch_free(struct drain_watch *w);
 
-/* Who is still connected, oldest first, at most `max` of them. */
+/* The kernel does not note when a connection was accepted. It is at least as old as its last
+ * silence in one direction, and as the time since a drain_watch first saw it. */
 struct connection_info {
 	char peer[64];        /* "192.0.2.1:5000", "[2001:db8::1]:5000", "unix pid 17" or "unix" */
 	const char *listener; /* name in the configuration */
-	usec_t age;           /* since it was first seen */
+	const char *state;    /* "queued", or of TCP as ss(8) names it: "established", … */
+	size_t owner;         /* of a browse: place of the set */
+	usec_t age;           /* at least */
 	usec_t idle;          /* since the last byte in either direction; USEC_INFINITY: unknown */
-	uint64_t queued_in, queued_out; /* bytes */
+	uint64_t queued_in, queued_out; /* bytes; of a UNIX one unknown, 0 */
 	uint64_t inode;                 /* 0: not accepted yet */
+	int worker, pid; /* of a browse: who holds it; -1 and 0: nobody yet, or unknown */
 };
+/* Who is still connected, oldest first, at most `max` of them. */
 int connections_list(struct connections *c, struct listener_set *set, struct connection_info *ret,
         size_t max, size_t *ret_count);
+
+/* All connections of some sets, in no order, in steps of some hundred microseconds each, however
+ * many there are. What comes or goes meanwhile may be missed, or shown. The sets may go before it.
+ */
+struct browse;
+int browse_new(struct connections *c, struct listener_set *const *sets, size_t n,
+        struct browse **ret, struct ho_error *reterr);
+/* Before the first step: a process of the worker `worker` of sets[owner]. */
+int browse_add_process(struct browse *b, size_t owner, int worker, pid_t pid);
+typedef void (*browse_found)(const struct connection_info *i, void *arg);
+/* One step: 1 there is more, 0 that was all, or negative errno. */
+int browse_next(struct browse *b, browse_found found, void *arg);
+struct browse *browse_free(struct browse *b);
 
 #endif

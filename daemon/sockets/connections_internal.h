@@ -23,6 +23,9 @@ struct connections {
 /* Tests: forces lost events. For subscriptions made from now on. */
 void connections_set_event_buffer(struct connections *c, int bytes);
 
+/* Adds the sockets of a set. */
+int endpoint_list_add_set(struct endpoint_list *list, struct connections *c,
+        const struct listener_set *set, size_t owner);
 /* Adds to ret[endpoint.owner], which the caller has zeroed. */
 int count_endpoints(struct connections *c, struct endpoint *endpoints, size_t n,
         struct inflight *ret, size_t n_ret);
@@ -38,6 +41,9 @@ int drain_watch_new_on(struct connections *c, struct endpoint_list *endpoints, c
         struct drain_watch **ret, struct ho_error *reterr);
 
 struct drain_watch *drain_watch_find(const struct connections *c, const void *key);
+/* At least; the watch may be NULL. */
+usec_t connection_age(const struct diag_socket *s, const struct drain_watch *watch, usec_t now);
+void connection_peer(const struct diag_socket *s, char *ret, size_t size);
 /* When a connection was first seen; `now` if it was not. */
 usec_t drain_watch_seen(const struct drain_watch *w, uint64_t cookie, usec_t now);
 

@@ -110,14 +110,16 @@ static void read_tcp_info(const struct nlattr *a, struct diag_socket *s)
 {
 	struct tcp_info info = {0};
 	const size_t n = mnl_attr_get_payload_len(a);
-	uint32_t ms;
+	uint32_t sent, received;
 
 	if (n < offsetof(struct tcp_info, tcpi_last_ack_recv))
 		return;
 	memcpy(&info, mnl_attr_get_payload(a), n < sizeof info ? n : sizeof info);
-	ms = info.tcpi_last_data_sent < info.tcpi_last_data_recv ? info.tcpi_last_data_sent
-	                                                         : info.tcpi_last_data_recv;
-	s->idle = ms * USEC_PER_MSEC;
+	sent = info.tcpi_last_data_sent;
+	received = info.tcpi_last_data_recv;
+	/* Both start with the connection. */
+	s->idle = (sent < received ? sent : received) * USEC_PER_MSEC;
+	s->age = (sent < received ? received : sent) * USEC_PER_MSEC;
 }
 
 static bool read_inet(const struct nlmsghdr *h, struct diag_socket *s)
@@ -218,48 +220,57 @@ static int on_end(const struct nlmsghdr *h, void *data)
 	return MNL_CB_ERROR;
 }
 
-/* Sends the request that was built in the buffer and hands every answer on. */
-static int exchange(struct diag *d, struct nlmsghdr *h, struct answer *a)
+/* Sends the request that was built in the buffer. */
+static int send_request(struct diag *d, struct nlmsghdr *h, bool dump)
 {
-	static mnl_cb_t control[] = {[NLMSG_ERROR] = on_end, [NLMSG_DONE] = on_end};
-	const unsigned port = mnl_socket_get_portid(d->socket);
-	const uint32_t sequence = ++d->sequence;
-	ssize_t n;
-	int r;
-
 	h->nlmsg_type = SOCK_DIAG_BY_FAMILY;
-	h->nlmsg_flags = NLM_F_REQUEST | (a->dump ? NLM_F_DUMP : 0);
-	h->nlmsg_seq = sequence;
-	if (mnl_socket_sendto(d->socket, h, h->nlmsg_len) < 0)
-		return -errno;
-	do {
-		n = mnl_socket_recvfrom(d->socket, d->buffer, BUFFER_BYTES);
-		if (n < 0)
-			return errno == EAGAIN ? -EIO : -errno;
-		r = mnl_cb_run2(d->buffer, (size_t)n, sequence, port, on_socket, a, control,
-		        ARRAY_SIZE(control));
-	} while (r > MNL_CB_STOP);
-	return r < 0 ? -errno : 0;
+	h->nlmsg_flags = NLM_F_REQUEST | (dump ? NLM_F_DUMP : 0);
+	h->nlmsg_seq = ++d->sequence;
+	return mnl_socket_sendto(d->socket, h, h->nlmsg_len) < 0 ? -errno : 0;
 }
 
-int diag_dump(struct diag *d, const struct diag_request *r, diag_found found, void *arg)
+/* Hands on what one piece of the answer tells. 1: more will come, 0: that was all. */
+static int receive_piece(struct diag *d, struct answer *a)
 {
-	struct answer a = {
-	        .found = found, .arg = arg, .unix_sockets = r->family == AF_UNIX, .dump = true};
+	static mnl_cb_t control[] = {[NLMSG_ERROR] = on_end, [NLMSG_DONE] = on_end};
+	ssize_t n = mnl_socket_recvfrom(d->socket, d->buffer, BUFFER_BYTES);
+	int r;
+
+	if (n < 0)
+		return errno == EAGAIN ? -EIO : -errno;
+	r = mnl_cb_run2(d->buffer, (size_t)n, d->sequence, mnl_socket_get_portid(d->socket),
+	        on_socket, a, control, ARRAY_SIZE(control));
+	return r < 0 ? -errno : r > MNL_CB_STOP;
+}
+
+int diag_dump_begin(struct diag *d, const struct diag_request *r)
+{
 	struct nlmsghdr *h;
 	int result = diag_open(d);
 
 	if (result < 0)
 		return result;
+	d->unix_sockets = r->family == AF_UNIX;
 	h = mnl_nlmsg_put_header(d->buffer);
-	if (a.unix_sockets)
+	if (d->unix_sockets)
 		put_unix_request(h, r->states, 0);
 	else
 		put_inet_request(h, r);
-	result = exchange(d, h, &a);
+	result = send_request(d, h, true);
 	if (result < 0)
 		diag_done(d);
 	return result;
+}
+
+int diag_dump_next(struct diag *d, diag_found found, void *arg)
+{
+	struct answer a = {
+	        .found = found, .arg = arg, .unix_sockets = d->unix_sockets, .dump = true};
+	int r = receive_piece(d, &a);
+
+	if (r < 0)
+		diag_done(d);
+	return r;
 }
 
 static void copy_socket(const struct diag_socket *s, void *arg)
@@ -282,7 +293,9 @@ int diag_unix_socket(struct diag *d, uint32_t inode, struct diag_socket *ret)
 	h = mnl_nlmsg_put_header(d->buffer);
 	put_unix_request(h, UINT32_MAX, inode);
 	*ret = (struct diag_socket){0};
-	r = exchange(d, h, &a);
+	r = send_request(d, h, false);
+	if (!r)
+		r = receive_piece(d, &a);
 	if (r < 0)
 		diag_done(d);
 	return r < 0 ? r : ret->inode == inode ? 0 : -ENOENT;

@@ -14,6 +14,7 @@ struct diag { /* zeroed: not open; opened by the first request, and anew after a
 	struct mnl_socket *socket;
 	uint32_t sequence;
 	char *buffer;
+	bool unix_sockets; /* of the dump that was begun */
 };
 void diag_done(struct diag *d);
 
@@ -33,6 +34,7 @@ struct diag_socket {
 	uint64_t cookie;
 	uint32_t queued_in, queued_out; /* bytes; of a UNIX listener: connections, limit */
 	usec_t idle;                    /* TCP with `info`; else USEC_INFINITY */
+	usec_t age;                     /* the same: it is at least so old; else 0 */
 	const char *name;               /* UNIX: as bound, not terminated; only during the call */
 	size_t name_len;
 	uint32_t file_inode, file_device; /* UNIX: of the bound path, or 0 */
@@ -45,8 +47,11 @@ struct diag_request {
 	bool info;       /* TCP: fill `idle` */
 	const struct diag_ports *ports; /* TCP; NULL: every port */
 };
-/* Calls `found` for each. -EINTR or -ENOBUFS: what was found may be incomplete, ask again. */
-int diag_dump(struct diag *d, const struct diag_request *r, diag_found found, void *arg);
+/* A dump is read in pieces, of at most some hundred sockets each, and `d` serves nothing else until
+ * it has ended. `next` calls `found` for each of a piece; 1: more will come, 0: that was all.
+ * -EINTR or -ENOBUFS: what was found may be incomplete, ask again. */
+int diag_dump_begin(struct diag *d, const struct diag_request *r);
+int diag_dump_next(struct diag *d, diag_found found, void *arg);
 /* Looks up one UNIX socket by its inode; `name` of the result is NULL. */
 int diag_unix_socket(struct diag *d, uint32_t inode, struct diag_socket *ret);
 

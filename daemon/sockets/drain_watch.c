@@ -80,6 +80,16 @@ static void side_begin(void *arg)
 	s->least_idle = USEC_INFINITY;
 }
 
+/* Downwards to three bits of it, so that there are few different ones (see cookie_set). */
+static usec_t coarse(usec_t age)
+{
+	usec_t unit = 1;
+
+	while (age / unit >= 8)
+		unit *= 2;
+	return age / unit * unit;
+}
+
 static void side_found(struct endpoint *e, const struct diag_socket *socket,
         enum connection_state state, void *arg)
 {
@@ -101,7 +111,7 @@ static void side_found(struct endpoint *e, const struct diag_socket *socket,
 		s->most_idle = silent > s->most_idle ? silent : s->most_idle;
 		s->least_idle = silent < s->least_idle ? silent : s->least_idle;
 	}
-	entry = cookie_set_add(&s->live, socket->cookie, s->looking);
+	entry = cookie_set_add(&s->live, socket->cookie, s->looking - coarse(socket->age));
 	if (entry) {
 		cookie_set_flags(&s->live, entry, idle, queued);
 		return;
@@ -130,7 +140,8 @@ static int scan_holders(struct drain_watch *w)
 static int side_dump(struct side *s)
 {
 	const struct survey_calls calls = {side_begin, side_found, side_waiting, s};
-	const bool info = s->watch->options.idle_after != USEC_INFINITY;
+	/* The first one tells more about ages, and costs more. */
+	const bool info = !s->looking || s->watch->options.idle_after != USEC_INFINITY;
 	size_t missing;
 	int r, n = 0;
 

@@ -165,7 +165,7 @@ int endpoint_queue(const struct endpoint *e, struct diag *d, unsigned *ret)
 	if (e->kind == ENDPOINT_UNIX) {
 		r = diag_unix_socket(d, e->inode, &s);
 		if (r < 0)
-			return r;
+			return r == -ENOENT ? 0 : r; /* closed since, and its queue with it */
 		if (s.state == TCP_LISTEN)
 			*ret = s.queued_in;
 		return 0;

@@ -58,6 +58,9 @@ bool endpoint_has_address(const struct endpoint *e, const struct diag_socket *s)
 /* Connections in the accept queue now; 0 for a shared one with `held`. Negative errno. */
 int endpoint_queue(const struct endpoint *e, struct diag *d, unsigned *ret);
 
+/* Adds the inode of a socket that a link of /proc/PID/fd names, first seen at `note`; others are
+ * left out. */
+int held_inodes_link(int directory, const char *name, usec_t note, struct cookie_set *inodes);
 /* Adds the inodes of every socket that the processes hold. A process that is gone holds none. */
 int held_inodes(process_lister lister, void *data, struct cookie_set *ret);
 

@@ -68,7 +68,10 @@ static int open_tcp(struct address_group *g, const struct member *m, struct ho_e
 		        "port, and "
 		        "0 is none; nothing changed",
 		        g->address.text, m->config->name);
-	r = reuseport_open(&g->ip, g->context, g->passed_fd, false, &g->reuseport, &ebpf);
+	if (m->taken)
+		(void)listener_address_of(m->adopted[0].fd, &g->ip);
+	r = reuseport_open(&g->ip, g->context, m->taken ? m->adopted[0].fd : g->passed_fd, false,
+	        &g->reuseport, &ebpf);
 	if (r == -EADDRINUSE && (own = neighbour(g)))
 		return ho_error_set(reterr, r,
 		        "cannot listen on %s (listener \"%s\"): %s, where handoffd listens "
@@ -117,6 +120,12 @@ static int open_shared(struct address_group *g, const struct member *m, struct h
 {
 	int fd = -1, r;
 
+	if (m->taken) { /* its flags are those of the server that uses it */
+		g->steering = STEERING_SHARED;
+		g->taken = true;
+		g->shared_fd = fcntl(m->adopted[0].fd, F_DUPFD_CLOEXEC, 3);
+		return g->shared_fd < 0 ? listener_failed(reterr, -errno, m->config) : 0;
+	}
 	if (m->config->address.kind == ADDRESS_UDP)
 		r = listener_udp(&g->address, &fd);
 	else
@@ -138,7 +147,8 @@ static int open_means(struct address_group *g, const struct member *m, struct ho
 		return open_shared(g, m, reterr);
 	case ADDRESS_UNIX:
 		g->steering = STEERING_RENAME;
-		return unix_name_open(x->unix_names, x->token, m->config, &g->name, reterr);
+		return unix_name_open(
+		        x->unix_names, x->token, m->config, m->taken, &g->name, reterr);
 	case ADDRESS_SYSTEMD:
 		return open_passed(g, m, reterr);
 	}
@@ -300,6 +310,7 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 	m->fd = -1;
 	m->tag = TAG_NONE;
 	m->part = m->revivals = 0;
+	m->sent = 0;
 	m->unix_path[0] = '\0';
 	m->adopted = NULL;
 	m->n_adopted = m->n_listening = 0;
@@ -353,6 +364,21 @@ void group_strand(const struct member *m, int fd)
 	}
 }
 
+static void drop_adopted(struct member *m)
+{
+	int zero = 0;
+
+	for (size_t i = 0; i < m->n_adopted; i++) {
+		if (m->adopted[i].was_alone)
+			(void)setsockopt(
+			        m->adopted[i].fd, SOL_SOCKET, SO_REUSEPORT, &zero, sizeof zero);
+		(void)close_fd(m->adopted[i].fd);
+	}
+	free(m->adopted);
+	m->adopted = NULL;
+	m->n_adopted = m->n_listening = 0;
+}
+
 void group_leave(struct member *m)
 {
 	struct address_group *g = m->group;
@@ -371,11 +397,7 @@ void group_leave(struct member *m)
 	for (i = 0; i < m->n_adopted; i++)
 		group_unwatch(g->context, m->adopted[i].fd);
 	leave_means(g, m);
-	for (i = 0; i < m->n_adopted; i++)
-		(void)close_fd(m->adopted[i].fd);
-	free(m->adopted);
-	m->adopted = NULL;
-	m->n_adopted = m->n_listening = 0;
+	drop_adopted(m);
 	m->group = NULL;
 	if (g->n_members == 0)
 		group_close(g);
@@ -416,6 +438,84 @@ int group_apply(struct address_group *g, bool sticky, struct ho_error *reterr)
 	if (r >= 0)
 		g->sticky = sticky;
 	return r;
+}
+
+/* ---- sockets of a server that ran before us ---- */
+
+static int take_means(struct address_group *g, struct member *m, struct ho_error *reterr)
+{
+	int r = 0;
+
+	if (g->reuseport)
+		r = reuseport_take(g->reuseport, m);
+	else if (m->n_adopted > 1)
+		r = -EOPNOTSUPP;
+	else if (g->name)
+		r = unix_name_take(g->name, m);
+	if (r == -EOPNOTSUPP)
+		return ho_error_set(reterr, r,
+		        "cannot take %s over: the server has %zu sockets there, which only an eBPF "
+		        "program can steer (needs CAP_BPF, or root)",
+		        g->address.text, m->n_adopted);
+	if (r < 0)
+		return ho_error_set(
+		        reterr, r, "cannot take %s over: %s", g->address.text, strerror(-r));
+	if (!g->reuseport) {
+		m->fd = m->adopted[0].fd;
+		m->n_adopted = 0;
+	}
+	return 0;
+}
+
+int group_take(struct group_context *x, struct member *m, struct ho_error *reterr)
+{
+	struct address_group *g;
+	int r;
+
+	m->tag = TAG_NONE;
+	m->serial = ++x->last_serial;
+	if (group_find(x, &m->config->address, 0))
+		r = listener_failed(reterr, -EADDRINUSE, m->config);
+	else
+		r = group_open(x, m, -1, 0, &g, reterr);
+	if (r < 0) {
+		drop_adopted(m);
+		return r;
+	}
+	r = take_means(g, m, reterr);
+	m->group = g;
+	g->members[g->n_members++] = m;
+	m->part = SHARE_ALL;
+	for (size_t i = 0; r >= 0 && i < m->n_adopted; i++)
+		group_watch(x, m->adopted[i].fd);
+	if (r >= 0)
+		r = group_apply(g, false, reterr);
+	if (r < 0)
+		group_abandon(m);
+	return r;
+}
+
+void group_abandon(struct member *m)
+{
+	struct address_group *g = m->group;
+	size_t i;
+
+	for (i = 0; i < g->n_members && g->members[i] != m; i++)
+		;
+	HO_ASSERT(i < g->n_members);
+	g->members[i] = g->members[--g->n_members];
+	m->part = 0;
+	for (i = 0; i < m->n_adopted; i++)
+		group_unwatch(g->context, m->adopted[i].fd);
+	if (g->reuseport)
+		reuseport_abandon(g->reuseport, m);
+	else if (g->name)
+		unix_name_abandon(g->name, m);
+	m->group = NULL;
+	if (g->n_members == 0)
+		group_close(g);
+	m->fd = close_fd(m->fd);
+	drop_adopted(m);
 }
 
 /* ---- probes ---- */
@@ -494,10 +594,11 @@ static int unix_probe(
         const struct member *m, int *ret_fd, struct sockaddr_storage *ret_to, socklen_t *ret_len)
 {
 	struct sockaddr_un *un = (struct sockaddr_un *)ret_to;
+	const char *path = m->group->name ? unix_name_path(m) : NULL;
 
 	memset(ret_to, 0, sizeof *ret_to);
-	if (m->unix_path[0]) {
-		(void)listener_unix_sockaddr(m->unix_path, un, ret_len);
+	if (path) {
+		(void)listener_unix_sockaddr(path, un, ret_len);
 	} else {
 		*ret_len = sizeof *ret_to;
 		if (getsockname(m->fd, (struct sockaddr *)ret_to, ret_len) < 0)

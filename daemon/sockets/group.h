@@ -19,9 +19,12 @@ struct unix_names;
 struct adopted {
 	int fd;
 	uint64_t cookie;
-	pid_t holder;   /* who bound it, */
-	int theirs;     /* and its number there */
-	bool listening; /* and a member of the SO_REUSEPORT group */
+	pid_t holder;    /* who bound it, */
+	int theirs;      /* and its number there */
+	bool listening;  /* and a member of the SO_REUSEPORT group, if it is TCP */
+	bool was_alone;  /* taken: it had no SO_REUSEPORT */
+	uint64_t serial; /* UNIX: later ones have greater ones */
+	/* As the program wants it; UNIX: the private path it got. */
 	struct sockaddr_storage address;
 };
 #define ADOPTED_MAX ADDRESS_SOCKETS_MAX
@@ -38,8 +41,10 @@ struct member {
 	uint8_t tag;
 	unsigned revivals;
 	bool adopt_only;
+	bool taken;              /* the sockets in `adopted` are of a server that ran before us */
 	struct adopted *adopted; /* owned; room for ADOPTED_MAX, or NULL */
 	size_t n_adopted, n_listening;
+	uint64_t sent; /* connections to listeners that have left */
 	unsigned part; /* of SHARE_ALL, in force; the parts of a group make SHARE_ALL or 0 */
 	unsigned part_wanted, part_before; /* while sockets_steer() is at work */
 	char unix_path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* as bound; empty: none */
@@ -76,6 +81,7 @@ struct address_group {
 	struct reuseport *reuseport; /* STEERING_EBPF, _CBPF */
 	struct unix_name *name;      /* STEERING_RENAME */
 	int shared_fd;               /* STEERING_SHARED */
+	bool taken;                  /* shared_fd is of a server that ran before us */
 };
 
 /* Makes `m` (config and generation are set) a listening member of the group of its address, which
@@ -83,6 +89,11 @@ struct address_group {
  * none. `passed_fd` is -1 or what systemd passed for the address. */
 int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
         struct ho_error *reterr);
+/* The same with the sockets in m->adopted, which listen already (m->taken is set); they are owned
+ * by the member whatever comes of it. */
+int group_take(struct group_context *x, struct member *m, struct ho_error *reterr);
+/* Leaves the sockets that were taken as they were. */
+void group_abandon(struct member *m);
 /* Closes the member's descriptor; the last one closes the group. */
 void group_leave(struct member *m);
 /* What waits in the queue of a listener of the member goes to `stranded`; it must not block. */

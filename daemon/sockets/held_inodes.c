@@ -16,8 +16,8 @@ struct scan {
 	int result;
 };
 
-/* Reads one link of /proc/PID/fd; a descriptor that was closed meanwhile is none. */
-static int scan_link(int directory, const char *name, struct cookie_set *inodes)
+/* A descriptor that was closed meanwhile is none. */
+int held_inodes_link(int directory, const char *name, usec_t note, struct cookie_set *inodes)
 {
 	char link[64];
 	uint64_t inode;
@@ -28,7 +28,7 @@ static int scan_link(int directory, const char *name, struct cookie_set *inodes)
 	link[n - 1] = '\0';
 	if (!parse_number(link + 8, UINT64_MAX, &inode))
 		return 0;
-	return cookie_set_add(inodes, inode, 0) ? 0 : -ENOMEM;
+	return cookie_set_add(inodes, inode, note) ? 0 : -ENOMEM;
 }
 
 static int scan_process(pid_t pid, struct cookie_set *inodes)
@@ -43,7 +43,7 @@ static int scan_process(pid_t pid, struct cookie_set *inodes)
 	if (!d)
 		return errno == ENOENT || errno == ESRCH ? 0 : -errno;
 	while (!r && (errno = 0, entry = readdir(d)))
-		r = scan_link(dirfd(d), entry->d_name, inodes);
+		r = held_inodes_link(dirfd(d), entry->d_name, 0, inodes);
 	if (!r && errno && errno != ENOENT && errno != ESRCH)
 		r = -errno;
 	(void)closedir(d);

@@ -127,7 +127,14 @@ static void find_youngest(struct list *l)
 	}
 }
 
-static void peer_text(const struct diag_socket *s, char *ret, size_t size)
+usec_t connection_age(const struct diag_socket *s, const struct drain_watch *watch, usec_t now)
+{
+	const usec_t seen = watch ? now - drain_watch_seen(watch, s->cookie, now) : 0;
+
+	return seen > s->age ? seen : s->age;
+}
+
+void connection_peer(const struct diag_socket *s, char *ret, size_t size)
 {
 	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
 	const bool v6 = s->family == AF_INET6 && memcmp(s->remote, mapped, sizeof mapped) != 0;
@@ -145,6 +152,7 @@ static void list_found(
 {
 	struct list *l = arg;
 	struct connection_info i = {.listener = e->name,
+	        .age = connection_age(s, l->watch, l->now),
 	        .idle = s->idle,
 	        .queued_in = s->queued_in,
 	        .queued_out = s->queued_out,
@@ -152,11 +160,9 @@ static void list_found(
 
 	if (state != CONNECTION_HELD && state != CONNECTION_QUEUED)
 		return;
-	if (l->watch)
-		i.age = l->now - drain_watch_seen(l->watch, s->cookie, l->now);
 	if (l->n == l->max && compare_age(&i, &l->ret[l->youngest]) >= 0)
 		return;
-	peer_text(s, i.peer, sizeof i.peer);
+	connection_peer(s, i.peer, sizeof i.peer);
 	if (l->n < l->max)
 		l->ret[l->n++] = i;
 	else

@@ -3,6 +3,7 @@
 #include "sockets/listener.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <libmnl/libmnl.h>
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
@@ -15,6 +16,8 @@
 #include <unistd.h>
 
 #include "system/fd.h"
+
+#define STRAYS_MAX 65536
 
 bool listener_unix_sockaddr(const char *path, struct sockaddr_un *ret, socklen_t *ret_len)
 {
@@ -344,6 +347,24 @@ int listener_queue(int fd, unsigned *ret_queue, unsigned *ret_limit)
 bool listener_is_listening(int fd)
 {
 	return get_option(fd, SOL_SOCKET, SO_ACCEPTCONN, 0);
+}
+
+void listener_discard_queue(int fd)
+{
+	const struct linger reset = {.l_onoff = 1};
+	int flags = fcntl(fd, F_GETFL);
+
+	/* A worker may have the same open file, and have made it blocking. */
+	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
+		return;
+	for (int i = 0; i < STRAYS_MAX; i++) {
+		int waiting = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+
+		if (waiting < 0)
+			return;
+		(void)setsockopt(waiting, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+		(void)close_fd(waiting);
+	}
 }
 
 int listener_failed(struct ho_error *reterr, int code, const struct listener_config *c)

@@ -40,6 +40,9 @@ int listener_drop_ttl(int fd);
 int listener_queue(int fd, unsigned *ret_queue, unsigned *ret_limit);
 bool listener_is_listening(int fd);
 
+/* Resets what waits where nobody will ever accept, and should reach nobody else. */
+void listener_discard_queue(int fd);
+
 /* Has the server taken the connection of this TCP or UNIX client socket on this machine out of its
  * accept queue? 1 yes, 0 it waits, -ENOENT the server's side is gone. */
 int listener_took(int client_fd);

@@ -24,7 +24,6 @@
 #define ORDER_MAX 256
 #define SLOT_PASSED 1
 #define SLOT_FIRST 2
-#define STRAYS_MAX 65536
 #define REVIVALS_MAX 64 /* of one member: a worker that does nothing else is left alone */
 
 _Static_assert(ORDER_MAX <= STEER_SLOTS, "a slot for every member");
@@ -33,8 +32,9 @@ _Static_assert(TAG_COUNT <= STEER_SIDES, "a side for every tag");
 struct entry {
 	int fd; /* members own theirs, controls are owned here */
 	unsigned slot;
-	bool adopted; /* bound by the member's program */
-	bool leaving; /* gets nothing any more */
+	bool adopted;   /* bound by the member's program */
+	bool leaving;   /* gets nothing any more */
+	bool abandoned; /* goes on without us */
 	struct member
 	        *member; /* NULL: a control listener, or the passed one while nobody uses it */
 	bool target;     /* of the program in force */
@@ -59,7 +59,7 @@ struct reuseport {
 
 static bool is_control(const struct reuseport *r, const struct entry *e)
 {
-	return !e->member && e->fd != r->passed_fd;
+	return !e->member && !e->abandoned && e->fd != r->passed_fd;
 }
 
 /* The member's own listener. */
@@ -240,9 +240,13 @@ static int append(struct reuseport *r, int fd, struct member *m, bool adopted)
  */
 static void remove_entry(struct reuseport *r, struct entry *e)
 {
+	if (e->member && r->program)
+		e->member->sent += bpf_program_sent(r->program, e->slot);
 	(void)shutdown(e->fd, SHUT_RD);
 	if (is_control(r, e))
 		(void)close_fd(e->fd);
+	if (e->fd == r->passed_fd)
+		r->passed_fd = -1;
 	*e = r->order[--r->n];
 }
 
@@ -251,6 +255,17 @@ static bool removable(const struct reuseport *r, const struct entry *e)
 	const struct entry *last = &r->order[r->n - 1];
 
 	return r->program || (!e->target && (e == last || !last->target));
+}
+
+int reuseport_sent(const struct reuseport *r, const struct member *m, uint64_t *ret)
+{
+	if (!r->program)
+		return -EOPNOTSUPP;
+	*ret = m->sent;
+	for (size_t i = 0; i < r->n; i++)
+		if (r->order[i].member == m)
+			*ret += bpf_program_sent(r->program, r->order[i].slot);
+	return 0;
 }
 
 static int attach_first(const struct reuseport *r, int fd)
@@ -406,6 +421,56 @@ int reuseport_prepare(const struct reuseport *r, int fd)
 	return st.st_uid == owner ? 0 : listener_set_uid(fd, owner);
 }
 
+/* A tag is a number that also strangers may have: what a server's sockets have is theirs alone. */
+static void take_tag(struct reuseport *r, struct member *m)
+{
+	for (size_t i = 0; i < m->n_adopted; i++) {
+		uint8_t tag = tag_get(m->adopted[i].fd);
+
+		if (tag == TAG_NONE)
+			continue;
+		m->tag = i == 0 || m->tag == tag ? tag : TAG_NONE;
+		r->tags |= 1u << tag;
+	}
+	if (m->tag == TAG_CONTROL)
+		m->tag = TAG_NONE;
+}
+
+int reuseport_take(struct reuseport *r, struct member *m)
+{
+	int code = 0;
+
+	if (m->n_adopted > 1 && !r->program)
+		return -EOPNOTSUPP;
+	take_tag(r, m);
+	for (size_t i = 0; code >= 0 && i < m->n_adopted; i++) {
+		struct adopted *a = &m->adopted[i];
+		struct entry *e = entry_of_fd(r, a->fd);
+
+		if (e)
+			*e = (struct entry){
+			        .fd = e->fd, .slot = e->slot, .member = m, .adopted = true};
+		else
+			code = append(r, a->fd, m, true);
+		a->listening = code >= 0;
+		m->n_listening += code >= 0;
+	}
+	return code;
+}
+
+void reuseport_abandon(struct reuseport *r, struct member *m)
+{
+	for (struct entry *e = r->order; e < r->order + r->n; e++) {
+		if (e->member != m)
+			continue;
+		e->member = NULL;
+		e->abandoned = true;
+	}
+	m->n_listening = 0;
+	if (m->tag < TAG_COUNT)
+		r->tags &= ~(1u << m->tag);
+}
+
 /* Takes the entry out without leading anybody astray. */
 static void withdraw(struct reuseport *r, int fd)
 {
@@ -419,23 +484,67 @@ static void withdraw(struct reuseport *r, int fd)
 		remove_entry(r, e);
 }
 
-/* What waits where nobody will ever accept, and should reach nobody else. */
-static void discard_queue(int fd)
+bool reuseport_kernel_migrates(void)
 {
-	const struct linger reset = {.l_onoff = 1};
-	int flags = fcntl(fd, F_GETFL);
+	_cleanup_close_ int fd = open("/proc/sys/net/ipv4/tcp_migrate_req", O_RDONLY | O_CLOEXEC);
+	char value = '0';
 
-	/* A worker may have the same open file, and have made it blocking. */
-	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
-		return;
-	for (int i = 0; i < STRAYS_MAX; i++) {
-		int waiting = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+	return fd >= 0 && read(fd, &value, 1) == 1 && value != '0';
+}
 
-		if (waiting < 0)
-			return;
-		(void)setsockopt(waiting, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-		(void)close_fd(waiting);
+/* Without an eBPF program the kernel moves what waits at a listener to any other one of the group.
+ * Are all that anybody accepts at those that get new connections as well? */
+static bool may_scatter(const struct reuseport *r)
+{
+	bool any = false;
+
+	for (const struct entry *e = r->order; e < r->order + r->n; e++) {
+		if (is_active(e) && e->member->part == 0)
+			return false;
+		any |= is_active(e);
 	}
+	return any && !r->program && r->passed_fd < 0 && reuseport_kernel_migrates();
+}
+
+static void rejoin(struct reuseport *r, struct member *m)
+{
+	if (listen(m->fd, m->config->backlog) == 0)
+		(void)append(r, m->fd, m, false);
+}
+
+/* Where nobody accepts must not be in the group while the kernel moves what waits at `fd`. */
+static void scatter(struct reuseport *r, int fd)
+{
+	struct member *idle[ORDER_MAX];
+	struct entry *e;
+	size_t n = 0;
+
+	for (size_t i = r->n; i-- > 0;) {
+		e = &r->order[i];
+		if (e->fd == fd || is_active(e))
+			continue;
+		if (e->member && !e->leaving && !e->adopted)
+			idle[n++] = e->member;
+		remove_entry(r, e);
+	}
+	r->control_fd = -1;
+	e = entry_of_fd(r, fd);
+	if (e)
+		remove_entry(r, e);
+	while (n > 0)
+		rejoin(r, idle[--n]);
+	(void)add_control(r);
+}
+
+/* Out of the group; what waits there moves to others if the kernel can do that. */
+static void move_out(struct reuseport *r, const struct member *m, int fd)
+{
+	if (m->part > 0 && !r->program)
+		group_strand(m, fd);
+	if (m->part > 0 && may_scatter(r))
+		scatter(r, fd);
+	else
+		withdraw(r, fd);
 }
 
 /* Our own listener of the member has been replaced. Clients that it has already move to the
@@ -448,12 +557,10 @@ static void empty_own(struct reuseport *r, struct member *m, bool sticky)
 	if (!e)
 		return;
 	if (m->part == 0 || e->fd == r->passed_fd) {
-		discard_queue(m->fd);
+		listener_discard_queue(m->fd);
 		return;
 	}
-	if (!r->program)
-		group_strand(m, m->fd);
-	withdraw(r, e->fd);
+	move_out(r, m, e->fd);
 	(void)reuseport_apply(r, sticky);
 	if (listen(m->fd, m->config->backlog) == 0 && append(r, m->fd, m, false) == 0)
 		(void)add_control(r);
@@ -500,10 +607,8 @@ void reuseport_drop(struct reuseport *r, struct member *m, int fd, bool sticky)
 	m->n_listening--;
 	(void)reuseport_apply(r, sticky);
 	if (m->part == 0)
-		discard_queue(fd);
-	else if (!r->program)
-		group_strand(m, fd);
-	withdraw(r, fd);
+		listener_discard_queue(fd);
+	move_out(r, m, fd);
 	(void)reuseport_apply(r, sticky);
 }
 
@@ -527,13 +632,14 @@ void reuseport_leave(struct reuseport *r, struct member *m, bool sticky)
 			withdraw(r, m->fd);
 	}
 	m->n_listening = 0;
-	r->tags &= ~(1u << m->tag);
+	if (m->tag < TAG_COUNT)
+		r->tags &= ~(1u << m->tag);
 	m->fd = close_fd(m->fd);
 	reuseport_verify(r, sticky);
 	/* With tcp_migrate_req the kernel may move what a closed listener had to a control
 	 * listener, where it would wait for ever. */
 	if (!r->program)
-		discard_queue(r->control_fd);
+		listener_discard_queue(r->control_fd);
 }
 
 /* Listening again costs what waited in its queue, which is lost already. */
@@ -575,6 +681,8 @@ void reuseport_verify(struct reuseport *r, bool sticky)
 			forget_adopted(&r->order[i]);
 		else
 			lost[n++] = r->order[i];
+		if (r->order[i].fd == r->passed_fd)
+			r->passed_fd = -1;
 		r->order[i] = r->order[--r->n];
 	}
 	(void)reuseport_apply(r, sticky);
@@ -658,10 +766,10 @@ static void leave_passed_alone(struct reuseport *r)
 
 	r->control_fd = -1;
 	(void)reuseport_apply(r, false);
-	while (r->n > 1) {
-		struct entry *last = &r->order[r->n - 1];
-
-		remove_entry(r, last->fd == r->passed_fd ? last - 1 : last);
+	for (size_t i = r->n; i-- > 0;) {
+		if (r->order[i].fd == r->passed_fd || r->order[i].abandoned)
+			continue;
+		remove_entry(r, &r->order[i]);
 		(void)reuseport_apply(r, false);
 	}
 	(void)setsockopt(r->passed_fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, &zero, sizeof zero);

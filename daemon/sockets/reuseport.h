@@ -23,6 +23,12 @@ struct reuseport *reuseport_close(struct reuseport *r);
 /* Fills fd and tag of `m`; it gets no connection before reuseport_apply(). -EUSERS: too many
  * generations. */
 int reuseport_join(struct reuseport *r, struct member *m);
+/* Makes the listening sockets in m->adopted, around the first of which the group was opened, the
+ * member's. -EOPNOTSUPP: they are too many for a classic program. */
+int reuseport_take(struct reuseport *r, struct member *m);
+/* Takes the member out, but lets its sockets listen, with all connections once the group is closed.
+ */
+void reuseport_abandon(struct reuseport *r, struct member *m);
 /* Closes m->fd and takes out what it has adopted. No connection that another member would have got
  * goes astray. */
 void reuseport_leave(struct reuseport *r, struct member *m, bool sticky);
@@ -36,6 +42,13 @@ int reuseport_adopt(struct reuseport *r, struct member *m, int fd, int backlog, 
  * to whoever gets new connections if it was one of those; it is not closed. */
 void reuseport_drop(struct reuseport *r, struct member *m, int fd, bool sticky);
 
+/* Does the kernel move what waits at a listener that closes to another one of its group without a
+ * program that says so (net.ipv4.tcp_migrate_req)? */
+bool reuseport_kernel_migrates(void);
+
+/* Connections sent to the member since it joined; -EOPNOTSUPP: they are not counted (classic BPF).
+ */
+int reuseport_sent(const struct reuseport *r, const struct member *m, uint64_t *ret);
 /* Makes the parts of the members, and the probe, true. */
 int reuseport_apply(struct reuseport *r, bool sticky);
 /* From now on (after reuseport_apply) the connection from `from` goes to `m`; NULL: no probe. */

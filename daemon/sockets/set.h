@@ -7,6 +7,7 @@
 
 struct listener_set {
 	struct sockets *sockets;
+	struct group_context *context; /* of `sockets` */
 	struct listener_set *next;
 	struct config *config;
 	const struct service_config *service;
@@ -14,5 +15,9 @@ struct listener_set {
 	size_t n;
 	struct member members[]; /* n of them; groups point to them */
 };
+
+/* An empty set with room for so many members; NULL when memory is short. */
+struct listener_set *listener_set_new(struct sockets *s, struct config *config,
+        const struct service_config *service, uint32_t generation, size_t room);
 
 #endif

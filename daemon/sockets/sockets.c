@@ -15,6 +15,7 @@
 #include "sockets/bpf.h"
 #include "sockets/group.h"
 #include "sockets/listener.h"
+#include "sockets/reuseport.h"
 #include "sockets/set.h"
 #include "sockets/unix_name.h"
 #include "system/fd.h"
@@ -43,6 +44,18 @@ const char *steering_to_string(enum steering s)
 	};
 
 	return (size_t)s < ARRAY_SIZE(names) ? names[s] : "unknown";
+}
+
+const char *rescue_to_string(enum rescue r)
+{
+	static const char *const names[] = {
+	        [RESCUE_EBPF] = "ebpf",
+	        [RESCUE_SYSCTL] = "sysctl",
+	        [RESCUE_HELD] = "held",
+	        [RESCUE_NONE] = "none",
+	};
+
+	return (size_t)r < ARRAY_SIZE(names) ? names[r] : "unknown";
 }
 
 const char *listener_origin_to_string(enum listener_origin o)
@@ -231,7 +244,9 @@ static int join(struct listener_set *set, const struct listener_config *c, size_
 	m->set = set;
 	m->config = c;
 	m->generation = set->generation;
-	m->adopt_only = set->service->sockets == SOCKETS_ADOPT;
+	/* An abstract name is ours, and is given to a program that binds it. */
+	m->adopt_only =
+	        set->service->sockets == SOCKETS_ADOPT && c->address.kind != ADDRESS_ABSTRACT;
 	r = group_join(&set->sockets->context, m, fd, nth, reterr);
 	if (r >= 0)
 		set->n++;
@@ -258,24 +273,35 @@ static int join_all(struct listener_set *set, struct ho_error *reterr)
 	return r;
 }
 
+struct listener_set *listener_set_new(struct sockets *s, struct config *config,
+        const struct service_config *service, uint32_t generation, size_t room)
+{
+	struct listener_set *set = calloc(1, sizeof *set + room * sizeof set->members[0]);
+
+	if (!set)
+		return NULL;
+	set->sockets = s;
+	set->config = config_ref(config);
+	set->service = service;
+	set->generation = generation;
+	set->context = &s->context;
+	set->next = s->sets;
+	s->sets = set;
+	return set;
+}
+
 int listener_set_open(struct sockets *s, struct config *config,
         const struct service_config *service, uint32_t generation, struct listener_set **ret,
         struct ho_error *reterr)
 {
 	struct listener_set *set =
-	        calloc(1, sizeof *set + count_members(s, service) * sizeof set->members[0]);
+	        listener_set_new(s, config, service, generation, count_members(s, service));
 	int r;
 
 	if (!set)
 		return ho_error_set(reterr, -ENOMEM,
 		        "no memory for the listeners of service \"%s\"; nothing changed",
 		        service->name);
-	set->sockets = s;
-	set->config = config_ref(config);
-	set->service = service;
-	set->generation = generation;
-	set->next = s->sets;
-	s->sets = set;
 	r = join_all(set, reterr);
 	if (r < 0) {
 		(void)listener_set_close(set);
@@ -306,6 +332,18 @@ size_t listener_set_count(const struct listener_set *set)
 	return set->n;
 }
 
+enum rescue listener_set_rescue(const struct listener_set *set, size_t i)
+{
+	const struct member *m = &set->members[i];
+
+	HO_ASSERT(i < set->n);
+	if (m->group->steering == STEERING_EBPF)
+		return RESCUE_EBPF;
+	if (m->group->steering == STEERING_CBPF && reuseport_kernel_migrates())
+		return RESCUE_SYSCTL;
+	return m->n_listening ? RESCUE_NONE : RESCUE_HELD;
+}
+
 struct listener_info listener_set_info(const struct listener_set *set, size_t i)
 {
 	const struct member *m = &set->members[i];
@@ -315,9 +353,10 @@ struct listener_info listener_set_info(const struct listener_set *set, size_t i)
 	        .config = m->config,
 	        .fd = m->fd,
 	        .steering = m->group->steering,
-	        .origin = m->n_listening             ? ORIGIN_ADOPTED
-	                  : m->group->passed_fd >= 0 ? ORIGIN_SYSTEMD
-	                                             : ORIGIN_BOUND,
+	        .origin = m->taken || m->group->taken ? ORIGIN_TAKEN
+	                  : m->n_listening            ? ORIGIN_ADOPTED
+	                  : m->group->passed_fd >= 0  ? ORIGIN_SYSTEMD
+	                                              : ORIGIN_BOUND,
 	        .tag = m->tag,
 	        .unix_name = m->unix_path[0] ? m->unix_path : NULL,
 	};
@@ -366,6 +405,27 @@ size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size
 		if (m->adopted[k].listening)
 			ret[n++] = m->adopted[k].fd;
 	return n;
+}
+
+int listener_set_sent(const struct listener_set *set, uint64_t *ret)
+{
+	uint64_t sent;
+	bool any = false;
+
+	*ret = 0;
+	for (size_t i = 0; i < set->n; i++) {
+		const struct member *m = &set->members[i];
+		int r;
+
+		if (!m->group->reuseport)
+			continue;
+		r = reuseport_sent(m->group->reuseport, m, &sent);
+		if (r < 0)
+			return r;
+		*ret += sent;
+		any = true;
+	}
+	return any ? 0 : -EOPNOTSUPP;
 }
 
 /* ---- steering ---- */

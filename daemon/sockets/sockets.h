@@ -27,7 +27,12 @@ struct listener_set; /* the listeners of one generation of one service */
 
 enum steering { STEERING_EBPF, STEERING_CBPF, STEERING_RENAME, STEERING_SHARED };
 enum listener_origin { ORIGIN_BOUND, ORIGIN_SYSTEMD, ORIGIN_ADOPTED, ORIGIN_TAKEN };
+/* What becomes of clients that wait at a listener of which the last process was killed: a program
+ * of ours or the kernel's own rule moves them to the next one; it is our socket, and the next
+ * worker finds them there; they are reset. */
+enum rescue { RESCUE_EBPF, RESCUE_SYSCTL, RESCUE_HELD, RESCUE_NONE };
 const char *steering_to_string(enum steering s);
+const char *rescue_to_string(enum rescue r);
 const char *listener_origin_to_string(enum listener_origin o);
 
 struct sockets_options {
@@ -77,6 +82,7 @@ struct listener_info {
 	const char *unix_name; /* private path of a UNIX listener, else NULL */
 };
 struct listener_info listener_set_info(const struct listener_set *set, size_t i);
+enum rescue listener_set_rescue(const struct listener_set *set, size_t i);
 uint32_t listener_set_generation(const struct listener_set *set);
 const struct service_config *listener_set_service(const struct listener_set *set);
 
@@ -86,6 +92,10 @@ size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size
 /* Accept queue (connections that wait) and its limit; 0 or negative errno. */
 int listener_set_queue(
         const struct listener_set *set, size_t i, unsigned *ret_queue, unsigned *ret_limit);
+
+/* Connections sent to all of its TCP listeners since it was opened; -EOPNOTSUPP where that is not
+ * counted (only eBPF does), or there are none. */
+int listener_set_sent(const struct listener_set *set, uint64_t *ret);
 
 /* One generation's part of the new connections. */
 struct share {

@@ -16,11 +16,6 @@
 	        STATE(TCP_FIN_WAIT2) | STATE(TCP_CLOSE_WAIT) | STATE(TCP_LAST_ACK) |               \
 	        STATE(TCP_CLOSING))
 
-struct run {
-	const struct survey *survey;
-	const struct survey_calls *calls;
-};
-
 static int compare_ports(const void *a, const void *b)
 {
 	const struct endpoint *x = *(struct endpoint *const *)a, *y = *(struct endpoint *const *)b;
@@ -119,8 +114,8 @@ static size_t first_of_port(const struct survey *s, uint16_t port)
 
 static void on_socket(const struct diag_socket *s, void *arg)
 {
-	const struct run *run = arg;
-	const struct survey *survey = run->survey;
+	const struct survey_walk *w = arg;
+	const struct survey *survey = w->survey;
 	const enum connection_state state = state_of(s);
 	const bool is_unix = s->family == AF_UNIX;
 	struct endpoint **list = is_unix ? survey->unix_ones : survey->by_port;
@@ -129,7 +124,7 @@ static void on_socket(const struct diag_socket *s, void *arg)
 
 	for (; i < n && (is_unix || list[i]->port == s->local_port); i++) {
 		if (belongs(list[i], s, state)) {
-			run->calls->found(list[i], s, state, run->calls->arg);
+			w->calls->found(list[i], s, state, w->calls->arg);
 			return;
 		}
 	}
@@ -151,41 +146,56 @@ static int unix_queues(const struct survey *s, struct diag *d, const struct surv
 	return 0;
 }
 
-static int attempt(
-        const struct survey *s, struct diag *d, uint32_t states, bool info, struct run *run)
+/* Begins the next dump that is wanted; 0 when there is none. */
+static int begin_dump(struct survey_walk *w)
 {
-	struct diag_request q = {.states = states & STATES, .info = info, .ports = &s->ports};
+	static const int families[] = {AF_INET, AF_INET6, AF_UNIX};
+	const bool wanted[] = {w->survey->ipv4, w->survey->ipv6, w->survey->n_unix > 0};
+	struct diag_request q = {
+	        .states = w->states & STATES, .info = w->info, .ports = &w->survey->ports};
 	int r = 0;
 
-	if (states & STATE(TCP_SYN_RECV))
-		q.states |= states & SURVEY_HANDSHAKES;
-	run->calls->begin(run->calls->arg);
-	if (s->ipv4) {
-		q.family = AF_INET;
-		r = diag_dump(d, &q, on_socket, run);
-	}
-	if (s->ipv6 && !r) {
-		q.family = AF_INET6;
-		r = diag_dump(d, &q, on_socket, run);
-	}
-	if (s->n_unix && !r)
-		r = unix_queues(s, d, run->calls);
-	if (s->n_unix && !r) {
-		q.family = AF_UNIX;
+	if (w->states & STATE(TCP_SYN_RECV))
+		q.states |= w->states & SURVEY_HANDSHAKES;
+	while (w->dumps < ARRAY_SIZE(families) && !wanted[w->dumps])
+		w->dumps++;
+	if (w->dumps == ARRAY_SIZE(families))
+		return 0;
+	q.family = families[w->dumps++];
+	if (q.family == AF_UNIX) {
 		q.states = STATE(TCP_ESTABLISHED); /* an accepted one has no other */
-		r = diag_dump(d, &q, on_socket, run);
+		r = unix_queues(w->survey, w->diag, w->calls);
 	}
-	return r;
+	if (!r)
+		r = diag_dump_begin(w->diag, &q);
+	return r < 0 ? r : 1;
+}
+
+int survey_walk_next(struct survey_walk *w)
+{
+	int r;
+
+	if (!w->dumping) {
+		r = begin_dump(w);
+		w->dumping = r > 0;
+		return r;
+	}
+	r = diag_dump_next(w->diag, on_socket, w);
+	w->dumping = r > 0;
+	return r < 0 ? r : 1;
 }
 
 int survey_run(const struct survey *s, struct diag *d, uint32_t states, bool info,
         const struct survey_calls *calls)
 {
-	struct run run = {.survey = s, .calls = calls};
 	int r, n = 0;
 
-	do
-		r = attempt(s, d, states, info, &run);
-	while ((r == -EINTR || r == -ENOBUFS) && ++n < ATTEMPTS);
+	do {
+		struct survey_walk w = {s, d, states, info, calls, 0, false};
+
+		calls->begin(calls->arg);
+		while ((r = survey_walk_next(&w)) > 0)
+			;
+	} while ((r == -EINTR || r == -ENOBUFS) && ++n < ATTEMPTS);
 	return r;
 }

@@ -37,6 +37,19 @@ struct survey_calls {
 };
 int survey_run(const struct survey *s, struct diag *d, uint32_t states, bool info,
         const struct survey_calls *calls);
+
+/* The same in small steps, without `begin` and repetitions; `diag` serves nothing else meanwhile.
+ * 1: more will come, 0: that was all, or negative errno. */
+struct survey_walk {
+	const struct survey *survey;
+	struct diag *diag;
+	uint32_t states;
+	bool info;
+	const struct survey_calls *calls;
+	unsigned dumps; /* begun or left out; these two are zero at first */
+	bool dumping;
+};
+int survey_walk_next(struct survey_walk *w);
 #define SURVEY_CONNECTIONS UINT32_MAX /* all states that are somebody's connection */
 #define SURVEY_HANDSHAKES 0x1008u     /* SYN_RECV, NEW_SYN_RECV */
 

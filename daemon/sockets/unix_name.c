@@ -41,13 +41,40 @@ struct unix_name {
 	char temporary[BASE_MAX + 32]; /* ".NAME.TOKEN.new" */
 	const char *token;
 	const struct member *published;
+	/* The private name that was put in the public place, what its file was like before, and
+	 * whether the program made it. */
+	char current[NAME_MAX + 1];
+	struct unix_look natural;
+	bool adopted;
 };
+
+static const char *path_of(const struct adopted *a)
+{
+	return ((const struct sockaddr_un *)&a->address)->sun_path;
+}
+
+const char *unix_name_path(const struct member *m)
+{
+	const struct adopted *best = NULL;
+
+	for (const struct adopted *a = m->adopted; a < m->adopted + m->n_adopted; a++)
+		if (a->listening == (m->n_listening > 0) && (!best || a->serial > best->serial))
+			best = a;
+	return best ? path_of(best) : m->unix_path[0] ? m->unix_path : NULL;
+}
+
+static const char *last_component(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
 
 static const char *private_name(const struct member *m)
 {
-	const char *slash = strrchr(m->unix_path, '/');
+	const char *path = unix_name_path(m);
 
-	return slash ? slash + 1 : m->unix_path;
+	return path ? last_component(path) : NULL;
 }
 
 /* ---- what is in the directory ---- */
@@ -123,9 +150,8 @@ static bool same_inode(const struct unix_name *u, const char *a, const char *b)
 
 /* ---- the public name ---- */
 
-static int put_in_place(struct unix_name *u, const struct member *m)
+static int put_in_place(struct unix_name *u, const char *from)
 {
-	const char *from = private_name(m);
 	int r = 0;
 
 	(void)unlinkat(u->dir_fd, u->temporary, 0);
@@ -135,26 +161,100 @@ static int put_in_place(struct unix_name *u, const struct member *m)
 		r = -errno;
 	/* rename(2) between two names of one inode does nothing and leaves both. */
 	(void)unlinkat(u->dir_fd, u->temporary, 0);
+	if (r == 0 && from != u->current)
+		(void)copy_string(u->current, sizeof u->current, from);
 	return r;
+}
+
+/* By a descriptor of the inode, because somebody might have put another file at the name. */
+static int set_look(const struct unix_name *u, const char *name, const struct unix_look *look)
+{
+	_cleanup_close_ int fd = openat(u->dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	char path[32];
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -ENOTSOCK;
+	if ((look->uid != UID_NONE || look->gid != (gid_t)-1) &&
+	        fchownat(fd, "", look->uid, look->gid, AT_EMPTY_PATH) < 0)
+		return -errno;
+	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	return chmod(path, look->mode & 0777) < 0 ? -errno : 0;
+}
+
+static bool get_look(const struct unix_name *u, const char *name, struct unix_look *ret)
+{
+	struct stat st;
+
+	if (fstatat(u->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return false;
+	*ret = (struct unix_look){st.st_uid, st.st_gid, st.st_mode & 07777};
+	return true;
+}
+
+static bool same_look(const struct unix_look *a, const struct unix_look *b)
+{
+	return a->uid == b->uid && a->gid == b->gid && a->mode == b->mode;
+}
+
+/* A program that changes owner or mode of the public name, after it has bound it, changes what is
+ * there now. If that was made by the same program it has been changed so before; if it is our own
+ * it shows whether it was changed. */
+static void take_look_over(
+        const struct unix_name *u, const char *to, const struct unix_look *natural)
+{
+	struct unix_look look;
+
+	if (!u->current[0] || !same_inode(u, u->current, u->name) || !get_look(u, u->name, &look))
+		return;
+	if (u->adopted != same_look(u->adopted ? natural : &look, &u->natural))
+		return;
+	if (set_look(u, to, &look) == -EPERM) { /* then at least who may do what */
+		look.uid = UID_NONE;
+		look.gid = (gid_t)-1;
+		(void)set_look(u, to, &look);
+	}
+}
+
+static void remove_public(struct unix_name *u)
+{
+	if (u->current[0] && same_inode(u, u->current, u->name))
+		(void)unlinkat(u->dir_fd, u->name, 0);
+	u->current[0] = '\0';
 }
 
 int unix_name_publish(struct unix_name *u, const struct member *m, struct ho_error *reterr)
 {
+	const char *from = m ? private_name(m) : NULL;
+	struct unix_look natural = {.uid = UID_NONE};
+	bool adopted;
 	int r;
 
-	if (!m) {
-		if (u->published && same_inode(u, private_name(u->published), u->name))
-			(void)unlinkat(u->dir_fd, u->name, 0);
-		u->published = NULL;
+	if (!from) {
+		/* A program that has bound nothing yet takes no place away. */
+		if (!m)
+			remove_public(u);
+		u->published = m;
 		return 0;
 	}
-	r = put_in_place(u, m);
+	if (!strcmp(from, u->current) && same_inode(u, from, u->name)) {
+		u->published = m;
+		return 0;
+	}
+	adopted = unix_name_path(m) != m->unix_path;
+	if (get_look(u, from, &natural) && adopted)
+		take_look_over(u, from, &natural);
+	r = put_in_place(u, from);
 	if (r < 0)
 		return ho_error_set(reterr, r,
 		        "cannot put the socket of generation %u in place of \"%s/%s\": %s; nothing "
 		        "changed",
 		        m->generation, u->directory, u->name, strerror(-r));
 	u->published = m;
+	u->natural = natural;
+	u->adopted = adopted;
 	return 0;
 }
 
@@ -163,9 +263,9 @@ static void restore(struct unix_name *u)
 {
 	struct stat st;
 
-	if (u->published && fstatat(u->dir_fd, u->name, &st, AT_SYMLINK_NOFOLLOW) < 0 &&
+	if (u->current[0] && fstatat(u->dir_fd, u->name, &st, AT_SYMLINK_NOFOLLOW) < 0 &&
 	        errno == ENOENT)
-		(void)put_in_place(u, u->published);
+		(void)put_in_place(u, u->current);
 }
 
 static void on_inotify(struct ev_loop *loop, struct ev_io *w, int revents)
@@ -236,7 +336,7 @@ struct unix_names *unix_names_free(struct unix_names *all)
 	return NULL;
 }
 
-/* ---- listeners ---- */
+/* ---- owner and place ---- */
 
 static int find_owner(const struct listener_config *c, uid_t *ret_uid, gid_t *ret_gid)
 {
@@ -265,69 +365,122 @@ static int find_owner(const struct listener_config *c, uid_t *ret_uid, gid_t *re
 	return 0;
 }
 
-/* By a descriptor of the inode, because somebody might have put another file at the name. */
 static int set_access(const struct unix_name *u, const char *name, const struct listener_config *c)
 {
-	_cleanup_close_ int fd = openat(u->dir_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	char path[32];
-	struct stat st;
-	uid_t uid;
-	gid_t gid;
-	int r;
+	struct unix_look look = {.mode = c->mode};
+	int r = find_owner(c, &look.uid, &look.gid);
 
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return -errno;
-	if (!S_ISSOCK(st.st_mode))
-		return -ENOTSOCK;
-	r = find_owner(c, &uid, &gid);
-	if (r < 0)
-		return r;
-	if ((uid != UID_NONE || gid != (gid_t)-1) && fchownat(fd, "", uid, gid, AT_EMPTY_PATH) < 0)
-		return -errno;
-	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-	return chmod(path, c->mode & 0777) < 0 ? -errno : 0;
+	return r < 0 ? r : set_look(u, name, &look);
 }
 
-static int bind_private(const struct unix_name *u, int fd, struct member *m)
+static void make_private_name(const struct unix_name *u, uint64_t serial, char *to, size_t n)
+{
+	(void)snprintf(to, n, "%s%s.g%llu", u->prefix, u->token, (unsigned long long)serial);
+}
+
+static int bind_private(const struct unix_name *u, int fd, uint64_t serial, struct sockaddr_un *ret)
 {
 	char name[NAME_MAX + 1], path[PATH_MAX];
-	struct sockaddr_un un;
 	socklen_t n;
 	mode_t mask;
 	int r;
 
-	(void)snprintf(name, sizeof name, "%s%s.g%llu", u->prefix, u->token,
-	        (unsigned long long)m->serial);
+	make_private_name(u, serial, name, sizeof name);
 	(void)snprintf(path, sizeof path, "%s/%s", u->directory, name);
-	if (!listener_unix_sockaddr(path, &un, &n)) {
+	if (!listener_unix_sockaddr(path, ret, &n)) {
 		(void)snprintf(path, sizeof path, "/proc/self/fd/%d/%s", u->dir_fd, name);
-		if (!listener_unix_sockaddr(path, &un, &n))
+		if (!listener_unix_sockaddr(path, ret, &n))
 			return -ENAMETOOLONG;
 	}
 	mask = umask(0177);
-	r = bind(fd, (struct sockaddr *)&un, n) < 0 ? -errno : 0;
+	r = bind(fd, (struct sockaddr *)ret, n) < 0 ? -errno : 0;
 	(void)umask(mask);
+	return r;
+}
+
+static int bind_own(const struct unix_name *u, int fd, struct member *m)
+{
+	struct sockaddr_un un;
+	int r = bind_private(u, fd, m->serial, &un);
+
 	if (r >= 0)
 		(void)copy_string(m->unix_path, sizeof m->unix_path, un.sun_path);
 	return r;
 }
 
+/* ---- sockets that the program binds ---- */
+
+static bool is_here(const struct unix_name *u, int directory)
+{
+	struct stat ours, theirs;
+
+	return fstat(u->dir_fd, &ours) == 0 && fstat(directory, &theirs) == 0 &&
+	       ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
+}
+
+bool unix_name_is_public(const struct unix_name *u, int directory, const char *name)
+{
+	return !strcmp(u->name, name) && is_here(u, directory);
+}
+
+bool unix_name_is_private(const struct unix_name *u, int directory, const char *name)
+{
+	return is_private_name(u, name) && is_here(u, directory);
+}
+
+int unix_name_bind(const struct unix_name *u, int fd, uint64_t serial,
+        const struct listener_config *c, const struct unix_look *look, struct sockaddr_un *ret)
+{
+	struct unix_look set = *look;
+	int r = bind_private(u, fd, serial, ret);
+
+	if (r < 0)
+		return r;
+	/* What the configuration says goes before; the default mode is nothing said. */
+	if (find_owner(c, &set.uid, &set.gid) < 0 || !c->owner)
+		set.uid = look->uid;
+	if (!c->group)
+		set.gid = look->gid;
+	if (c->mode != DEFAULT_MODE)
+		set.mode = c->mode;
+	r = set_look(u, last_component(ret->sun_path), &set);
+	if (r == -EPERM) { /* without privileges it is ours, as the program is */
+		set.uid = UID_NONE;
+		set.gid = (gid_t)-1;
+		r = set_look(u, last_component(ret->sun_path), &set);
+	}
+	if (r < 0)
+		unix_name_unbind(u, ret);
+	return r;
+}
+
+void unix_name_unbind(const struct unix_name *u, const struct sockaddr_un *un)
+{
+	(void)unlinkat(u->dir_fd, last_component(un->sun_path), 0);
+}
+
+/* ---- listeners ---- */
+
 int unix_name_join(struct unix_name *u, struct member *m, struct ho_error *reterr)
 {
 	const struct listener_config *c = m->config;
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	int r = fd < 0 ? -errno : bind_private(u, fd, m);
+	_cleanup_close_ int fd = -1;
+	int r;
 
+	if (m->adopt_only)
+		return 0;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	r = fd < 0 ? -errno : bind_own(u, fd, m);
 	if (r < 0)
 		return listener_failed(reterr, r, c);
-	r = set_access(u, private_name(m), c);
+	r = set_access(u, last_component(m->unix_path), c);
 	if (r >= 0 && listen(fd, c->backlog) < 0)
 		r = -errno;
 	if (r >= 0) {
 		m->fd = take_fd(fd);
 		return 0;
 	}
-	(void)unlinkat(u->dir_fd, private_name(m), 0);
+	(void)unlinkat(u->dir_fd, last_component(m->unix_path), 0);
 	m->unix_path[0] = '\0';
 	if (r == -ESRCH)
 		return ho_error_set(reterr, r,
@@ -343,11 +496,43 @@ int unix_name_join(struct unix_name *u, struct member *m, struct ho_error *reter
 	return listener_failed(reterr, r, c);
 }
 
+int unix_name_take(struct unix_name *u, struct member *m)
+{
+	char name[NAME_MAX + 1], path[PATH_MAX];
+
+	make_private_name(u, m->serial, name, sizeof name);
+	(void)snprintf(path, sizeof path, "%s/%s", u->directory, name);
+	if (!copy_string(m->unix_path, sizeof m->unix_path, path)) {
+		(void)snprintf(path, sizeof path, "/proc/self/fd/%d/%s", u->dir_fd, name);
+		if (!copy_string(m->unix_path, sizeof m->unix_path, path))
+			return -ENAMETOOLONG;
+	}
+	if (linkat(u->dir_fd, u->name, u->dir_fd, name, 0) == 0)
+		return 0;
+	m->unix_path[0] = '\0';
+	return -errno;
+}
+
+void unix_name_abandon(struct unix_name *u, struct member *m)
+{
+	if (u->published == m) {
+		u->published = NULL;
+		u->current[0] = '\0';
+	}
+	if (m->unix_path[0])
+		(void)unlinkat(u->dir_fd, last_component(m->unix_path), 0);
+	m->fd = close_fd(m->fd);
+}
+
 void unix_name_leave(struct unix_name *u, struct member *m)
 {
 	if (u->published == m)
 		(void)unix_name_publish(u, NULL, NULL);
-	(void)unlinkat(u->dir_fd, private_name(m), 0);
+	if (m->unix_path[0])
+		(void)unlinkat(u->dir_fd, last_component(m->unix_path), 0);
+	for (size_t i = 0; i < m->n_adopted; i++)
+		unix_name_unbind(u, (const struct sockaddr_un *)&m->adopted[i].address);
+	m->n_listening = 0;
 	m->fd = close_fd(m->fd);
 }
 
@@ -395,7 +580,7 @@ static int check_place(
 }
 
 int unix_name_open(struct unix_names *all, const char *token, const struct listener_config *c,
-        struct unix_name **ret, struct ho_error *reterr)
+        bool taken, struct unix_name **ret, struct ho_error *reterr)
 {
 	struct unix_name *u = calloc(1, sizeof *u);
 	int r;
@@ -406,7 +591,10 @@ int unix_name_open(struct unix_names *all, const char *token, const struct liste
 	u->dir_fd = u->wd = -1;
 	u->token = token;
 	r = split_path(u, c->address.path);
-	r = r < 0 ? listener_failed(reterr, r, c) : check_place(u, c, reterr);
+	if (r < 0)
+		(void)listener_failed(reterr, r, c);
+	else if (!taken)
+		r = check_place(u, c, reterr);
 	if (r < 0) {
 		(void)close_fd(u->dir_fd);
 		free(u->directory);

@@ -3,12 +3,21 @@
 
 import ctypes
 import os
+import pathlib
 import platform
 import struct
 
 import pytest
 from binders import PYTHON, binder, configured, node
 from harness import NOBODY, Http, Load, generation, get, service
+
+
+def migrate_requests():
+    """In the network namespace of the test alone."""
+    try:
+        pathlib.Path("/proc/sys/net/ipv4/tcp_migrate_req").write_text("1")
+    except OSError as error:
+        pytest.skip(f"net.ipv4.tcp_migrate_req: {error.strerror}")
 
 
 def test_every_socket_gets_a_part(daemon):
@@ -42,11 +51,14 @@ def test_without_any_privilege(daemons, root):
 
 
 @pytest.mark.parametrize("mode", ["auto", "adopt"])
-@pytest.mark.parametrize("steering", ["ebpf", "cbpf"])
-def test_killed_under_load(daemons, mode, steering):
+@pytest.mark.parametrize("rescue", ["ebpf", "sysctl", "none"])
+def test_killed_under_load(daemons, mode, rescue):
     """Of the connections inside of the dead process some are lost; of those after it none is refused."""
-    daemon = daemons(environment={"HANDOFF_STEERING": steering})
+    daemon = daemons(environment={"HANDOFF_STEERING": "ebpf" if rescue == "ebpf" else "cbpf"})
+    if rescue == "sysctl":
+        migrate_requests()
     configured(daemon, node, mode).start()
+    assert daemon.service()["listeners"][0]["rescue"] == rescue
     with Load(daemon.target, rate=200, slow=0, keepalive=0) as load:
         for number in range(1, 6):
             start = daemon.now()
@@ -56,10 +68,17 @@ def test_killed_under_load(daemons, mode, steering):
             assert daemon.service()["generations"][0]["workers"][0]["restarts"] == number
         result = load.stop()
     assert result["failures"]["refused"] == 0
-    if steering == "ebpf":
+    if rescue != "none":
         # the queues of the dead ones alone had some 600
         assert result["failed"] <= 100, result["failures"]
     assert daemon.reload("web")["generation"] == 2
+
+
+def test_what_waits_where_nothing_was_adopted(daemons):
+    """The socket is handoffd's: it needs no rescue."""
+    daemon = daemons(environment={"HANDOFF_STEERING": "cbpf"})
+    daemon.configure(service(address=daemon.target)).start()
+    assert daemon.service()["listeners"][0]["rescue"] == "held"
 
 
 def occupied():

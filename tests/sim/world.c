@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "world.h"
 #include "chance.h"
+#include "core/taken.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -17,13 +18,15 @@ struct sim_worker {
 	unsigned rest; /* what stays behind when the main process goes */
 	bool rest_alive;
 	bool ignores_term;
+	unsigned hello; /* as WORD_HELLO has it */
 };
 
 struct sim_generation {
-	bool used, prepared, released, ready, watched, shared, migrates;
 	unsigned builds;
 	bool served;
 	bool building, held; /* held: connections were sent to it before it was ready */
+	bool used, prepared, released, ready, watched, shared, migrates, linked;
+	bool left; /* a server that was taken over, and goes on without us */
 	uint32_t service, id;
 	const struct service_config *settings;
 	unsigned share;
@@ -205,6 +208,11 @@ static void do_prepare(struct world *w, const struct action *a)
 	ev.prepared.shared = g->shared;
 	ev.prepared.migrates = g->migrates;
 	ev.prepared.probeable = !g->shared;
+	ev.prepared.divisible = !g->shared && cg->settings->n_listeners;
+	ev.text = "/srv/releases/1";
+	g->linked = a->prepare.link;
+	if (g->linked)
+		w->result.deploys++;
 	soon(w, ev);
 }
 
@@ -225,6 +233,16 @@ static void give_character(struct world *w, struct sim_generation *g, unsigned i
 		if (one_in(c, 8))
 			later(w, some_time(w), ready); /* says it twice */
 	}
+	if (one_in(c, 2)) { /* uses libhandoff; some lose their channel */
+		struct event hello = ready;
+
+		hello.said.word = WORD_HELLO;
+		hello.said.number = 1 + !one_in(c, 4);
+		later(w, some_time(w), hello);
+		hello.said.number = pick(c, 3);
+		if (one_in(c, 4))
+			later(w, some_time(w), hello);
+	}
 	if (!w->quiet_life && one_in(c, 9)) { /* crashes on its own, some day */
 		struct event die = of_worker(g, index, EVENT_WORKER_EXITED);
 
@@ -243,6 +261,8 @@ static void do_start_worker(struct world *w, const struct action *a)
 		return;
 	}
 	k = &g->workers[a->worker];
+	if (!g->id && a->serial > 1)
+		error(w, "a server that was taken over is started again");
 	if (k->alive || k->rest_alive) {
 		error(w, "START_WORKER beside a living one");
 		return;
@@ -266,7 +286,8 @@ static void judge_signal(struct world *w, const struct sim_generation *g)
 {
 	struct service *sv = supervisor_service(w->s, g->service);
 	struct generation *cg = sv ? service_find(sv, g->id) : NULL;
-	bool by_signal = g->shared || g->settings->drain.by == DRAIN_SIGNAL;
+	bool by_signal =
+	        g->shared || g->settings->drain.by == DRAIN_SIGNAL || (cg && cg->by_message);
 
 	if (!cg || cg->state == GENERATION_FAILED || cg->overdue || w->at_once ||
 	        cg->state == GENERATION_SERVING)
@@ -304,6 +325,8 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 	}
 	if (!kill)
 		judge_signal(w, g);
+	if (!g->id && (g->share || !g->share_lost))
+		error(w, "a server is told to stop that no generation has taken the place of");
 	k->told = true;
 	k->killed |= kill;
 	if (kill) {
@@ -319,6 +342,46 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 	} else if (k->rest_alive && !k->ignores_term) {
 		later(w, some_time(w), of_worker(g, a->worker, EVENT_WORKER_TREE_GONE));
 	}
+}
+
+/* Does somebody who is not ready have the connections of the service, so that they wait? */
+static bool is_held(struct world *w, uint32_t service)
+{
+	for (unsigned i = 0; i < w->n_gens; i++)
+		if (w->gens[i].used && w->gens[i].service == service && w->gens[i].held &&
+		        w->gens[i].share)
+			return true;
+	return false;
+}
+
+/* Only who said hello is spoken to, and to drain only who can. */
+static void do_tell(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_worker *k = g && a->worker < MAX_WORKERS ? &g->workers[a->worker] : NULL;
+
+	if (!k || k->serial != a->serial) {
+		error(w, "a word for a worker that is not there");
+		return;
+	}
+	if (!k->alive)
+		return; /* its exit is on the way */
+	if (k->hello < (a->tell.word == TELL_DRAIN ? 2 : 1))
+		error(w, "a word for a worker that did not ask for it");
+	if (a->tell.word == TELL_SERVING) {
+		struct sim_generation *serving = find(w, a->service, a->tell.generation);
+
+		if (!serving || (!serving->share && !is_held(w, serving->service)))
+			error(w, "generation %u is said to serve, and has no share",
+			        a->tell.generation);
+		return;
+	}
+	judge_signal(w, g);
+	if (g->settings->drain.by != DRAIN_AUTO)
+		error(w, "a drain message where drain.by says something else");
+	k->told = true;
+	if (!k->ignores_term)
+		later(w, some_time(w), of_worker(g, a->worker, EVENT_WORKER_EXITED));
 }
 
 static void do_steer(struct world *w, const struct action *a)
@@ -357,11 +420,12 @@ static void do_steer(struct world *w, const struct action *a)
 				ready += cg->workers[k].state == WORKER_READY ||
 				         cg->workers[k].state == WORKER_RUNNING;
 			g->held |= sv->turn == TURN_HOLD;
-			if (sv->turn == TURN_FLIP && !cg->died && ready != cg->n_workers)
+			if ((sv->turn == TURN_FLIP || sv->turn == TURN_PART) && !cg->died &&
+			        ready != cg->n_workers)
 				error(w,
 				        "2: a share for a generation of which workers are missing");
-			if (sv->turn == TURN_FLIP && g->settings->ready.by == READY_HTTP &&
-			        !g->ready)
+			if (sv->turn != TURN_HOLD && g->settings->ready.by == READY_HTTP &&
+			        !g->ready && g->id)
 				error(w, "2: a share for a generation that did not answer its "
 				         "probe");
 		}
@@ -449,7 +513,12 @@ static void do_release(struct world *w, const struct action *a)
 		error(w, "8: RELEASE of what is released");
 		return;
 	}
-	if (has_processes(g))
+	g->left = a->leave;
+	if (a->leave && g->id)
+		error(w, "a generation of our own is left alone");
+	if (a->leave && g->share)
+		g->share = 0; /* the kernel's own doing from now on */
+	if (has_processes(g) && !a->leave)
 		error(w, "3: listeners of generation %u are closed beside a living process", g->id);
 	if (g->share)
 		error(w, "3: listeners of generation %u are closed while it has a share", g->id);
@@ -528,7 +597,8 @@ static void do_answer(struct world *w, const struct action *a)
 		if (t->phase != TARGET_DONE)
 			error(w, "7: request %u is answered before service %s is done", r->id,
 			        t->name);
-		if (r->kind == REQUEST_RELOAD && t->code == CODE_DONE && !t->generation &&
+		if ((r->kind == REQUEST_RELOAD || r->kind == REQUEST_DEPLOY) &&
+		        t->code == CODE_DONE && !t->generation &&
 		        strcmp(t->outcome, "stopped") != 0)
 			error(w, "7: a reload that did not happen is called done");
 	}
@@ -561,8 +631,18 @@ static void do_action(struct world *w, const struct action *a)
 	case ACTION_KILL_WORKER:
 		do_signal(w, a, a->type == ACTION_KILL_WORKER);
 		break;
+	case ACTION_TELL_WORKER:
+		do_tell(w, a);
+		break;
 	case ACTION_STEER:
 		do_steer(w, a);
+		break;
+	case ACTION_RESTORE_LINK:
+		g = find(w, a->service, a->generation);
+		if (!g || !g->linked)
+			error(w, "a link is put back that was not moved");
+		else
+			g->linked = false;
 		break;
 	case ACTION_PROBE:
 		do_probe(w, a);
@@ -592,6 +672,7 @@ static void do_action(struct world *w, const struct action *a)
 		break;
 	case ACTION_RECORD:
 		w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
+		w->result.canaries += a->record.type == RECORD_GENERATION_CANARY;
 		w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
 		break;
 	case ACTION_START_BUILD:
@@ -602,6 +683,7 @@ static void do_action(struct world *w, const struct action *a)
 		do_return(w, a);
 		break;
 	case ACTION_WATCH_FILES:
+	case ACTION_POINT_BACK:
 	case ACTION_FORGET_WORKER:
 	case ACTION_WATCH_EXEC:
 	case ACTION_STOP_PROBE:
@@ -682,7 +764,10 @@ static void clients(struct world *w)
 static void ask(struct world *w)
 {
 	static const enum request_kind kinds[] = {REQUEST_RELOAD, REQUEST_RELOAD, REQUEST_RELOAD,
-	        REQUEST_RELOAD, REQUEST_STOP, REQUEST_START, REQUEST_RESTART, REQUEST_WAIT};
+	        REQUEST_RELOAD, REQUEST_DEPLOY, REQUEST_DEPLOY, REQUEST_PROMOTE, REQUEST_PROMOTE,
+	        REQUEST_ABORT, REQUEST_ROLLBACK, REQUEST_STOP, REQUEST_START, REQUEST_RESTART,
+	        REQUEST_WAIT};
+	static const char *const releases[] = {"/srv/releases/1", "/srv/releases/2"};
 	static const char *const names[] = {"web", "api", "job", "none"};
 	const char *some[2];
 	struct event ev = {.type = EVENT_REQUEST};
@@ -697,6 +782,18 @@ static void ask(struct world *w)
 	some[1] = names[pick(&w->chance, 3)];
 	r->services = some;
 	r->n_services = pick(&w->chance, 3);
+	if (r->kind == REQUEST_DEPLOY) {
+		r->roll.release = releases[pick(&w->chance, 2)];
+		r->n_services = 1;
+	}
+	if (one_in(&w->chance, 3)) {
+		r->roll.has_canary = true;
+		r->roll.canary = 1 + pick(&w->chance, SHARE_ALL);
+		r->roll.has_hold = one_in(&w->chance, 2);
+		r->roll.hold = one_in(&w->chance, 3) ? USEC_INFINITY : some_time(w);
+		r->roll.has_keep_warm = one_in(&w->chance, 2);
+		r->roll.keep_warm = some_time(w);
+	}
 	if (r->kind != REQUEST_RELOAD || !one_in(&w->chance, 3)) {
 		r->id = ++w->n_requests;
 		w->requests[w->n_requests - 1] = (struct sim_request){.id = r->id};
@@ -814,6 +911,9 @@ static bool next_event(struct world *w)
 		}
 		if (ev.type == EVENT_WORKER_SAID && !g->workers[ev.worker].alive)
 			return true;
+		if (ev.type == EVENT_WORKER_SAID && ev.said.word == WORD_HELLO &&
+		        g->workers[ev.worker].serial == ev.serial)
+			g->workers[ev.worker].hello = (unsigned)ev.said.number;
 		if (ev.type == EVENT_PROBE_DONE)
 			g->ready |= ev.ok;
 		if (ev.type == EVENT_BUILD_ENDED) { /* it ends once, killed or not */
@@ -856,7 +956,8 @@ static void finish(struct world *w)
 		}
 	}
 	for (unsigned i = 0; i < w->n_gens; i++)
-		if (w->gens[i].used && (has_processes(&w->gens[i]) || !w->gens[i].released))
+		if (w->gens[i].used &&
+		        ((has_processes(&w->gens[i]) && !w->gens[i].left) || !w->gens[i].released))
 			error(w, "something of generation %u is left behind", w->gens[i].id);
 	for (unsigned i = 0; i < w->n_requests; i++)
 		if (!w->requests[i].answered && !w->requests[i].cancelled)
@@ -868,6 +969,7 @@ struct world_result world_live(struct chance chance, const struct world_options 
 	struct world *w = calloc(1, sizeof *w);
 	struct world_result result;
 	struct event ev = {.type = EVENT_CONFIG_LOADED};
+	struct taken_service taken = {"web", 1};
 	unsigned steps;
 
 	if (!w)
@@ -881,6 +983,12 @@ struct world_result world_live(struct chance chance, const struct world_options 
 	w->s->development = one_in(&w->chance, 2);
 	w->config = random_config(&w->chance);
 	ev.config = config_ref(w->config);
+	if (one_in(&w->chance, 4)) {
+		taken.processes += pick(&w->chance, MAX_WORKERS);
+		ev.taken = &taken;
+		ev.n_taken = 1;
+		w->s->development = false;
+	}
 	step(w, &ev);
 	steps = 200 + pick(&w->chance, 8) * 100;
 	while (w->result.steps < steps && w->result.steps < options->max_steps && !w->exited &&

@@ -25,6 +25,7 @@ struct world_options {
 };
 struct world_result {
 	unsigned steps;
+	unsigned canaries, deploys;
 	unsigned generations, rollbacks, failures, answers, cut;
 	char error[512]; /* "" or what was violated */
 };

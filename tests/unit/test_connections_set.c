@@ -98,7 +98,10 @@ static void check_listed(struct lab *l, struct listener_set *set, bool watched)
 	assert_int_equal(connections_list(l->c, set, info, ARRAY_SIZE(info), &n), 0);
 	assert_int_equal(n, EACH);
 	for (i = 0; i < n; i++) {
-		assert_int_equal(info[i].age > 0, watched);
+		if (watched || info[i].idle == USEC_INFINITY)
+			assert_int_equal(info[i].age > 0, watched);
+		else
+			assert_true(info[i].age >= info[i].idle);
 		unix_ones += !strcmp(info[i].peer, "unix") && !strcmp(info[i].listener, "local");
 	}
 	assert_int_equal(unix_ones, 1);

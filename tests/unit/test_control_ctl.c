@@ -43,9 +43,10 @@ static void on_status(void *data, struct control_call *call, const char *service
 {
 	static const struct result last = {
 	        .service = "web", .request = REQUEST_RELOAD, .generation = 7, .outcome = "serving"};
-	struct view_listener listener = {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", 0, 4096};
+	struct view_listener listener = {
+	        "http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096};
 	struct view_worker worker = {
-	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b"};
+	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b", 0, 0};
 	struct view_generation generations[] = {
 	        {.id = 7,
 	                .state = "serving",
@@ -67,7 +68,8 @@ static void on_status(void *data, struct control_call *call, const char *service
 	                .deadline_in = 41 * USEC_PER_SEC,
 	                .oldest = 12 * USEC_PER_SEC},
 	};
-	struct view_service web = {"web", "serving", 7, false, &last, &listener, 1, generations, 2};
+	struct view_service web = {"web", "serving", 7, false, &last, &listener, 1, generations, 2,
+	        false};
 	struct view view = {
 	        811, "0.1.0", "production", "running", "ebpf", NULL, now_usec(), &web, 1};
 
@@ -104,6 +106,14 @@ static void on_gone(void *data, struct control_call *call, uint32_t id)
 	(void)id;
 }
 
+static void on_services(void *data, struct control_call *call)
+{
+	static const char *const names[] = {"web", "we\xffird"};
+
+	(void)data;
+	control_answer_services(call, names, 2);
+}
+
 static void on_logs(void *data, struct control_call *call, const char *service)
 {
 	static const struct control_log log = {3, 0, 12, "gone", "one\n\033[2Jtwo\n"};
@@ -124,8 +134,13 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 static int setup(void **state)
 {
 	struct control_options options = {.path = world.path};
-	struct control_handlers handlers = {
-	        on_status, on_request, on_gone, on_logs, on_refused, &world};
+	struct control_handlers handlers = {.status = on_status,
+	        .services = on_services,
+	        .request = on_request,
+	        .gone = on_gone,
+	        .logs = on_logs,
+	        .refused = on_refused,
+	        .data = &world};
 	ssize_t n;
 	char *slash;
 
@@ -239,7 +254,7 @@ static void test_usage(void **state)
 	} cases[] = {
 	        {"", 2, "which command?"},
 	        {"relaod", 2, "did you mean \"reload\""},
-	        {"deploy", 2, "there is no command"},
+	        {"launch", 2, "there is no command"},
 	        {"stop", 2, "needs SERVICE"},
 	        {"status a b", 2, "takes no \"b\""},
 	        {"status --follow", 2, "does not take --follow"},

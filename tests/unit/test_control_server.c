@@ -101,6 +101,14 @@ static void on_gone(void *data, struct control_call *call, uint32_t id)
 	fail_msg("an unknown call has gone");
 }
 
+static void on_services(void *data, struct control_call *call)
+{
+	static const char *const names[] = {"web", "we\xffird"};
+
+	(void)data;
+	control_answer_services(call, names, 2);
+}
+
 static void on_logs(void *data, struct control_call *call, const char *service)
 {
 	static const struct control_log logs[] = {
@@ -124,8 +132,13 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 static int server_start(const char *group, struct ho_error *e)
 {
 	struct control_options options = {.path = world.path, .change_group = group};
-	struct control_handlers handlers = {
-	        on_status, on_request, on_gone, on_logs, on_refused, &world};
+	struct control_handlers handlers = {.status = on_status,
+	        .services = on_services,
+	        .request = on_request,
+	        .gone = on_gone,
+	        .logs = on_logs,
+	        .refused = on_refused,
+	        .data = &world};
 
 	return control_new(world.loop, &options, &handlers, &world.control, e);
 }
@@ -892,8 +905,13 @@ static void test_socket_file(void **state)
 	longer[sizeof longer - 1] = '\0';
 	{
 		struct control_options options = {.path = longer};
-		struct control_handlers handlers = {
-		        on_status, on_request, on_gone, on_logs, on_refused, &world};
+		struct control_handlers handlers = {.status = on_status,
+		        .services = on_services,
+		        .request = on_request,
+		        .gone = on_gone,
+		        .logs = on_logs,
+		        .refused = on_refused,
+		        .data = &world};
 
 		assert_int_equal(control_new(world.loop, &options, &handlers, &world.control, &e),
 		        -ENAMETOOLONG);

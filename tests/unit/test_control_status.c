@@ -31,15 +31,20 @@ static void test_status(void **state)
 	        .outcome = "serving",
 	        .text = "generation 7 serves",
 	};
-	struct view_listener listeners[] = {{"http", "tcp:0.0.0.0:8080", "ebpf", "bound", 0, 4096}};
+	struct view_listener listeners[] = {
+	        {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096}};
 	struct view_worker workers[] = {
-	        {0, 9001, "serving", 4, true, NOW - 5 * USEC_PER_SEC, 1, "caf\xff"},
-	        {1, 0, "failed", 0, false, NOW, 0, ""},
+	        {0, 9001, "serving", 4, true, NOW - 5 * USEC_PER_SEC, 1, "caf\xff", 2, 3},
+	        {1, 0, "failed", 0, false, NOW, 0, "", 0, 0},
 	};
 	struct view_generation generations[] = {
 	        {.id = 7,
 	                .state = "serving",
 	                .share = SHARE_ALL,
+	                .sent = 1000,
+	                .sent_known = true,
+	                .observed = 99.5,
+	                .promote_in = USEC_INFINITY,
 	                .release = "/srv/web/releases/42",
 	                .started = NOW - 60 * USEC_PER_SEC,
 	                .in_flight = 12,
@@ -48,10 +53,14 @@ static void test_status(void **state)
 	                .oldest = USEC_INFINITY,
 	                .reason = "",
 	                .workers = workers,
-	                .n_workers = 2},
+	                .n_workers = 2,
+	                .requests = 3,
+	                .requests_known = true},
 	        {.id = 6,
 	                .state = "draining",
 	                .share = 25,
+	                .observed = -1,
+	                .promote_in = 1500 * USEC_PER_MSEC,
 	                .started = 0,
 	                .drain_by = "idle",
 	                .deadline_in = 41200 * USEC_PER_MSEC,
@@ -59,6 +68,8 @@ static void test_status(void **state)
 	                .reason = ""},
 	        {.id = 5,
 	                .state = "draining",
+	                .observed = -1,
+	                .promote_in = USEC_INFINITY,
 	                .in_flight_known = true,
 	                .drain_by = "signal",
 	                .deadline_in = USEC_INFINITY,
@@ -66,8 +77,8 @@ static void test_status(void **state)
 	                .reason = "r"},
 	};
 	struct view_service services[] = {
-	        {"web", "serving", 7, false, &last, listeners, 1, generations, 3},
-	        {"idle", "stopped", 0, true, NULL, NULL, 0, NULL, 0},
+	        {"web", "serving", 7, false, &last, listeners, 1, generations, 3, false},
+	        {"idle", "stopped", 0, true, NULL, NULL, 0, NULL, 0, false},
 	};
 	struct view view = {811, "0.1.0", "production", "running", "ebpf", NULL, NOW, services, 2};
 
@@ -80,22 +91,29 @@ static void test_status(void **state)
 	        "\"request\":\"reload\",\"generation\":7,\"outcome\":\"serving\",\"exit_code\":0,"
 	        "\"cut\":0,\"text\":\"generation 7 serves\"},\"listeners\":[{\"name\":\"http\","
 	        "\"address\":\"tcp:0.0.0.0:8080\",\"steering\":\"ebpf\",\"origin\":\"bound\","
-	        "\"queue\":0,\"backlog\":4096}],\"generations\":[{\"id\":7,\"state\":\"serving\","
-	        "\"share\":100.0,\"release\":\"/srv/web/releases/42\","
+	        "\"rescue\":\"ebpf\",\"queue\":0,\"backlog\":4096}],\"generations\":[{\"id\":7,"
+	        "\"state\":\"serving\","
+	        "\"share\":100.0,\"share_observed\":99.5,\"sent\":1000,\"promote_in\":null,"
+	        "\"release\":\"/srv/web/releases/42\","
 	        "\"started\":\"2026-03-01T14:01:11.250Z\",\"in_flight\":12,\"drain\":null,"
 	        "\"reason\":\"\",\"workers\":[{\"index\":0,\"pid\":9001,\"state\":\"serving\","
 	        "\"in_flight\":4,\"started\":\"2026-03-01T14:02:06.250Z\",\"restarts\":1,"
-	        "\"status\":\"caf\xef\xbf\xbd\"},{\"index\":1,\"pid\":null,\"state\":\"failed\","
+	        "\"status\":\"caf\xef\xbf\xbd\",\"busy\":2,\"requests\":3},{\"index\":1,\"pid\":"
+	        "null,\"state\":\"failed\","
 	        "\"in_flight\":null,\"started\":\"2026-03-01T14:02:11.250Z\",\"restarts\":0,"
-	        "\"status\":\"\"}]},{\"id\":6,\"state\":\"draining\",\"share\":0.25,\"release\":"
-	        "null,"
+	        "\"status\":\"\",\"busy\":null,\"requests\":null}],\"requests\":3},{\"id\":6,"
+	        "\"state\":\"draining\",\"share\":0.25,"
+	        "\"share_observed\":null,\"sent\":null,\"promote_in\":1.5,\"release\":null,"
 	        "\"started\":\"2026-03-01T13:45:31.250Z\",\"in_flight\":null,\"drain\":{\"by\":"
 	        "\"idle\","
-	        "\"deadline_in\":41.2,\"oldest\":12.0},\"reason\":\"\",\"workers\":[]},{\"id\":5,"
-	        "\"state\":\"draining\",\"share\":0.0,\"release\":null,"
+	        "\"deadline_in\":41.2,\"oldest\":12.0},\"reason\":\"\",\"workers\":[],"
+	        "\"requests\":null},{\"id\":5,"
+	        "\"state\":\"draining\",\"share\":0.0,\"share_observed\":null,"
+	        "\"sent\":null,\"promote_in\":null,\"release\":null,"
 	        "\"started\":\"2026-03-01T13:45:31.250Z\",\"in_flight\":0,\"drain\":{\"by\":"
 	        "\"signal\","
-	        "\"deadline_in\":null,\"oldest\":null},\"reason\":\"r\",\"workers\":[]}]},"
+	        "\"deadline_in\":null,\"oldest\":null},\"reason\":\"r\",\"workers\":[],"
+	        "\"requests\":null}]},"
 	        "{\"name\":\"idle\",\"state\":\"stopped\",\"generation\":null,\"reloading\":true,"
 	        "\"last_result\":null,\"listeners\":[],\"generations\":[]}]}");
 }

@@ -55,6 +55,7 @@ static void tell(struct script *x, const struct action *a)
 	case ACTION_START_WORKER:
 	case ACTION_SIGNAL_WORKER:
 	case ACTION_KILL_WORKER:
+	case ACTION_TELL_WORKER:
 		text_add(&x->text, "%s %u.%u\n", action_type_to_string(a->type), a->generation,
 		        a->worker);
 		return;
@@ -64,6 +65,8 @@ static void tell(struct script *x, const struct action *a)
 	case ACTION_RETURN_HELD:
 	case ACTION_LOAD_CONFIG:
 	case ACTION_PREPARE:
+	case ACTION_RESTORE_LINK:
+	case ACTION_POINT_BACK:
 	case ACTION_WATCH_EXEC:
 	case ACTION_PROBE:
 	case ACTION_STOP_PROBE:

@@ -14,9 +14,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,6 +48,8 @@ struct world {
 	unsigned binds, listens;
 	struct socket_call last;
 	bool blocking;
+	int given; /* -1: TCP */
+	char seen[400];
 };
 #define BIND_FOR_IT 2
 
@@ -55,6 +60,14 @@ static const char *self;
 static int tcp(void)
 {
 	return socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+}
+
+static int option(int fd, int name)
+{
+	int value = -1;
+	socklen_t n = sizeof value;
+
+	return getsockopt(fd, SOL_SOCKET, name, &value, &n) < 0 ? -1 : value;
 }
 
 static int bind_port(int fd, int port)
@@ -143,6 +156,42 @@ static int others(void)
 	return 0;
 }
 
+/* Calls of a service that has a path: all are answered, none is made. */
+static int paths(void)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNIX, .sun_path = "./web.sock"};
+	const socklen_t exact = offsetof(struct sockaddr_un, sun_path) + strlen(un.sun_path);
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0), tmp = open("/tmp", O_PATH | O_DIRECTORY);
+	char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (page == MAP_FAILED || tmp < 0 || chdir("/tmp") < 0 || munmap(page + 4096, 4096) < 0)
+		return 1;
+	(void)umask(027);
+	if (unlink("/tmp/first") < 0 || unlinkat(tmp, "second", 0) < 0)
+		return 2;
+	memcpy(page + 4096 - 6, "third", 6);
+	if (unlink(page + 4096 - 6) < 0)
+		return 3;
+	if (unlink(page + 8191) == 0 || errno != EFAULT || unlink("") == 0 || errno != ENOENT)
+		return 4;
+	if (connect(fd, (struct sockaddr *)&un, exact) == 0 || errno != ECONNREFUSED)
+		return 5;
+	if (bind(fd, (struct sockaddr *)&un, exact) < 0)
+		return 6;
+	un = (struct sockaddr_un){.sun_family = AF_UNIX};
+	memcpy(un.sun_path + 1, "name", 4);
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	if (bind(fd, (struct sockaddr *)&un, offsetof(struct sockaddr_un, sun_path) + 5) < 0)
+		return 7;
+	/* In its place is a socket that listens, under the same flag. */
+	if (option(fd, SO_ACCEPTCONN) != 1 || fcntl(fd, F_GETFD) != FD_CLOEXEC)
+		return 8;
+	return connect(tcp(),
+	               (struct sockaddr *)&(struct sockaddr_in){
+	                       .sin_family = AF_INET, .sin_port = 1},
+	               sizeof(struct sockaddr_in)) == 0;
+}
+
 static void nothing(int signo)
 {
 	(void)signo;
@@ -171,11 +220,33 @@ static int child(const char *what)
 	       : !strcmp(what, "grandchild")  ? in_a_grandchild()
 	       : !strcmp(what, "others")      ? others()
 	       : !strcmp(what, "interrupted") ? interrupted()
+	       : !strcmp(what, "paths")       ? paths()
 	       : !strcmp(what, "nnp")         ? prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
 	                                      : 255;
 }
 
 /* ---- handoffd's side ---- */
+
+/* Tells what was called on what, and answers without doing it. */
+static int on_path(struct world *w, const struct socket_call *call)
+{
+	static const char *const kinds[] = {"bind", "listen", "unlink", "connect"};
+	struct text t = {.p = w->seen, .size = sizeof w->seen, .len = strlen(w->seen)};
+	struct stat tmp, st;
+
+	assert_int_equal(stat("/tmp", &tmp), 0);
+	if (call->path) {
+		assert_int_equal(fstat(call->path->directory, &st), 0);
+		assert_int_equal(st.st_ino, tmp.st_ino);
+	}
+	text_add(&t, "%s %s", kinds[call->kind], call->path ? call->path->name : "@");
+	if (call->path && call->kind == CALL_BIND)
+		text_add(&t, " %04o", (unsigned)call->maker.umask);
+	text_add(&t, "; ");
+	if (!call->path)
+		*call->give = w->given;
+	return call->kind == CALL_CONNECT ? -ECONNREFUSED : 0;
+}
 
 static int on_asked(void *data, struct process *p, const struct socket_call *call)
 {
@@ -185,6 +256,8 @@ static int on_asked(void *data, struct process *p, const struct socket_call *cal
 	w->binds += call->kind == CALL_BIND;
 	w->listens += call->kind == CALL_LISTEN;
 	w->last = *call;
+	if (w->given >= 0)
+		return on_path(w, call);
 	if (call->fd < 0)
 		return 1;
 	w->blocking = !(fcntl(call->fd, F_GETFL) & O_NONBLOCK);
@@ -232,6 +305,7 @@ static int set_up(void **state)
 	struct ho_error error;
 
 	assert_non_null(w);
+	w->given = -1;
 	w->loop = ev_loop_new(EVFLAG_AUTO);
 	ev_timer_init(&w->limit, on_limit, TIME_LIMIT, 0.);
 	w->limit.data = w;
@@ -362,6 +436,21 @@ static void test_other_sockets(void **state)
 	assert_int_equal(w->listens, 0);
 }
 
+static void test_paths(void **state)
+{
+	struct world *w = *state;
+
+	w->service->listeners = config_alloc(w->config, sizeof *w->service->listeners);
+	w->service->listeners[0].address.kind = ADDRESS_UNIX;
+	w->service->n_listeners = 1;
+	w->given = tcp();
+	assert_int_equal(listen(w->given, 1), 0);
+	assert_int_equal(run(w, "paths", ADOPTION_MUST), 0);
+	assert_string_equal(w->seen, "unlink first; unlink second; unlink third; connect web.sock; "
+	                             "bind web.sock 0027; bind @; ");
+	w->given = close_fd(w->given);
+}
+
 static void test_signals_meanwhile(void **state)
 {
 	struct world *w = *state;
@@ -425,6 +514,7 @@ int main(int argc, char **argv)
 	        TEST(test_goes_on_as_if_nobody_asked),
 	        TEST(test_not_asked),
 	        TEST(test_other_sockets),
+	        TEST(test_paths),
 	        TEST(test_signals_meanwhile),
 	        TEST(test_new_privileges),
 	        TEST(test_another_user),

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: MIT
 """Programs that bind their port themselves: binder.py MODE PORT."""
 
+import contextlib
 import http.server
 import os
 import pathlib
 import signal
 import socket
+import socketserver
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "programs/apps/python"))
 from pattern import answer, parse  # noqa: E402
 
-PORT = int(sys.argv[2])
+PORT = int(sys.argv[2]) if sys.argv[2].isdigit() else sys.argv[2]  # or the path of a UNIX socket
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -65,6 +67,77 @@ def reuseport():
         signal.signal(signal.SIGTERM, leave)
     http.server.ThreadingHTTPServer.allow_reuse_port = True
     serve()
+
+
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def get_request(self):
+        return self.socket.accept()[0], ("unix", 0)
+
+
+def path():
+    """Removes what is there, binds, and says who may connect, by the name alone."""
+    if os.path.exists(PORT):
+        os.unlink(PORT)
+    server = UnixServer(PORT, Handler)
+    os.chmod(PORT, 0o640)
+    try:
+        server.serve_forever()
+    finally:
+        os.unlink(PORT)
+
+
+def early_path():
+    """Says who may connect between bind and listen."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(PORT)
+    server = UnixServer(PORT, Handler, bind_and_activate=False)
+    server.server_bind()
+    os.chmod(PORT, 0o640)
+    server.server_activate()
+    server.serve_forever()
+
+
+def careful_path():
+    """Leaves another one alone that answers, as puma does."""
+    with socket.socket(socket.AF_UNIX) as s:
+        try:
+            s.connect(PORT)
+            sys.exit("somebody serves there already")
+        except OSError:
+            pass
+    path()
+
+
+def timid_path():
+    """Does not even look who is there."""
+    if os.path.exists(PORT):
+        sys.exit("the path exists")
+    path()
+
+
+def dies_after_bind():
+    os.unlink(PORT)
+    UnixServer(PORT, Handler)
+    os._exit(7)
+
+
+def path_and_others():
+    """Files, directories and sockets beside its own."""
+    beside = pathlib.Path(PORT).parent
+    (beside / "other").touch()
+    os.chdir(beside)
+    os.unlink("other")
+    second = socket.socket(socket.AF_UNIX)
+    second.bind("second.sock")
+    second.listen()
+    path()
+
+
+def abstract():
+    UnixServer("\0" + PORT[1:], Handler).serve_forever()
 
 
 def other_port():

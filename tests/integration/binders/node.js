@@ -31,5 +31,5 @@ if (process.env.CLUSTER && cluster.isMaster) {
 	const server = http.createServer(serve);
 
 	server.keepAliveTimeout = 75e3;
-	server.listen(Number(process.env.PORT));
+	server.listen(isNaN(process.env.PORT) ? process.env.PORT : Number(process.env.PORT));
 }
