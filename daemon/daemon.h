@@ -18,6 +18,7 @@
 #include "system/systemd.h"
 
 struct daemon;
+struct live_door;
 
 /* The shell's side of a generation: what the core's action PREPARE made. */
 struct live_generation {
@@ -27,7 +28,7 @@ struct live_generation {
 	struct release *release;
 	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
-	uint64_t sent_before; /* connections, when the shares were last changed */
+	uint64_t sent_before;     /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
@@ -119,6 +120,9 @@ struct daemon {
 	struct systemd_watchdog *watchdog;
 	struct config_source source;
 	ev_timer timer;
+	ev_timer monitors;     /* the next status for those who watch; runs only for them */
+	usec_t monitors_pause; /* at least between two of them */
+	usec_t monitors_told;  /* when the last one was */
 	ev_prepare prepare;
 	ev_io signals;
 	int signal_fd;
@@ -133,6 +137,8 @@ struct daemon {
 	unsigned n_words;
 	struct kept_fd *kept;
 	size_t n_kept;
+	struct live_door *doors;
+	uint64_t last_door;
 	struct taken_server *servers; /* that are taken over */
 	size_t n_servers;
 	struct taken_service *taken;
@@ -162,8 +168,8 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 enum adoption daemon_adoption(const struct live_generation *g);
 /* After a worker was started whose sockets were to be adopted. */
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
-/* Sockets that the generation has lost; `starting`: it has never served. */
-void daemon_sweep(struct live_generation *g, bool starting);
+/* Sockets that the generation has lost; `starting`: it has never served. Whether there is any. */
+bool daemon_sweep(struct live_generation *g, bool starting);
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
 
 /* deploy.c: the release link, which leads to what a service is started from */
@@ -221,12 +227,25 @@ void develop_output(
 /* A client that waited where nobody listens any more. */
 void develop_stranded(void *data, int fd, const char *path);
 
+/* live.c: connections passed from one generation to another, by workers that can do that */
+void live_door_open(struct live_worker *w, const struct notify_message *m);
+/* A worker is gone. */
+void live_forget(struct daemon *d, const struct live_worker *w);
+/* Brings those together that should be; to be called after every change. */
+void live_introduce(struct daemon *d);
+
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);
 void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
+/* Keeps the client told until it goes. */
+void daemon_answer_monitor(struct daemon *d, struct control_call *call);
+/* Something has happened: those who watch are told soon. */
+void daemon_hasten_monitors(struct daemon *d);
+/* A callback of daemon.monitors. */
+void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
 

@@ -281,7 +281,7 @@ static void do_steer(struct daemon *d, const struct action *a)
 		if (!g || !g->set)
 			continue;
 		if (sv->generations[i]->state == GENERATION_READY) {
-			daemon_sweep(g, true);
+			(void)daemon_sweep(g, true);
 			ev_timer_stop(d->loop, &g->sweep);
 		}
 		shares[n++] = (struct share){g->set, sv->generations[i]->share};
@@ -333,6 +333,8 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 		struct listener_info l = listener_set_info(g->set, n);
 
 		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
+		/* anew for every worker: one before may have changed it */
+		(void)listener_set_blocking(g->set, n, config_accept_blocks(g->release->service));
 	}
 	return n;
 }
@@ -446,6 +448,7 @@ static void do_forget_worker(struct daemon *d, const struct action *a)
 	if (*at)
 		*at = w->next;
 	keep_last_words(d, a, w);
+	live_forget(d, w);
 	process_free(w->process);
 	free(w);
 }
@@ -493,14 +496,14 @@ static void do_answer(const struct action *a)
 }
 
 /* Those who wait for the service and asked to be told. */
-static void tell_waiting(struct daemon *d, const struct action *a)
+static void tell_waiting(struct daemon *d, const struct action *a, const struct record *r)
 {
 	const struct service *sv =
 	        a->service ? supervisor_service(d->supervisor, a->service) : NULL;
 
 	for (const struct target *t = sv ? sv->targets : NULL; t; t = t->next)
 		if (t->request->caller)
-			control_progress(t->request->caller, &a->record);
+			control_progress(t->request->caller, r);
 }
 
 static void do_record(struct daemon *d, const struct action *a)
@@ -514,7 +517,8 @@ static void do_record(struct daemon *d, const struct action *a)
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
-	tell_waiting(d, a);
+	tell_waiting(d, a, &r);
+	daemon_hasten_monitors(d);
 }
 
 static void do_tell_systemd(const struct action *a)

@@ -119,6 +119,7 @@ void daemon_run_events(struct daemon *d)
 		config_source_load(d);
 		run_queue(d);
 	}
+	live_introduce(d);
 	if (d->out_of_memory) {
 		d->out_of_memory = false;
 		log_line(RECORD_ERROR, "memory is short: an event was lost");
@@ -252,6 +253,9 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_KEEP:
 		kept_claim(data, w->service, w->generation, m);
 		return;
+	case NOTIFY_LIVE:
+		live_door_open(w, m);
+		return;
 	case NOTIFY_FETCH:
 		kept_fetch(data, w->service, m);
 		return;
@@ -325,7 +329,7 @@ void daemon_on_probe(void *data, bool ok, const char *text)
 	ev.ok = ok;
 	ev.text = ok ? NULL : text;
 	if (ok && g->probes_left == 1)
-		daemon_sweep(g, true);
+		(void)daemon_sweep(g, true);
 	if (!ok || --g->probes_left == 0)
 		daemon_post(g->daemon, &ev);
 }
@@ -391,6 +395,11 @@ void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events)
 static void on_status(void *data, struct control_call *call, const char *service)
 {
 	daemon_answer_status(data, call, service);
+}
+
+static void on_monitor(void *data, struct control_call *call)
+{
+	daemon_answer_monitor(data, call);
 }
 
 static void on_services(void *data, struct control_call *call)
@@ -492,6 +501,7 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 const struct control_handlers daemon_control_handlers = {
         .status = on_status,
         .services = on_services,
+        .monitor = on_monitor,
         .request = daemon_request,
         .gone = on_gone,
         .logs = on_logs,

@@ -49,6 +49,7 @@ enum record_level {
 	X(STEER_FAILED, "steer-failed", ERROR)                                                     \
 	X(STEERING_SHARED, "steering-shared", WARNING)                                             \
 	X(SOCKET_ADOPTED, "socket-adopted", INFO)                                                  \
+	X(SOCKET_CLOSED, "socket-closed", WARNING)                                                 \
 	X(SOCKET_REFUSED, "socket-refused", WARNING)                                               \
 	X(ADOPTION_IMPOSSIBLE, "adoption-impossible", WARNING)                                     \
 	X(FILES_CHANGED, "files-changed", NOTICE)                                                  \

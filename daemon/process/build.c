@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "process/assemble.h"
+#include "process/ends.h"
 #include "process/output.h"
 #include "process/spawn.h"
 #include "process/tree.h"
@@ -74,7 +75,7 @@ static int make_outputs(struct build *b, int *theirs, struct ho_error *reterr)
 	int fd, r = 0;
 
 	for (int i = 0; r == 0 && i < 2; i++) {
-		r = output_pipe(&b->assembly.credentials, &fd, &theirs[i], reterr);
+		r = ends_pipe(&b->assembly.credentials, &fd, &theirs[i], reterr);
 		if (r == 0)
 			output_start(&b->outputs[i], b->loop, fd, on_readable);
 	}

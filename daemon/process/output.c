@@ -2,33 +2,10 @@
 #include "process/output.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "system/fd.h"
-
-int output_pipe(
-        const struct credentials *c, int *ret_ours, int *ret_theirs, struct ho_error *reterr)
-{
-	int ends[2], r = 0;
-
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return ho_error_set(
-		        reterr, -errno, "cannot open a pipe for a worker: %s", strerror(errno));
-	if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 ||
-	        (c->change && fchown(ends[1], c->uid, c->gid) < 0))
-		r = -errno;
-	if (r < 0) {
-		(void)close_fd(ends[0]);
-		(void)close_fd(ends[1]);
-		return ho_error_set(
-		        reterr, r, "cannot prepare a pipe for a worker: %s", strerror(-r));
-	}
-	*ret_ours = ends[0];
-	*ret_theirs = ends[1];
-	return 0;
-}
 
 static void tail_drop_line(struct tail *t)
 {

@@ -8,17 +8,11 @@
 #include <ev.h>
 
 #include "core/base.h"
-#include "process/credentials.h"
 
 #define OUTPUT_MAX_LINE 8192
 #define OUTPUT_READ_BYTES ((size_t)64 << 10)
 #define TAIL_MAX_LINES 16
 #define TAIL_MAX_BYTES 2048
-
-/* A pipe of which our end is non-blocking and the other belongs to the worker's user, so that it
- * can be opened again through /dev/stderr. */
-int output_pipe(
-        const struct credentials *c, int *ret_ours, int *ret_theirs, struct ho_error *reterr);
 
 /* The last lines, each with its newline; the text is always terminated. */
 struct tail {
