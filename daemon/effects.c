@@ -2,6 +2,7 @@
 /* What the core wants, as calls; what comes of it, as events. The only file that sees every room of
  * the shell; it decides nothing. */
 #include "daemon.h"
+#include "process/memory.h"
 #include "system/fd.h"
 #include "system/log.h"
 
@@ -274,6 +275,22 @@ static void do_steer(struct daemon *d, const struct action *a)
 	daemon_post(d, &ev);
 }
 
+static void add_memory(pid_t pid, void *arg)
+{
+	*(uint64_t *)arg += process_memory(pid);
+}
+
+static void do_measure(struct daemon *d, const struct action *a)
+{
+	struct event ev = of(a, EVENT_MEASURED);
+
+	if (!a->shell)
+		return;
+	ev.memory = 0;
+	live_generation_processes(a->shell, add_memory, &ev.memory);
+	daemon_post(d, &ev);
+}
+
 static void do_name_cut(struct daemon *d, const struct action *a)
 {
 	struct live_generation *g = a->shell;
@@ -529,6 +546,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_STOP_WATCH:
 		stop_watch(a->shell);
+		break;
+	case ACTION_MEASURE:
+		do_measure(d, a);
 		break;
 	case ACTION_NAME_CUT:
 		do_name_cut(d, a);

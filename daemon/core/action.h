@@ -25,6 +25,7 @@ struct request;
 	X(CHECK_QUIET) /* (QUIET_CHECKED) */                                                       \
 	X(WATCH_DRAIN) /* (INFLIGHT, again and again) */                                           \
 	X(STOP_WATCH)                                                                              \
+	X(MEASURE)  /* the memory of the generation (MEASURED) */                                  \
 	X(NAME_CUT) /* tell which connections are being cut */                                     \
 	X(RELEASE)  /* close the generation's listeners and forget it */                           \
 	X(FORGET_SERVICE)                                                                          \

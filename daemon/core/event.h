@@ -26,7 +26,8 @@
 	X(STEER_FAILED)                                                                            \
 	X(QUIET_CHECKED)                                                                           \
 	X(INFLIGHT) /* how many connections a watched generation has */                            \
-	X(WATCH_FAILED)
+	X(WATCH_FAILED)                                                                            \
+	X(MEASURED) /* how much memory a generation has */
 
 enum event_type {
 #define X(id) EVENT_##id,
@@ -63,7 +64,8 @@ struct event {
 			enum worker_word word;
 			uint64_t number;
 		} said;
-		bool ok; /* PROBE_DONE, QUIET_CHECKED */
+		uint64_t memory; /* bytes */
+		bool ok;         /* PROBE_DONE, QUIET_CHECKED */
 		struct {
 			uint64_t total, idle;
 			usec_t oldest;

@@ -3,6 +3,7 @@
  * it has served is in drain.c. */
 #include "core/generation.h"
 #include "core/drain.h"
+#include "core/scale.h"
 #include "core/service.h"
 #include "core/supervisor.h"
 #include "core/turn.h"
@@ -36,7 +37,10 @@ struct generation *generation_new(struct service *service, uint32_t id, struct c
         const struct service_config *settings, usec_t now)
 {
 	struct generation *g = calloc(1, sizeof *g);
-	struct worker *workers = calloc(settings->workers, sizeof *workers);
+	unsigned n = service->scaled && service->scaled_from == settings->workers
+	                     ? service->scaled
+	                     : settings->workers;
+	struct worker *workers = calloc(n, sizeof *workers);
 
 	if (!g || !workers) {
 		free(g);
@@ -65,7 +69,8 @@ struct generation *generation_new(struct service *service, uint32_t id, struct c
 	        .hold = settings->rollout.hold,
 	        .keep_warm = settings->rollout.keep_warm,
 	        .workers = workers,
-	        .n_workers = settings->workers,
+	        .n_workers = n,
+	        .open = n,
 	};
 	for (unsigned i = 0; i < g->n_workers; i++)
 		workers[i] = (struct worker){
@@ -199,7 +204,7 @@ bool generation_whole(const struct generation *g)
 {
 	if (g->told)
 		return false;
-	for (unsigned i = 0; i < g->n_workers; i++)
+	for (unsigned i = 0; i < g->open; i++)
 		if (g->workers[i].state != WORKER_RUNNING && g->workers[i].state != WORKER_READY)
 			return false;
 	return true;
@@ -207,7 +212,7 @@ bool generation_whole(const struct generation *g)
 
 static bool all_workers(const struct generation *g, bool ready)
 {
-	for (unsigned i = 0; i < g->n_workers; i++)
+	for (unsigned i = 0; i < g->open; i++)
 		if (g->workers[i].state != WORKER_READY &&
 		        (ready || g->workers[i].state != WORKER_RUNNING))
 			return false;
@@ -220,12 +225,12 @@ void generation_start_worker(struct generation *g, struct worker *w)
 	w->state = WORKER_STARTING;
 	w->serial++;
 	w->retry_at = w->kill_at = USEC_INFINITY;
-	w->killed = false;
+	w->killed = w->surplus = false;
 	w->status[0] = '\0';
 	supervisor_act(g->service->supervisor, ACTION_START_WORKER, g->service, g, w);
 }
 
-static void signal_worker(struct generation *g, struct worker *w)
+void generation_signal_worker(struct generation *g, struct worker *w)
 {
 	struct action *a =
 	        supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w);
@@ -244,7 +249,7 @@ void generation_tell(struct generation *g)
 		w->retry_at = USEC_INFINITY;
 		if (w->state == WORKER_RUNNING || w->state == WORKER_READY ||
 		        w->state == WORKER_REST)
-			signal_worker(g, w);
+			generation_signal_worker(g, w);
 	}
 }
 
@@ -458,9 +463,7 @@ static bool serving_advance(struct generation *g)
 
 	if (g->baking && generation_check_advance(g))
 		return true;
-	if (g->died && g->baking && undo_canary(g))
-		return false;
-	if (g->died) {
+	if (g->died && !(g->baking && undo_canary(g))) {
 		g->died = false;
 		if (g->baking && turn_back(g->service, g))
 			return true;
@@ -477,21 +480,8 @@ static bool serving_advance(struct generation *g)
 		targets_serving(g->service, g->id, true);
 		changed = true;
 	}
-	for (unsigned i = 0; i < g->n_workers; i++) {
-		struct worker *w = &g->workers[i];
-
-		if (w->state == WORKER_ABSENT && s->now >= w->retry_at) {
-			supervisor_record(s, RECORD_WORKER_RESTARTING, g->service, g, w);
-			w->restarts++;
-			generation_start_worker(g, w);
-			changed = true;
-		} else if (w->state == WORKER_REST && s->now >= w->kill_at) {
-			w->kill_at = USEC_INFINITY;
-			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
-			changed = true;
-		}
-	}
-	return changed;
+	changed |= step_refill(g);
+	return scale_advance(g) || changed;
 }
 
 bool generation_advance(struct generation *g)
@@ -531,15 +521,7 @@ usec_t generation_next_deadline(const struct generation *g)
 		return earliest(g->ready_deadline, g->after_at);
 	case GENERATION_SERVING:
 		at = g->baking ? earliest(g->bake_until, g->check_at) : at;
-		for (unsigned i = 0; i < g->n_workers; i++) {
-			const struct worker *w = &g->workers[i];
-
-			if (w->state == WORKER_ABSENT)
-				at = earliest(at, w->retry_at);
-			else if (w->state == WORKER_REST)
-				at = earliest(at, w->kill_at);
-		}
-		return at;
+		return earliest(at, scale_deadline(g));
 	case GENERATION_WARM:
 	case GENERATION_DRAINING:
 	case GENERATION_STOPPING:
@@ -565,12 +547,13 @@ void generation_worker_started(struct generation *g, struct worker *w, int pid)
 	w->started = s->now;
 	supervisor_record(s, RECORD_WORKER_STARTED, g->service, g, w);
 	if (g->told) { /* the order came while it was being started */
-		signal_worker(g, w);
+		generation_signal_worker(g, w);
 		if (g->killed) {
 			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 			w->killed = true;
 		}
-	} else if (g->state == GENERATION_STARTING && g->settings->ready.by == READY_EXEC) {
+	} else if ((g->state == GENERATION_STARTING || g->opening) &&
+	           g->settings->ready.by == READY_EXEC) {
 		supervisor_act(s, ACTION_WATCH_EXEC, g->service, g, w);
 	}
 }
@@ -579,7 +562,7 @@ static void schedule_restart(struct generation *g, struct worker *w)
 {
 	struct supervisor *s = g->service->supervisor;
 
-	if (g->settings->restart == RESTART_NEVER || g->told)
+	if (g->settings->restart == RESTART_NEVER || g->told || w->index >= g->open)
 		return;
 	if (s->now - w->started >= STABLE_USEC)
 		w->failures = 0;
@@ -649,7 +632,7 @@ static void handle_rest(struct generation *g, struct worker *w)
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
 	} else if (g->state == GENERATION_SERVING && !g->told) {
-		signal_worker(g, w);
+		generation_signal_worker(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}
 }
@@ -676,6 +659,7 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 	struct supervisor *s = g->service->supervisor;
 	char how[80], story[sizeof g->reason];
 	struct text told = TEXT_ON(story);
+	bool surplus = w->surplus; /* it was to leave */
 
 	describe_exit(how, sizeof how, code, status);
 	record_exit(g, w, code, status, how, last_words);
@@ -689,11 +673,12 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 		generation_fail(g,
 		        service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
 		        "failed", "%s", story);
-	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY ||
-	         g->state == GENERATION_CANARY) {
+	else if (!surplus && (g->state == GENERATION_SERVING || g->state == GENERATION_READY ||
+	                             g->state == GENERATION_CANARY)) {
 		g->died = true;
 		g->ended_badly = code != 1 || status;
 		(void)copy_string(g->reason, sizeof g->reason, story);
+		targets_not_scaled(g->service, story);
 	}
 	if (rest)
 		handle_rest(g, w);
@@ -707,6 +692,8 @@ void generation_worker_tree_gone(struct generation *g, struct worker *w)
 	w->shell = NULL;
 	w->state = WORKER_ABSENT;
 	w->kill_at = USEC_INFINITY;
-	if (g->state == GENERATION_SERVING || g->state == GENERATION_READY)
+	if (w->surplus && w->index < g->open)
+		w->retry_at = 0; /* it is wanted again */
+	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY)
 		schedule_restart(g, w);
 }

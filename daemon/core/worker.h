@@ -32,6 +32,7 @@ struct worker {
 	unsigned restarts; /* in all */
 	unsigned failures; /* in a row: the back-off */
 	bool killed;       /* SIGKILL was sent */
+	bool surplus;      /* told to stop while its generation serves */
 	char status[160];  /* its own words */
 	void *shell;       /* the shell's object of the process */
 };
