@@ -8,6 +8,7 @@
 
 #include "control/control.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 #include "process/link.h"
 #include "process/process.h"
 #include "sockets/adopt.h"
@@ -73,6 +74,8 @@ struct posted {
 	char text[]; /* of ev, if it has one */
 };
 
+struct taken_server;
+
 struct config_source {
 	const char *file; /* NULL: the command line */
 	const char *environment;
@@ -93,6 +96,7 @@ struct daemon {
 	struct systemd_watchdog *watchdog;
 	struct config_source source;
 	ev_timer timer;
+	ev_timer monitors; /* the next status for those who watch; runs only for them */
 	ev_prepare prepare;
 	ev_io signals;
 	int signal_fd;
@@ -104,6 +108,12 @@ struct daemon {
 	unsigned n_words;
 	struct kept_fd *kept;
 	size_t n_kept;
+	struct taken_server *servers; /* that are taken over */
+	size_t n_servers;
+	struct taken_service *taken;
+	size_t n_taken;
+	ev_timer
+	        rest_timer; /* while a server has left processes behind that are not our children */
 	char status_text[256];
 	bool adoption_told; /* that sockets cannot be adopted */
 	bool out_of_memory; /* an event could not be queued: told once there is room */
@@ -125,8 +135,8 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 enum adoption daemon_adoption(const struct live_generation *g);
 /* After a worker was started whose sockets were to be adopted. */
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
-/* Sockets that the generation has lost; `starting`: it has never served. */
-void daemon_sweep(struct live_generation *g, bool starting);
+/* Sockets that the generation has lost; `starting`: it has never served. Whether there is any. */
+bool daemon_sweep(struct live_generation *g, bool starting);
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
 
 /* deploy.c: the release link, which leads to what a service is started from */
@@ -143,6 +153,16 @@ void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
 /* A process_lister of a struct live_generation. */
 void live_generation_processes(void *data, void (*each)(pid_t pid, void *arg), void *arg);
+
+/* takeover.c: servers that run unmanaged */
+/* Finds them and refuses with words what cannot be taken. */
+int take_over_find(struct daemon *d, const pid_t *pids, size_t n, struct ho_error *reterr);
+void take_over_free(struct daemon *d);
+/* The listeners and the processes of generation 0. */
+int take_over_prepare(struct daemon *d, const struct generation *cg, struct listener_set **ret,
+        struct ho_error *reterr);
+int take_over_attach(struct daemon *d, const struct generation *cg, unsigned worker, void *user,
+        struct process **ret, struct ho_error *reterr);
 
 /* kept.c: like systemd's descriptor store, for workers */
 void kept_add(struct daemon *d, uint32_t service, const char *name, int fd);
@@ -164,6 +184,10 @@ void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
+/* Keeps the client told until it goes. */
+void daemon_answer_monitor(struct daemon *d, struct control_call *call);
+/* A callback of daemon.monitors. */
+void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
 

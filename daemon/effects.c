@@ -3,6 +3,7 @@
  * the shell; it decides nothing. */
 #include "daemon.h"
 #include "process/memory.h"
+#include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
 
@@ -61,7 +62,7 @@ static void describe_listeners(const struct live_generation *g, bool alone, stru
 	ev->prepared.migrates = migrates;
 	ev->prepared.probeable = !shared || alone;
 	ev->prepared.divisible = divisible;
-	ev->text = g->release->directory;
+	ev->text = g->release ? g->release->directory : NULL;
 }
 
 void live_generation_free(struct live_generation *g)
@@ -80,6 +81,23 @@ void live_generation_free(struct live_generation *g)
 	free(g);
 }
 
+/* What serves now came before it. */
+static int note_previous(const struct service *sv, struct release *r, struct ho_error *reterr)
+{
+	const struct generation *serving = service_serving(sv);
+	const struct live_generation *g = serving ? serving->shell : NULL;
+
+	if (!serving)
+		return 0;
+	r->previous = serving->id;
+	if (!g || !g->release->directory)
+		return 0;
+	r->previous_release = strdup(g->release->directory);
+	return r->previous_release
+	               ? 0
+	               : ho_error_set(reterr, -ENOMEM, "not enough memory for a generation");
+}
+
 static void do_prepare(struct daemon *d, const struct action *a)
 {
 	struct generation *cg = core_generation(d, a);
@@ -95,10 +113,19 @@ static void do_prepare(struct daemon *d, const struct action *a)
 	*g = (struct live_generation){
 	        .daemon = d, .service = a->service, .generation = a->generation};
 	ev_timer_init(&g->sweep, NULL, 0., 0.);
+	if (cg->taken) {
+		r = take_over_prepare(d, cg, &g->set, &error);
+		if (r < 0)
+			goto fail;
+		goto done;
+	}
 	r = daemon_release(cg, &a->prepare, g, &error);
 	if (r < 0)
 		goto fail;
 	g->release->environment_name = cg->config->environment;
+	r = note_previous(cg->service, g->release, &error);
+	if (r < 0)
+		goto fail;
 	if (cg->settings->n_listeners) {
 		r = listener_set_open(
 		        d->sockets, cg->config, cg->settings, cg->id, &g->set, &error);
@@ -110,6 +137,7 @@ static void do_prepare(struct daemon *d, const struct action *a)
 		if (r < 0)
 			goto fail;
 	}
+done:
 	cg->shell = g;
 	describe_listeners(g, cg->service->n_generations == 1, &ev);
 	daemon_post(d, &ev);
@@ -254,7 +282,7 @@ static void do_steer(struct daemon *d, const struct action *a)
 		if (!g || !g->set)
 			continue;
 		if (sv->generations[i]->state == GENERATION_READY) {
-			daemon_sweep(g, true);
+			(void)daemon_sweep(g, true);
 			ev_timer_stop(d->loop, &g->sweep);
 		}
 		shares[n++] = (struct share){g->set, sv->generations[i]->share};
@@ -322,20 +350,35 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 		struct listener_info l = listener_set_info(g->set, n);
 
 		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
+		/* anew for every worker: one before may have changed it */
+		(void)listener_set_blocking(g->set, n, config_accept_blocks(g->release->service));
 	}
 	return n;
+}
+
+static int start_process(struct daemon *d, const struct action *a, struct live_worker *w,
+        struct live_generation *g, struct ho_error *reterr)
+{
+	struct passed_fd fds[CONFIG_MAX_LISTENERS];
+	struct process_spec spec = {
+	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
+	int r;
+
+	spec.n_fds = sockets_to_pass(g, fds);
+	spec.adoption = daemon_adoption(g);
+	spec.n_fds += kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
+	r = process_start(d->processes, &spec, w, &w->process, reterr);
+	if (r >= 0 && spec.adoption != ADOPTION_NO)
+		daemon_watch_adoption(g, w);
+	return r;
 }
 
 static void do_start_worker(struct daemon *d, const struct action *a)
 {
 	struct generation *cg = core_generation(d, a);
-	struct live_generation *g = cg->shell;
 	struct live_worker *w = calloc(1, sizeof *w);
-	struct passed_fd fds[CONFIG_MAX_LISTENERS];
 	struct event ev = of(a, EVENT_WORKER_STARTED);
 	struct ho_error error = {0};
-	struct process_spec spec = {
-	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
 	int r = -ENOMEM;
 
 	if (!w) {
@@ -346,11 +389,8 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 		        .generation = a->generation,
 		        .index = a->worker,
 		        .serial = a->serial};
-		spec.n_fds = sockets_to_pass(g, fds);
-		spec.adoption = daemon_adoption(g);
-		spec.n_fds +=
-		        kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
-		r = process_start(d->processes, &spec, w, &w->process, &error);
+		r = cg->taken ? take_over_attach(d, cg, a->worker, w, &w->process, &error)
+		              : start_process(d, a, w, cg->shell, &error);
 	}
 	if (r < 0) {
 		free(w);
@@ -360,8 +400,6 @@ static void do_start_worker(struct daemon *d, const struct action *a)
 		return;
 	}
 	cg->workers[a->worker].shell = w;
-	if (spec.adoption != ADOPTION_NO)
-		daemon_watch_adoption(g, w);
 	ev.pid = process_pid(w->process);
 	daemon_post(d, &ev);
 }
@@ -379,6 +417,27 @@ static void do_signal(const struct action *a, int signo)
 	if (r < 0 && r != -ESRCH) /* ESRCH: its exit is on the way */
 		log_line(RECORD_ERROR, "cannot send signal %d to pid %d: %s", signo,
 		        (int)process_pid(w->process), strerror(-r));
+}
+
+static void do_tell(struct daemon *d, const struct action *a)
+{
+	const struct generation *cg = core_generation(d, a);
+	struct live_worker *w = a->shell;
+	int r;
+
+	if (!w)
+		return;
+	if (a->tell.word == TELL_SERVING) {
+		/* the page says it as well; a channel that has ended is told of on its own */
+		(void)process_tell_serving(w->process, a->tell.generation);
+		return;
+	}
+	r = process_tell_drain(w->process, a->tell.deadline);
+	if (r == 0)
+		return;
+	log_line(RECORD_WARNING, "cannot tell pid %d to drain, sending it a signal: %s",
+	        (int)process_pid(w->process), strerror(-r));
+	do_signal(a, cg ? cg->settings->drain.signal : SIGTERM);
 }
 
 static void keep_last_words(struct daemon *d, const struct action *a, struct live_worker *w)
@@ -492,9 +551,11 @@ static void do_tell_systemd(const struct action *a)
 	}
 }
 
-static void do_release(struct daemon *d, struct live_generation *g)
+static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 {
 	stop_probes(d, g);
+	if (leave && g->set)
+		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
 	live_generation_free(g);
 }
@@ -522,6 +583,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_KILL_WORKER:
 		do_signal(a, SIGKILL);
+		break;
+	case ACTION_TELL_WORKER:
+		do_tell(d, a);
 		break;
 	case ACTION_FORGET_WORKER:
 		do_forget_worker(d, a);
@@ -554,7 +618,7 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		do_name_cut(d, a);
 		break;
 	case ACTION_RELEASE:
-		do_release(d, a->shell);
+		do_release(d, a->shell, a->leave);
 		break;
 	case ACTION_ANSWER:
 		do_answer(a);

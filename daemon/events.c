@@ -12,6 +12,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define REST_SECONDS .2
+
 void daemon_post(struct daemon *d, const struct event *ev)
 {
 	size_t n = ev->text ? strlen(ev->text) + 1 : 0;
@@ -150,11 +152,36 @@ static unsigned count_rest(struct live_worker *w)
 	return n;
 }
 
+static void check_rests(struct daemon *d);
+
+static void on_rest_timer(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	struct daemon *d = timer->data;
+
+	(void)events;
+	check_rests(d);
+	if (!d->rests)
+		ev_timer_stop(loop, timer);
+}
+
+/* What a server that was taken over leaves behind does not become our child: no signal tells of its
+ * end. */
+static void watch_rests(struct daemon *d)
+{
+	if (!d->n_servers || ev_is_active(&d->rest_timer))
+		return;
+	ev_timer_init(&d->rest_timer, on_rest_timer, REST_SECONDS, REST_SECONDS);
+	d->rest_timer.data = d;
+	ev_timer_start(d->loop, &d->rest_timer);
+}
+
 static void on_exited(void *data, struct process *p, struct exit_info how)
 {
 	struct live_worker *w = process_user(p);
 	struct event ev = of_worker(w, EVENT_WORKER_EXITED);
+	struct worker_counts counts;
 
+	ev.exited.lost = process_counts(p, &counts) ? counts.connections : 0;
 	ev.exited.code = how.code;
 	ev.exited.status = how.status;
 	ev.exited.rest = count_rest(w);
@@ -163,6 +190,7 @@ static void on_exited(void *data, struct process *p, struct exit_info how)
 		w->rest = true;
 		w->next = w->daemon->rests;
 		w->daemon->rests = w;
+		watch_rests(w->daemon);
 	}
 	daemon_post(data, &ev);
 	daemon_worker_ended(data, w->service, w->generation);
@@ -211,6 +239,10 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_WATCHDOG_TRIGGER:
 		ev.said.word = WORD_STUCK;
 		break;
+	case NOTIFY_HELLO:
+		ev.said.word = WORD_HELLO;
+		ev.said.number = m->number;
+		break;
 	case NOTIFY_FDSTORE:
 		kept_add(data, w->service, m->text, m->fd);
 		return;
@@ -227,6 +259,7 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_RELOADING:
 	case NOTIFY_MAINPID_IGNORED:
 	case NOTIFY_FDNAME:
+	case NOTIFY_DRAINS:
 		return;
 	}
 	daemon_post(data, &ev);
@@ -289,7 +322,7 @@ void daemon_on_probe(void *data, bool ok, const char *text)
 	ev.ok = ok;
 	ev.text = ok ? NULL : text;
 	if (ok && g->probes_left == 1)
-		daemon_sweep(g, true);
+		(void)daemon_sweep(g, true);
 	if (!ok || --g->probes_left == 0)
 		daemon_post(g->daemon, &ev);
 }
@@ -355,6 +388,11 @@ void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events)
 static void on_status(void *data, struct control_call *call, const char *service)
 {
 	daemon_answer_status(data, call, service);
+}
+
+static void on_monitor(void *data, struct control_call *call)
+{
+	daemon_answer_monitor(data, call);
 }
 
 static void on_services(void *data, struct control_call *call)
@@ -455,6 +493,7 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 const struct control_handlers daemon_control_handlers = {
         .status = on_status,
         .services = on_services,
+        .monitor = on_monitor,
         .request = on_request,
         .gone = on_gone,
         .logs = on_logs,

@@ -17,6 +17,7 @@
 
 #define DEFAULT_CONFIG "/etc/handoffd/handoffd.conf"
 #define OPTIONS_MAX 256
+#define TAKE_OVER_MAX 64
 
 struct options {
 	const char *file;
@@ -25,6 +26,8 @@ struct options {
 	struct config_option settings[OPTIONS_MAX];
 	size_t n_settings;
 	char **command; /* NULL-terminated; NULL: none */
+	pid_t take_over[TAKE_OVER_MAX];
+	size_t n_take_over;
 };
 
 /* ---- options ---- */
@@ -49,6 +52,8 @@ static void print_help(void)
 	       "  -e, --environment NAME             which environment blocks apply\n"
 	       "  -l, --listen [NAME=]ADDRESS        run one program: 8080, 127.0.0.1:8080, "
 	       "[::1]:8080, unix:/run/x.sock\n"
+	       "      --take-over PID                begin with a server that runs unmanaged "
+	       "(may be repeated)\n"
 	       "      --check                        say what is wrong with the configuration, and "
 	       "leave\n"
 	       "      --print-config                 print the settings in force with their "
@@ -131,8 +136,8 @@ static void compare(void *data, const char *key, const char *value_name, const c
 
 static int unknown_option(const char *arg)
 {
-	static const char *const own[] = {
-	        "config", "environment", "listen", "check", "print-config", "help", "version"};
+	static const char *const own[] = {"config", "environment", "listen", "check",
+	        "print-config", "help", "version", "take-over"};
 	char key[64];
 	struct closest c = {.to = key, .distance = 4};
 
@@ -146,6 +151,18 @@ static int unknown_option(const char *arg)
 	if (c.key)
 		return usage_error("--%s is not an option, did you mean --%s?", key, c.key);
 	return usage_error("--%s is not an option", key);
+}
+
+static int add_take_over(struct options *o, const char *value)
+{
+	uint64_t pid;
+
+	if (!parse_number(value, INT32_MAX, &pid) || pid == 0)
+		return usage_error("--take-over takes a process id, not \"%s\"", value);
+	if (o->n_take_over == TAKE_OVER_MAX)
+		return usage_error("too many options");
+	o->take_over[o->n_take_over++] = (pid_t)pid;
+	return -1;
 }
 
 /* -1: go on; else leave with this code. */
@@ -162,6 +179,7 @@ static int one_option(struct options *o, char **argv, int *ret_taken)
 	        {NULL, "--print-config", false},
 	        {"-h", "--help", false},
 	        {"-V", "--version", false},
+	        {NULL, "--take-over", true},
 	};
 	const char *arg = argv[0], *value = NULL;
 	size_t i;
@@ -213,6 +231,8 @@ static int one_option(struct options *o, char **argv, int *ret_taken)
 	case 5:
 		print_help();
 		return 0;
+	case 7:
+		return add_take_over(o, value);
 	default:
 		printf("handoffd %s\n", HANDOFF_VERSION);
 		return 0;
@@ -401,7 +421,8 @@ static int open_all(struct daemon *d, struct ho_error *e)
 	if (r < 0)
 		return r;
 	ev_init(&d->timer, on_timer);
-	d->timer.data = d;
+	ev_init(&d->monitors, daemon_on_monitors);
+	d->timer.data = d->monitors.data = d;
 	ev_prepare_init(&d->prepare, on_prepare);
 	d->prepare.data = d;
 	ev_prepare_start(d->loop, &d->prepare);
@@ -430,6 +451,7 @@ static void close_all(struct daemon *d)
 	processes_free(d->processes);
 	connections_free(d->connections);
 	sockets_free(d->sockets);
+	take_over_free(d);
 	for (unsigned i = 0; i < LAST_WORDS_MAX; i++)
 		free(d->words[i].text);
 	kept_free(d);
@@ -445,19 +467,22 @@ static void say_last_words(const char *expression, const char *file, int line)
 	fprintf(stderr, "handoffd: %s:%d: this cannot be: %s\n", file, line, expression);
 }
 
-static int run(struct daemon *d)
+static int run(struct daemon *d, const struct options *o)
 {
 	struct event ev = {.type = EVENT_CONFIG_LOADED};
 	struct ho_error error = {0};
 
 	ho_assert_hook = say_last_words;
 	config_source_note_inert(d->source.config);
-	if (open_all(d, &error) < 0) {
+	if (open_all(d, &error) < 0 ||
+	        take_over_find(d, o->take_over, o->n_take_over, &error) < 0) {
 		fprintf(stderr, "handoffd: %s\n", error.text);
 		close_all(d);
 		return CODE_FAILED;
 	}
 	ev.config = config_ref(d->source.config);
+	ev.taken = d->taken;
+	ev.n_taken = d->n_taken;
 	daemon_post(d, &ev);
 	ev_run(d->loop, 0);
 	close_all(d);
@@ -499,5 +524,5 @@ int main(int argc, char **argv)
 		config_unref(d.source.config);
 		return r;
 	}
-	return run(&d);
+	return run(&d, &options);
 }

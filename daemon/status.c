@@ -41,9 +41,13 @@ static const struct live_generation *live(const struct generation *g)
 	return g->shell;
 }
 
-/* The listeners of a service are shown as its newest generation has them. */
+/* The listeners of a service are shown as the serving generation has them, else the newest. */
 static const struct live_generation *newest_live(const struct service *sv)
 {
+	const struct generation *serving = service_serving(sv);
+
+	if (serving && live(serving) && live(serving)->set)
+		return live(serving);
 	for (unsigned i = sv->n_generations; i-- > 0;)
 		if (live(sv->generations[i]) && live(sv->generations[i])->set)
 			return live(sv->generations[i]);
@@ -101,8 +105,11 @@ static void show_workers(struct picture *p, const struct generation *g, struct v
 	v->n_workers = g->n_workers;
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		const struct worker *w = &g->workers[i];
+		struct view_worker *o = &p->workers[p->n_workers++];
+		const struct live_worker *live_worker = w->shell;
+		struct worker_counts counts;
 
-		p->workers[p->n_workers++] = (struct view_worker){
+		*o = (struct view_worker){
 		        .index = w->index,
 		        .pid = w->pid,
 		        .state = worker_state(g, w),
@@ -110,11 +117,18 @@ static void show_workers(struct picture *p, const struct generation *g, struct v
 		        .restarts = w->restarts,
 		        .status = w->status,
 		};
+		if (!live_worker || !process_counts(live_worker->process, &counts))
+			continue;
+		o->in_flight_known = v->requests_known = true;
+		o->in_flight = counts.connections;
+		o->busy = counts.busy;
+		o->requests = counts.requests;
+		v->requests += counts.requests;
 	}
 }
 
-static void show_generation(struct picture *p, const struct supervisor *s,
-        const struct generation *g, const struct inflight *count)
+static void show_generation(
+        struct picture *p, const struct generation *g, const struct inflight *count)
 {
 	struct view_generation *v = &p->generations[p->n_generations++];
 	bool old = generation_is_old(g);
@@ -130,16 +144,18 @@ static void show_generation(struct picture *p, const struct supervisor *s,
 	        .deadline_in = USEC_INFINITY,
 	        .promote_in = USEC_INFINITY,
 	        .observed = -1,
-	        .oldest = old ? g->oldest : 0,
+	        .oldest = count ? count->oldest
+	                  : old ? g->oldest
+	                        : 0,
 	        .reason = g->state == GENERATION_FAILED || g->rolled_back ? g->reason : "",
 	};
 	if (g->state == GENERATION_DRAINING || g->state == GENERATION_STOPPING) {
-		v->drain_by = drain_by_signal(g) ? "signal" : "idle";
-		v->deadline_in =
-		        g->deadline == USEC_INFINITY ? g->deadline : usec_sub(g->deadline, s->now);
+		v->drain_by = drain_by(g);
+		v->deadline_in = g->deadline == USEC_INFINITY ? g->deadline
+		                                              : usec_sub(g->deadline, now_usec());
 	}
 	if (g->state == GENERATION_CANARY && g->promote_at != USEC_INFINITY)
-		v->promote_in = usec_sub(g->promote_at, s->now);
+		v->promote_in = usec_sub(g->promote_at, now_usec());
 	v->sent_known = live(g) && live(g)->set && listener_set_sent(live(g)->set, &v->sent) == 0;
 	v->sent_now = v->sent_known ? v->sent - live(g)->sent_before : 0;
 	show_workers(p, g, v);
@@ -178,8 +194,7 @@ static void show_listeners(struct picture *p, const struct service *sv, struct v
 	}
 }
 
-static void show_service(
-        struct picture *p, const struct supervisor *s, const struct service *sv, bool counted)
+static void show_service(struct picture *p, const struct service *sv, bool counted)
 {
 	struct view_service *v = &p->services[p->n_services++];
 	const struct generation *serving = service_serving(sv);
@@ -189,6 +204,7 @@ static void show_service(
 	        .name = sv->name,
 	        .state = service_state_to_string(sv->state),
 	        .generation = serving ? serving->id : 0,
+	        .zeroth = serving && serving->taken,
 	        .reloading = sv->rolling || sv->waiting,
 	        .last_result = sv->has_result ? &sv->last_result : NULL,
 	        .generations = &p->generations[p->n_generations],
@@ -202,7 +218,7 @@ static void show_service(
 		for (set = 0; counted && live(g) && live(g)->set && p->sets[set]; set++)
 			if (p->sets[set] == live(g)->set)
 				count = &p->counts[set];
-		show_generation(p, s, g, count);
+		show_generation(p, g, count);
 	}
 	observe_shares(v);
 }
@@ -230,7 +246,8 @@ static bool count_all(struct daemon *d, struct picture *p, const char *name)
 	return true;
 }
 
-void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service)
+/* Of one service, or of all. */
+static bool picture_take(struct daemon *d, const char *service, struct picture *p)
 {
 	static const char *const states[] = {
 	        [SUPERVISOR_STARTING] = "starting",
@@ -238,27 +255,18 @@ void daemon_answer_status(struct daemon *d, struct control_call *call, const cha
 	        [SUPERVISOR_STOPPING] = "stopping",
 	};
 	const struct supervisor *s = d->supervisor;
-	struct picture p = {0};
 	bool counted;
 
-	if (service && !supervisor_find(s, service)) {
-		char text[160];
-		struct text t = TEXT_ON(text);
-
-		text_add(&t, "no service is named \"%s\"", service);
-		control_answer_error(call, CODE_USAGE, text);
-		return;
+	*p = (struct picture){0};
+	if (!make_room(p, s, service)) {
+		picture_done(p);
+		return false;
 	}
-	if (!make_room(&p, s, service)) {
-		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
-		picture_done(&p);
-		return;
-	}
-	counted = count_all(d, &p, service);
+	counted = count_all(d, p, service);
 	for (size_t i = 0; i < s->n_slots; i++)
 		if (wanted(s->services[i], service))
-			show_service(&p, s, s->services[i], counted);
-	p.view = (struct view){
+			show_service(p, s->services[i], counted);
+	p->view = (struct view){
 	        .pid = getpid(),
 	        .version = HANDOFF_VERSION,
 	        .environment = s->config ? s->config->environment : "",
@@ -266,11 +274,72 @@ void daemon_answer_status(struct daemon *d, struct control_call *call, const cha
 	        .steering = steering_to_string(sockets_steering(d->sockets)),
 	        .config_error = s->config_error,
 	        .now = now_usec(),
-	        .services = p.services,
-	        .n_services = p.n_services,
+	        .services = p->services,
+	        .n_services = p->n_services,
 	};
+	return true;
+}
+
+void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service)
+{
+	struct picture p;
+
+	if (service && !supervisor_find(d->supervisor, service)) {
+		char text[160];
+		struct text t = TEXT_ON(text);
+
+		text_add(&t, "no service is named \"%s\"", service);
+		control_answer_error(call, CODE_USAGE, text);
+		return;
+	}
+	if (!picture_take(d, service, &p)) {
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		return;
+	}
 	control_answer_status(call, &p.view);
 	picture_done(&p);
+}
+
+/* Not so often that it costs more than two per cent of a processor. */
+static void plan_monitors(struct daemon *d, usec_t cost)
+{
+	usec_t pause = cost * 50 > USEC_PER_SEC ? cost * 50 : USEC_PER_SEC;
+
+	ev_timer_stop(d->loop, &d->monitors);
+	ev_timer_set(&d->monitors, (double)pause / USEC_PER_SEC, 0.);
+	ev_timer_start(d->loop, &d->monitors);
+}
+
+void daemon_answer_monitor(struct daemon *d, struct control_call *call)
+{
+	usec_t begun = now_usec();
+	struct picture p;
+
+	if (!picture_take(d, NULL, &p)) {
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		return;
+	}
+	control_monitor(call, &p.view);
+	picture_done(&p);
+	if (!ev_is_active(&d->monitors))
+		plan_monitors(d, now_usec() - begun);
+}
+
+void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	struct daemon *d = timer->data;
+	usec_t begun = now_usec();
+	struct picture p;
+
+	(void)loop;
+	(void)events;
+	if (!d->control || !control_has_monitors(d->control))
+		return;
+	if (picture_take(d, NULL, &p)) {
+		control_publish_status(d->control, &p.view);
+		picture_done(&p);
+	}
+	plan_monitors(d, now_usec() - begun);
 }
 
 void daemon_answer_services(struct daemon *d, struct control_call *call)

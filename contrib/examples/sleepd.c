@@ -1,48 +1,44 @@
 /* SPDX-License-Identifier: MIT */
-/* A small web server which answers late on purpose: GET /?sleep=2.5&size=1000&n=NAME. It shows what
- * a program needs in order to be replaced without loss, with nothing but libc and libev:
+/* A small web server which answers late on purpose: GET /?sleep=2.5&size=1000&n=NAME. It shows how
+ * a program uses libhandoff in order to be replaced without loss:
  *
- *  - it takes its listening sockets from LISTEN_FDS (and binds -l ADDRESS only when it runs alone),
- *  - it says READY=1 when it can serve, and not before,
- *  - on SIGTERM it takes what is still queued, answers what it has with "Connection: close",
- * leaves.
+ *  - it takes the sockets that were passed to it, and binds -l ADDRESS only when it runs alone,
+ *  - it says that it is ready when it can serve, and not before,
+ *  - it counts its connections and requests,
+ *  - when it is told to drain (by handoffd, or by SIGTERM) it takes what is still queued, answers
+ *    what it has with "Connection: close", gives idle clients a moment, and leaves.
  *
  * The other options make it fail in the ways a bad release does. Its HTTP is in sleepd_http.c. */
 #include "sleepd_http.h"
 
+#include "handoff.h"
+
 #include <errno.h>
 #include <ev.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <netdb.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#define FIRST_FD 3 /* SD_LISTEN_FDS_START */
-#define MAX_LISTENERS 64
-#define ACCEPTS_AT_ONCE 4096
-#define ACCEPT_BACKOFF 0.1 /* seconds, when descriptors or memory are short */
+#define GRACE 2.0 /* seconds in which an idle client may still send a request */
 
 struct options {
 	const char *listen;
-	double ready_delay, crash_after;
+	double ready_delay, crash_after, grace;
 	int no_notify, never_ready, ignore_term, fail_health, no_accept; /* set by getopt_long() */
 };
 
 struct server {
 	struct ev_loop *loop;
+	struct handoff *handoff;
 	struct options options;
-	ev_io listeners[MAX_LISTENERS];
-	int n_listeners;
-	ev_timer startup, crash, accept_again;
+	ev_timer startup, crash;
 	ev_signal term, interrupt;
 	struct http_server http;
 };
@@ -59,135 +55,70 @@ __attribute__((format(printf, 1, 2), noreturn)) static void die(const char *form
 	exit(1);
 }
 
-/* One datagram to the address in NOTIFY_SOCKET ("@name" is an abstract one), as sd_notify(3) does.
- * Nobody there to hear it is no reason to drop connections. */
-static void notify(const struct server *s, const char *state)
+/* Nobody there to hear it is no reason to drop connections. */
+static void say(const struct server *s, const char *status)
 {
-	const char *path = getenv("NOTIFY_SOCKET");
-	struct sockaddr_un to = {.sun_family = AF_UNIX};
-	size_t n = path ? strlen(path) : 0;
-	int fd;
+	int r = s->options.no_notify ? 0 : handoff_status(status);
 
-	if (s->options.no_notify || !n || n >= sizeof to.sun_path)
-		return;
-	memcpy(to.sun_path, path, n);
-	if (path[0] == '@')
-		to.sun_path[0] = '\0';
-	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0 || sendto(fd, state, strlen(state), MSG_NOSIGNAL, (void *)&to,
-	                      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n)) < 0)
-		(void)fprintf(stderr, "sleepd[%d]: cannot notify %s: %m\n", getpid(), path);
-	if (fd >= 0)
-		(void)close(fd);
+	if (r < 0)
+		(void)fprintf(stderr, "sleepd[%d]: cannot notify: %s\n", getpid(), strerror(-r));
 }
 
 /* -- Listeners, start and end -- */
 
-/* Takes what is queued; false if it had to stop for want of descriptors or memory. */
-static bool accept_queued(struct server *s, int listener)
+static void on_connection(struct handoff_connection *c, int fd, void *data)
 {
-	for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
-		int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	struct server *s = data;
 
-		if (fd >= 0)
-			http_take(&s->http, fd);
-		else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-			return false;
-		else if (errno != ECONNABORTED && errno != EINTR)
-			break;
-	}
-	return true;
+	http_take(&s->http, c, fd);
 }
 
-static void on_listener(struct ev_loop *loop, ev_io *w, int events)
-{
-	struct server *s = w->data;
-
-	(void)events;
-	if (accept_queued(s, w->fd))
-		return;
-	for (int i = 0; i < s->n_listeners; i++)
-		ev_io_stop(loop, &s->listeners[i]);
-	ev_timer_set(&s->accept_again, ACCEPT_BACKOFF, 0);
-	ev_timer_start(loop, &s->accept_again);
-}
-
-static void start_accepting(struct ev_loop *loop, ev_timer *w, int events)
-{
-	struct server *s = w->data;
-
-	(void)events;
-	for (int i = 0; i < s->n_listeners && !s->options.no_accept; i++)
-		ev_io_start(loop, &s->listeners[i]);
-}
-
-/* A descriptor is believed only when it is what it should be. */
-static void add_listener(struct server *s, int fd)
+static void tell_address(int fd)
 {
 	struct sockaddr_storage address;
-	socklen_t size = sizeof address, int_size = sizeof(int);
+	socklen_t size = sizeof address;
 	char host[128], port[16];
-	int listens = 0, flags = fcntl(fd, F_GETFL);
 
-	if (getsockname(fd, (void *)&address, &size) < 0 || flags < 0 ||
-	        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &int_size) < 0 || !listens ||
-	        s->n_listeners == MAX_LISTENERS)
-		die("descriptor %d is not a listening socket or one too many", fd);
-	if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		die("cannot set up descriptor %d: %s", fd, strerror(errno));
-	ev_io_init(&s->listeners[s->n_listeners], on_listener, fd, EV_READ);
-	s->listeners[s->n_listeners++].data = s;
-	if (!getnameinfo((void *)&address, size, host, sizeof host, port, sizeof port,
-	            NI_NUMERICHOST | NI_NUMERICSERV))
+	if (!getsockname(fd, (void *)&address, &size) &&
+	        !getnameinfo((void *)&address, size, host, sizeof host, port, sizeof port,
+	                NI_NUMERICHOST | NI_NUMERICSERV))
 		(void)fprintf(stderr, "sleepd[%d]: listening on %s %s\n", getpid(), host, port);
 }
 
-/* "8080", "127.0.0.1:8080", "[::1]:8080". */
-static void bind_listener(struct server *s, const char *where)
+static void add_listener(struct server *s, int fd)
 {
-	const char *colon = strrchr(where, ':'), *port = colon ? colon + 1 : where;
-	struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
-	                        .ai_socktype = SOCK_STREAM},
-	                *found = NULL;
-	bool brackets = colon && *where == '[' && colon > where + 1 && colon[-1] == ']';
-	char host[128];
-	int fd, error;
+	int r = fd;
 
-	(void)snprintf(host, sizeof host, "%.*s", (int)(colon ? colon - where - 2 * brackets : 0),
-	        where + brackets);
-	error = getaddrinfo(*host ? host : NULL, port, &hints, &found);
-	if (error)
-		die("cannot understand the address %s: %s", where, gai_strerror(error));
-	fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)) < 0 ||
-	        bind(fd, found->ai_addr, found->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0)
-		die("cannot listen on %s: %s", where, strerror(errno));
-	freeaddrinfo(found);
-	add_listener(s, fd);
+	if (fd >= 0) {
+		tell_address(fd);
+		r = s->options.no_accept ? 0 : handoff_accept(s->handoff, fd, on_connection, s);
+	}
+	if (r < 0)
+		die("cannot listen: %s", strerror(-r));
 }
 
-/* Those passed to this very process; a LISTEN_PID of somebody else means that they are not for us.
- */
+/* All that were passed; else it runs alone, and binds its own address. */
 static void open_listeners(struct server *s)
 {
-	const char *pid = getenv("LISTEN_PID"), *count = getenv("LISTEN_FDS");
-	int n = pid && count && atoi(pid) == getpid() ? atoi(count) : 0;
+	int n = handoff_listeners();
 
 	for (int i = 0; i < n; i++)
-		add_listener(s, FIRST_FD + i);
-	if (!s->n_listeners && s->options.listen)
-		bind_listener(s, s->options.listen);
-	if (!s->n_listeners)
+		add_listener(s, handoff_listener(NULL, i));
+	if (n <= 0 && !s->options.listen)
 		die("no socket was passed (LISTEN_FDS), and no -l ADDRESS given");
+	if (n <= 0)
+		add_listener(s, handoff_listen(NULL, s->options.listen));
 }
 
 static void on_started(struct ev_loop *loop, ev_timer *w, int events)
 {
 	struct server *s = w->data;
 
+	(void)events;
 	open_listeners(s);
-	start_accepting(loop, &s->accept_again, events);
-	notify(s, "READY=1\nSTATUS=serving");
+	if (!s->options.no_notify)
+		(void)handoff_ready(s->handoff);
+	say(s, "serving");
 	if (s->options.crash_after > 0)
 		ev_timer_start(loop, &s->crash);
 }
@@ -198,23 +129,23 @@ static void on_crash(struct ev_loop *loop, ev_timer *w, int events)
 	abort();
 }
 
-static void on_stop(struct ev_loop *loop, ev_signal *w, int events)
+/* handoffd has told it by message, or somebody by SIGTERM. */
+static void on_drain(struct handoff *handoff, void *data)
+{
+	struct server *s = data;
+
+	(void)handoff;
+	ev_timer_stop(s->loop, &s->startup);
+	say(s, "draining");
+}
+
+static void on_signal(struct ev_loop *loop, ev_signal *w, int events)
 {
 	struct server *s = w->data;
 
+	(void)loop;
 	(void)events;
-	if (s->http.draining)
-		return;
-	notify(s, "STOPPING=1\nSTATUS=draining");
-	ev_timer_stop(loop, &s->startup);
-	ev_timer_stop(loop, &s->accept_again);
-	for (int i = 0; i < s->n_listeners; i++) {
-		ev_io_stop(loop, &s->listeners[i]);
-		if (!s->options.no_accept)
-			(void)accept_queued(s, s->listeners[i].fd);
-		(void)close(s->listeners[i].fd);
-	}
-	http_drain(&s->http);
+	handoff_drain(s->handoff, -1);
 }
 
 /* -- Command line -- */
@@ -223,6 +154,7 @@ static void usage(FILE *to)
 {
 	(void)fputs("Usage: sleepd [-l ADDRESS:PORT] [options]\n"
 	            "  -l, --listen ADDRESS   bind this when no socket is passed by LISTEN_FDS\n"
+	            "      --grace S          how long idle clients are kept in a drain (2)\n"
 	            "      --no-notify        do not say READY=1\n"
 	            "      --ready-delay S    begin to listen and say READY=1 after S seconds\n"
 	            "      --never-ready      never do so\n"
@@ -249,6 +181,7 @@ static void parse_options(struct options *o, int argc, char **argv)
 	const struct option table[] = {
 	        {"listen", required_argument, NULL, 'l'},
 	        {"ready-delay", required_argument, NULL, 'd'},
+	        {"grace", required_argument, NULL, 'g'},
 	        {"exit-at-start", required_argument, NULL, 'e'},
 	        {"crash-after", required_argument, NULL, 'c'},
 	        {"help", no_argument, NULL, 'h'},
@@ -263,6 +196,8 @@ static void parse_options(struct options *o, int argc, char **argv)
 	for (int c; (c = getopt_long(argc, argv, "l:h", table, NULL)) >= 0;) {
 		if (c == 'l') {
 			o->listen = optarg;
+		} else if (c == 'g') {
+			o->grace = seconds_option(optarg);
 		} else if (c == 'd') {
 			o->ready_delay = seconds_option(optarg);
 		} else if (c == 'c') {
@@ -282,20 +217,25 @@ static void parse_options(struct options *o, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	struct server s = {0};
+	struct server s = {.options.grace = GRACE};
+	int r;
 
 	parse_options(&s.options, argc, argv);
 	s.loop = ev_loop_new(EVFLAG_AUTO);
 	if (!s.loop)
 		die("cannot make an event loop");
-	http_init(&s.http, s.loop);
+	r = handoff_new(s.loop, &s.handoff);
+	if (r < 0)
+		die("cannot begin: %s", strerror(-r));
+	handoff_on_drain(s.handoff, on_drain, &s);
+	handoff_set_grace(s.handoff, s.options.grace);
+	http_init(&s.http, s.loop, s.handoff);
 	s.http.ill = s.options.fail_health;
 	ev_timer_init(&s.startup, on_started, s.options.ready_delay, 0);
 	ev_timer_init(&s.crash, on_crash, s.options.crash_after, 0);
-	ev_timer_init(&s.accept_again, start_accepting, ACCEPT_BACKOFF, 0);
-	ev_signal_init(&s.term, on_stop, SIGTERM);
-	ev_signal_init(&s.interrupt, on_stop, SIGINT);
-	s.startup.data = s.crash.data = s.accept_again.data = s.term.data = s.interrupt.data = &s;
+	ev_signal_init(&s.term, on_signal, SIGTERM);
+	ev_signal_init(&s.interrupt, on_signal, SIGINT);
+	s.startup.data = s.crash.data = s.term.data = s.interrupt.data = &s;
 	ev_signal_start(s.loop, &s.interrupt);
 	if (s.options.ignore_term)
 		(void)signal(SIGTERM, SIG_IGN);
@@ -304,6 +244,7 @@ int main(int argc, char **argv)
 	if (!s.options.never_ready)
 		ev_timer_start(s.loop, &s.startup);
 	(void)ev_run(s.loop, 0);
+	handoff_free(s.handoff);
 	ev_loop_destroy(s.loop);
 	return 0;
 }

@@ -3,6 +3,8 @@
  * Every connection is a state machine with one time limit in each state; nothing in here blocks. */
 #include "sleepd_http.h"
 
+#include "handoff.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -28,7 +30,6 @@
 #define HEAD_TIMEOUT 30.0  /* from a request's first byte to its last */
 #define WRITE_TIMEOUT 60.0 /* without progress */
 #define LINGER_TIMEOUT 2.0 /* until the client has closed as well */
-#define DRAIN_GRACE 2.0    /* in which an idle client may still send a request */
 
 enum conn_state { CONN_READING, CONN_SLEEPING, CONN_WRITING, CONN_LINGERING };
 
@@ -36,9 +37,9 @@ struct conn {
 	ev_io io;
 	ev_timer timer;
 	struct http_server *server;
-	struct conn *next, **link; /* in server->conns */
+	struct handoff_connection *tracked;
 	enum conn_state state;
-	bool close_after, head_only;
+	bool close_after, head_only, counted; /* counted: the request under way */
 	char in[MAX_HEAD];
 	size_t in_len;
 	char nonce[MAX_NONCE + 1];
@@ -56,14 +57,10 @@ static void conn_free(struct conn *c)
 
 	ev_io_stop(s->loop, &c->io);
 	ev_timer_stop(s->loop, &c->timer);
-	*c->link = c->next;
-	if (c->next)
-		c->next->link = c->link;
 	(void)close(c->io.fd);
+	handoff_connection_end(c->tracked);
 	free(c->out);
 	free(c);
-	if (s->draining && !s->conns)
-		ev_break(s->loop, EVBREAK_ALL);
 }
 
 /* Every state waits for one kind of readiness (or none) and has one time limit. */
@@ -81,11 +78,22 @@ static void conn_enter(struct conn *c, enum conn_state state, int events, double
 	ev_timer_start(loop, &c->timer);
 }
 
+/* It is busy from a request's first byte to the last one of the answer. */
+static void conn_count(struct conn *c, bool busy)
+{
+	if (c->counted == busy)
+		return;
+	c->counted = busy;
+	if (busy)
+		handoff_request_begin(c->tracked);
+	else
+		handoff_request_end(c->tracked);
+}
+
 static void conn_read_next(struct conn *c)
 {
-	double idle = c->server->draining ? DRAIN_GRACE : IDLE_TIMEOUT;
-
-	conn_enter(c, CONN_READING, EV_READ, c->in_len ? HEAD_TIMEOUT : idle);
+	conn_count(c, c->in_len > 0);
+	conn_enter(c, CONN_READING, EV_READ, c->in_len ? HEAD_TIMEOUT : IDLE_TIMEOUT);
 }
 
 /* Closing with unread bytes would send a reset, which may destroy the answer on its way: the client
@@ -93,6 +101,7 @@ static void conn_read_next(struct conn *c)
 static void conn_linger(struct conn *c)
 {
 	(void)shutdown(c->io.fd, SHUT_WR);
+	conn_count(c, false);
 	conn_enter(c, CONN_LINGERING, EV_READ, LINGER_TIMEOUT);
 }
 
@@ -102,7 +111,7 @@ static void conn_answer(
 	size_t n = strlen(text);
 	int len;
 
-	c->close_after = c->close_after || c->server->draining;
+	c->close_after = c->close_after || handoff_draining(c->server->handoff);
 	len = asprintf(&c->out,
 	        "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %llu\r\n%s\r\n%s",
 	        status, (unsigned long long)(n + pattern_bytes),
@@ -168,11 +177,10 @@ static uint64_t pattern_start(const char *nonce)
 
 static void answer_main(struct conn *c)
 {
-	const char *generation = getenv("HANDOFF_GENERATION");
 	char text[MAX_NONCE + 100];
 
-	(void)snprintf(text, sizeof text, "pid=%d generation=%.20s n=%s\n", getpid(),
-	        generation ? generation : "0", c->nonce);
+	(void)snprintf(text, sizeof text, "pid=%d generation=%u n=%s\n", getpid(),
+	        handoff_generation(), c->nonce);
 	c->pattern_at = pattern_start(c->nonce);
 	conn_answer(c, "200 OK", text, c->size);
 }
@@ -428,12 +436,20 @@ static void on_conn_timer(struct ev_loop *loop, ev_timer *w, int events)
 	}
 }
 
-void http_take(struct http_server *s, int fd)
+/* It drains, and this client has sent nothing for a while. */
+static void on_idle(struct handoff_connection *tracked, void *data)
+{
+	(void)tracked;
+	conn_linger(data);
+}
+
+void http_take(struct http_server *s, struct handoff_connection *tracked, int fd)
 {
 	struct conn *c = calloc(1, sizeof *c);
 
 	if (!c) {
 		(void)close(fd);
+		handoff_connection_end(tracked);
 		return;
 	}
 	(void)setsockopt(
@@ -442,27 +458,14 @@ void http_take(struct http_server *s, int fd)
 	ev_io_init(&c->io, on_conn_io, fd, EV_READ);
 	ev_init(&c->timer, on_conn_timer);
 	c->io.data = c->timer.data = c;
-	c->next = s->conns;
-	c->link = &s->conns;
-	if (c->next)
-		c->next->link = &c->next;
-	s->conns = c;
+	c->tracked = tracked;
+	handoff_connection_on_close(tracked, on_idle, c);
 	conn_read_next(c);
 }
 
-void http_init(struct http_server *s, struct ev_loop *loop)
+void http_init(struct http_server *s, struct ev_loop *loop, struct handoff *handoff)
 {
-	*s = (struct http_server){.loop = loop};
+	*s = (struct http_server){.loop = loop, .handoff = handoff};
 	for (size_t i = 0; i < sizeof pattern; i++)
 		pattern[i] = (char)('a' + i % PATTERN_PERIOD);
-}
-
-void http_drain(struct http_server *s)
-{
-	s->draining = true;
-	for (struct conn *c = s->conns; c; c = c->next)
-		if (c->state == CONN_READING && !c->in_len)
-			conn_read_next(c);
-	if (!s->conns)
-		ev_break(s->loop, EVBREAK_ALL);
 }

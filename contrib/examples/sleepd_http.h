@@ -5,20 +5,17 @@
 #include <ev.h>
 #include <stdbool.h>
 
-struct conn;
+struct handoff;
+struct handoff_connection;
 
 struct http_server {
 	struct ev_loop *loop;
-	struct conn *conns;
-	bool ill;      /* GET /health is answered with 503 */
-	bool draining; /* every answer is its connection's last */
+	struct handoff *handoff; /* when it drains, every answer is its connection's last */
+	bool ill;                /* GET /health is answered with 503 */
 };
 
-void http_init(struct http_server *s, struct ev_loop *loop);
+void http_init(struct http_server *s, struct ev_loop *loop, struct handoff *handoff);
 /* Serves an accepted, non-blocking connection, and owns it from here on. */
-void http_take(struct http_server *s, int fd);
-/* Answers what there is with "Connection: close", gives idle connections a short grace, and breaks
- * the loop when the last one has gone. */
-void http_drain(struct http_server *s);
+void http_take(struct http_server *s, struct handoff_connection *tracked, int fd);
 
 #endif

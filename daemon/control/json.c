@@ -27,9 +27,9 @@ json_t *duration_to_json(usec_t duration)
 	return json_real((double)(duration / USEC_PER_MSEC) / 1000.0);
 }
 
-static json_t *generation_to_json(uint32_t generation)
+static json_t *generation_to_json(uint32_t generation, bool zeroth)
 {
-	return generation ? json_integer(generation) : json_null();
+	return generation || zeroth ? json_integer(generation) : json_null();
 }
 
 /* Adds a member that belongs to this event only. */
@@ -42,7 +42,7 @@ json_t *record_to_json(const struct record *r, usec_t realtime)
 {
 	json_t *j = json_pack("{s:o, s:s, s:o, s:o, s:o, s:o}", "time", time_to_json(realtime),
 	        "event", record_type_to_string(r->type), "service", wire_string(r->service),
-	        "generation", generation_to_json(r->generation), "worker",
+	        "generation", generation_to_json(r->generation, r->zeroth), "worker",
 	        r->worker < 0 ? json_null() : json_integer(r->worker), "text",
 	        wire_string(r->text));
 	int failed = 0;
@@ -83,8 +83,8 @@ json_t *result_to_json(const struct result *r)
 {
 	return json_pack("{s:o, s:s, s:o, s:o, s:i, s:I, s:o}", "service", wire_string(r->service),
 	        "request", request_kind_to_string(r->request), "generation",
-	        generation_to_json(r->generation), "outcome", wire_string(r->outcome), "exit_code",
-	        (int)r->code, "cut", (json_int_t)r->cut, "text", wire_string(r->text));
+	        generation_to_json(r->generation, false), "outcome", wire_string(r->outcome),
+	        "exit_code", (int)r->code, "cut", (json_int_t)r->cut, "text", wire_string(r->text));
 }
 
 json_t *results_to_json(const struct result *results, size_t n)

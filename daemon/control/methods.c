@@ -358,6 +358,18 @@ static void run_status(struct control_call *call, const struct method *m, json_t
 		c->handlers.status(c->handlers.data, call, service);
 }
 
+static void run_monitor(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	if (!call->more || call->oneway)
+		call_error(call, ERROR_EXPECTED_MORE, json_object());
+	else
+		c->handlers.monitor(c->handlers.data, call);
+}
+
 static void run_services(struct control_call *call, const struct method *m, json_t *parameters)
 {
 	struct control *c = call->client->control;
@@ -456,6 +468,7 @@ static const char *const wait_waits[] = {"serving", "drained", NULL};
 /* clang-format off */
 static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".GetStatus", .run = run_status, .parameters = {"service"}},
+	{.name = INTERFACE_MANAGER ".Monitor", .run = run_monitor},
 	{.name = INTERFACE_MANAGER ".ListServices", .run = run_services},
 	{.name = INTERFACE_MANAGER ".Reload", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_RELOAD, .waits = reload_waits,

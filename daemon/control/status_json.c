@@ -30,11 +30,13 @@ static json_t *worker_to_json(const void *item, usec_t offset)
 {
 	const struct view_worker *w = item;
 
-	return json_pack("{s:i, s:o, s:s, s:o, s:o, s:i, s:o}", "index", (int)w->index, "pid",
+	return json_pack("{s:i, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:o}", "index", (int)w->index, "pid",
 	        w->pid ? json_integer(w->pid) : json_null(), "state", w->state, "in_flight",
 	        count_to_json(w->in_flight, w->in_flight_known), "started",
 	        time_to_json(w->started + offset), "restarts", (int)w->restarts, "status",
-	        wire_string(w->status ? w->status : ""));
+	        wire_string(w->status ? w->status : ""), "busy",
+	        count_to_json(w->busy, w->in_flight_known), "requests",
+	        count_to_json(w->requests, w->in_flight_known));
 }
 
 static json_t *drain_to_json(const struct view_generation *g)
@@ -52,7 +54,7 @@ static json_t *view_generation_to_json(const void *item, usec_t offset)
 {
 	const struct view_generation *g = item;
 
-	return json_pack("{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id",
+	return json_pack("{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id",
 	        (json_int_t)g->id, "state", g->state, "share", g->share / (SHARE_ALL / 100.0),
 	        "share_observed", g->observed < 0 ? json_null() : json_real(g->observed), "sent",
 	        count_to_json(g->sent, g->sent_known), "promote_in",
@@ -60,7 +62,8 @@ static json_t *view_generation_to_json(const void *item, usec_t offset)
 	        time_to_json(g->started + offset), "in_flight",
 	        count_to_json(g->in_flight, g->in_flight_known), "drain", drain_to_json(g),
 	        "reason", wire_string(g->reason ? g->reason : ""), "workers",
-	        list_to_json(g->workers, g->n_workers, sizeof *g->workers, worker_to_json, offset));
+	        list_to_json(g->workers, g->n_workers, sizeof *g->workers, worker_to_json, offset),
+	        "requests", count_to_json(g->requests, g->requests_known));
 }
 
 static json_t *listener_to_json(const void *item, usec_t offset)
@@ -80,7 +83,7 @@ static json_t *service_to_json(const void *item, usec_t offset)
 
 	return json_pack("{s:o, s:s, s:o, s:b, s:o, s:o, s:o}", "name", wire_string(s->name),
 	        "state", s->state, "generation",
-	        s->generation ? json_integer(s->generation) : json_null(), "reloading",
+	        s->generation || s->zeroth ? json_integer(s->generation) : json_null(), "reloading",
 	        s->reloading, "last_result",
 	        s->last_result ? result_to_json(s->last_result) : json_null(), "listeners",
 	        list_to_json(s->listeners, s->n_listeners, sizeof *s->listeners, listener_to_json,

@@ -16,6 +16,7 @@ struct request;
 	X(POINT_BACK)    /* the release link, if it leads to `from`, goes to this generation's */  \
 	X(START_WORKER)  /* (WORKER_STARTED, WORKER_START_FAILED) */                               \
 	X(SIGNAL_WORKER) /* to its main process, or to what it left */                             \
+	X(TELL_WORKER)   /* on its channel */                                                      \
 	X(KILL_WORKER)   /* SIGKILL to its whole tree */                                           \
 	X(FORGET_WORKER) /* its process is gone */                                                 \
 	X(WATCH_EXEC)    /* run ready.by = exec: for the worker (WORKER_SAID) */                   \
@@ -42,6 +43,7 @@ enum action_type {
 };
 const char *action_type_to_string(enum action_type t);
 
+enum tell_word { TELL_SERVING, TELL_DRAIN };
 enum systemd_word { SYSTEMD_READY, SYSTEMD_RELOADING, SYSTEMD_STOPPING };
 
 /* From which release. */
@@ -59,7 +61,9 @@ struct action {
 	void *shell; /* the shell's own object: of the worker, the generation or the service */
 	union {
 		int signo;
-		bool http; /* PROBE: an answer is wanted, else to be taken from the queue */
+		bool http;  /* PROBE: an answer is wanted, else to be taken from the queue */
+		bool leave; /* RELEASE: the sockets are a foreign server's, which goes on with them
+		             */
 		struct prepare prepare;
 		const char *from; /* POINT_BACK: a directory; lives in the list */
 		struct request *request;
@@ -68,6 +72,11 @@ struct action {
 			enum systemd_word word;
 			usec_t extend; /* what is under way may take so long; 0: nothing to say */
 		} systemd;
+		struct {
+			enum tell_word word;
+			uint32_t generation; /* SERVING */
+			usec_t deadline;     /* DRAIN */
+		} tell;
 		int exit_code;
 	};
 };

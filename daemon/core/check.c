@@ -17,6 +17,8 @@ static const char *check_worker(const struct generation *g, const struct worker 
 	FAIL_IF(running && !w->pid);
 	FAIL_IF(w->state == WORKER_ABSENT && w->pid);
 	FAIL_IF(running && g->told);
+	FAIL_IF(w->messaged && !w->surplus &&
+	        !g->by_message); /* who was told by message is told again at the end */
 	/* 4: nobody is told to stop before the generation is quiet, nor, by `idle`, before it is
 	 * drained, unless it is past its deadline, failed, or everything is stopped at once */
 	if (w->state == WORKER_STOPPING && w->pid && !g->killed)
@@ -48,7 +50,8 @@ static const char *check_generation(const struct service *sv, const struct gener
 		        g->settings->drain.deadline != USEC_INFINITY &&
 		        g->settings->drain.kill_after != USEC_INFINITY);
 	FAIL_IF(g->state == GENERATION_DRAINING && g->told && !g->killed && !g->shared &&
-	        g->settings->drain.by != DRAIN_SIGNAL);
+	        g->settings->drain.by != DRAIN_SIGNAL && !g->by_message);
+	FAIL_IF(g->by_message && g->settings->drain.by != DRAIN_AUTO);
 	FAIL_IF(sv->turn == TURN_NONE && generation_next_deadline(g) <= sv->supervisor->now);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if ((why = check_worker(g, &g->workers[i])))

@@ -6,11 +6,12 @@
  *   told     its workers were sent drain.signal
  *   gone     it has no process; only then its listeners are closed
  *
- * `idle` tells it when drained, `signal` when quiet; the deadline tells it whatever is left, and
- * `kill-after` later it is killed. */
+ * `idle` tells it when drained, `signal` when quiet, and so does the message of libhandoff; the
+ * deadline tells it by signal whatever is left, and `kill-after` later it is killed. */
 #include "core/drain.h"
 #include "core/service.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 
 /* A lookup that began before the turn may still pick the old listener: seen to be over within 2 ms.
  */
@@ -67,20 +68,26 @@ void generation_hasten(struct generation *g, const char *why)
 	}
 }
 
-bool drain_by_signal(const struct generation *g)
+bool drain_when_quiet(const struct generation *g)
 {
-	return g->shared || g->settings->drain.by == DRAIN_SIGNAL;
+	return g->shared || g->settings->drain.by == DRAIN_SIGNAL || generation_by_message(g);
 }
 
-static void release(struct generation *g)
+const char *drain_by(const struct generation *g)
 {
+	return generation_by_message(g) ? "message" : drain_when_quiet(g) ? "signal" : "idle";
+}
+
+void drain_release(struct generation *g)
+{
+	bool leave = taken_is_foreign(g);
 	struct service *sv = g->service;
 	struct supervisor *s = sv->supervisor;
 	struct record *r;
 
 	generation_set_state(g, GENERATION_GONE);
 	if (g->prepared)
-		supervisor_act(s, ACTION_RELEASE, sv, g, NULL);
+		supervisor_act(s, ACTION_RELEASE, sv, g, NULL)->leave = leave;
 	g->prepared = false;
 	r = supervisor_record(s, RECORD_GENERATION_GONE, sv, g, NULL);
 	r->connections = g->cut;
@@ -92,7 +99,7 @@ static void release(struct generation *g)
 static bool rescue(struct generation *g)
 {
 	if (g->quiet || g->migrates || g->told || !g->prepared || g->rescues >= RESCUES_MAX ||
-	        g->settings->restart == RESTART_NEVER)
+	        g->taken || g->settings->restart == RESTART_NEVER)
 		return false;
 	g->rescues++;
 	supervisor_record(
@@ -117,7 +124,7 @@ static void overdue(struct generation *g)
 		r->text = action_text(s->out, "the deadline has passed with %llu connection%s left",
 		        (unsigned long long)g->cut, g->cut == 1 ? "" : "s");
 	}
-	if (!g->told)
+	if (!g->told || g->by_message)
 		generation_tell(g);
 	generation_set_state(g, GENERATION_STOPPING);
 	supervisor_record(s, RECORD_GENERATION_STOPPING, g->service, g, NULL);
@@ -132,7 +139,7 @@ static void drained(struct generation *g)
 	r->duration = s->now - g->since;
 	r->connections = g->in_flight;
 	r->has_connections = true;
-	if (drain_by_signal(g))
+	if (g->told)
 		return; /* it was told already and leaves by itself */
 	generation_tell(g);
 	generation_set_state(g, GENERATION_STOPPING);
@@ -143,7 +150,7 @@ static bool draining_advance(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 
-	if (g->quiet && drain_by_signal(g) && !g->told) {
+	if (g->quiet && !g->told && drain_when_quiet(g)) {
 		generation_tell(g);
 		return true;
 	}
@@ -189,7 +196,7 @@ bool drain_advance(struct generation *g)
 		}
 		if (g->state == GENERATION_DRAINING && rescue(g))
 			return true;
-		release(g);
+		drain_release(g);
 		return true;
 	}
 	if (s->now >= g->kill_at) {

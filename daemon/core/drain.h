@@ -6,13 +6,18 @@
 #include "core/generation.h"
 
 /* Is it told to stop when it is quiet (else only when it is drained)? Who shares a socket cannot be
- * drained. */
-bool drain_by_signal(const struct generation *g);
+ * drained; who is told by message finishes on its own. */
+bool drain_when_quiet(const struct generation *g);
+/* "message", "signal" or "idle" */
+const char *drain_by(const struct generation *g);
 bool drain_advance(struct generation *g);
 usec_t drain_next_deadline(const struct generation *g);
 void drain_quiet_checked(struct generation *g, bool quiet);
 void drain_counted(struct generation *g, uint64_t total, uint64_t idle, usec_t oldest);
 /* Its connections cannot be counted: it is only stopped at its deadline. */
 void drain_uncountable(struct generation *g, const char *why);
+
+/* It has no process any more, or none that is ours. */
+void drain_release(struct generation *g);
 
 #endif

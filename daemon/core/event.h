@@ -37,7 +37,17 @@ enum event_type {
 };
 const char *event_type_to_string(enum event_type t);
 
-enum worker_word { WORD_READY, WORD_STATUS, WORD_STOPPING, WORD_EXTEND, WORD_TROUBLE, WORD_STUCK };
+enum worker_word {
+	WORD_READY,
+	WORD_STATUS,
+	WORD_STOPPING,
+	WORD_EXTEND,
+	WORD_TROUBLE,
+	WORD_STUCK,
+	WORD_HELLO
+};
+
+struct taken_service;
 
 struct event {
 	enum event_type type;
@@ -59,10 +69,12 @@ struct event {
 		struct {
 			int code, status; /* as waitid(2) */
 			unsigned rest;    /* processes of its tree that are left */
+			uint64_t lost;    /* connections, by its own count */
 		} exited;
 		struct {
 			enum worker_word word;
-			uint64_t number;
+			uint64_t number; /* EXTEND: µs; HELLO: 0 no channel, 1 one, 2 it drains
+			                    by message */
 		} said;
 		uint64_t memory; /* bytes */
 		bool ok;         /* PROBE_DONE, QUIET_CHECKED */
@@ -71,6 +83,9 @@ struct event {
 			usec_t oldest;
 		} inflight;
 	};
+	/* CONFIG_LOADED, the first one: servers that are taken over */
+	const struct taken_service *taken;
+	size_t n_taken;
 	const char *text; /* the reason of a failure, the status text, the directory that was
 	                     PREPARED; or NULL */
 };

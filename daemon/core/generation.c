@@ -6,6 +6,7 @@
 #include "core/scale.h"
 #include "core/service.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 #include "core/turn.h"
 
 #include <stdio.h>
@@ -34,13 +35,10 @@ const char *generation_state_to_string(enum generation_state s)
 }
 
 struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
-        const struct service_config *settings, usec_t now)
+        const struct service_config *settings, unsigned n_workers, usec_t now)
 {
 	struct generation *g = calloc(1, sizeof *g);
-	unsigned n = service->scaled && service->scaled_from == settings->workers
-	                     ? service->scaled
-	                     : settings->workers;
-	struct worker *workers = calloc(n, sizeof *workers);
+	struct worker *workers = calloc(n_workers, sizeof *workers);
 
 	if (!g || !workers) {
 		free(g);
@@ -69,8 +67,8 @@ struct generation *generation_new(struct service *service, uint32_t id, struct c
 	        .hold = settings->rollout.hold,
 	        .keep_warm = settings->rollout.keep_warm,
 	        .workers = workers,
-	        .n_workers = n,
-	        .open = n,
+	        .n_workers = n_workers,
+	        .open = n_workers,
 	};
 	for (unsigned i = 0; i < g->n_workers; i++)
 		workers[i] = (struct worker){
@@ -89,6 +87,35 @@ struct generation *generation_free(struct generation *g)
 	free(g->workers);
 	free(g);
 	return NULL;
+}
+
+static void tell(struct generation *g, struct worker *w, enum tell_word word, uint32_t serving)
+{
+	struct action *a =
+	        supervisor_act(g->service->supervisor, ACTION_TELL_WORKER, g->service, g, w);
+
+	a->tell.word = word;
+	if (word == TELL_SERVING)
+		a->tell.generation = serving;
+	else
+		a->tell.deadline = g->deadline;
+}
+
+/* All workers of the service, those that serve last: at no time two generations believe that they
+ * do. */
+static void tell_serving(struct generation *serving)
+{
+	const struct service *sv = serving->service;
+
+	for (unsigned i = 0; i <= sv->n_generations; i++) {
+		struct generation *g = i < sv->n_generations ? sv->generations[i] : serving;
+
+		if (i < sv->n_generations && g == serving)
+			continue;
+		for (unsigned k = 0; k < g->n_workers; k++)
+			if (g->workers[k].hello && worker_alive(&g->workers[k]))
+				tell(g, &g->workers[k], TELL_SERVING, serving->id);
+	}
 }
 
 void roll_done(struct roll *r)
@@ -151,7 +178,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 	        [GENERATION_STARTING] = TO(READY) | TO(FAILED),
 	        [GENERATION_READY] = TO(CANARY) | TO(SERVING) | TO(FAILED),
 	        [GENERATION_CANARY] = TO(SERVING) | TO(DRAINING),
-	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING),
+	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING) | TO(GONE),
 	        [GENERATION_WARM] = TO(SERVING) | TO(DRAINING),
 	        [GENERATION_DRAINING] = TO(SERVING) | TO(STOPPING) | TO(GONE),
 	        [GENERATION_STOPPING] = TO(GONE),
@@ -169,6 +196,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 		g->watched = g->counted = false;
 	}
 	if (state == GENERATION_SERVING) {
+		tell_serving(g);
 		g->quiet = g->drained = g->checking = g->uncountable = false;
 		g->quiet_at = g->hold_until = g->deadline = g->kill_at = USEC_INFINITY;
 	}
@@ -225,30 +253,54 @@ void generation_start_worker(struct generation *g, struct worker *w)
 	w->state = WORKER_STARTING;
 	w->serial++;
 	w->retry_at = w->kill_at = USEC_INFINITY;
-	w->killed = w->surplus = false;
+	w->killed = w->surplus = w->hello = w->drains = w->messaged = false;
 	w->status[0] = '\0';
 	supervisor_act(g->service->supervisor, ACTION_START_WORKER, g->service, g, w);
 }
 
 void generation_signal_worker(struct generation *g, struct worker *w)
 {
-	struct action *a =
-	        supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w);
-
-	a->signo = g->settings->drain.signal;
+	w->messaged =
+	        w->drains && (g->by_message || (w->surplus && g->settings->drain.by == DRAIN_AUTO));
+	if (w->messaged)
+		tell(g, w, TELL_DRAIN, 0);
+	else
+		supervisor_act(g->service->supervisor, ACTION_SIGNAL_WORKER, g->service, g, w)
+		        ->signo = g->settings->drain.signal;
 	if (w->state != WORKER_REST)
 		w->state = WORKER_STOPPING;
 }
 
+bool generation_by_message(const struct generation *g)
+{
+	bool any = false;
+
+	if (g->told)
+		return g->by_message;
+	if (g->settings->drain.by != DRAIN_AUTO || g->state != GENERATION_DRAINING || g->overdue)
+		return false;
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		const struct worker *w = &g->workers[i];
+
+		if (!worker_alive(w))
+			continue;
+		if (!w->drains || w->state == WORKER_REST)
+			return false;
+		any = true;
+	}
+	return any;
+}
+
 void generation_tell(struct generation *g)
 {
+	g->by_message = !g->overdue && generation_by_message(g);
 	g->told = true;
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		struct worker *w = &g->workers[i];
 
 		w->retry_at = USEC_INFINITY;
 		if (w->state == WORKER_RUNNING || w->state == WORKER_READY ||
-		        w->state == WORKER_REST)
+		        w->state == WORKER_REST || w->messaged)
 			generation_signal_worker(g, w);
 	}
 }
@@ -257,6 +309,8 @@ void generation_kill(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 
+	if (taken_is_foreign(g))
+		return;
 	g->told = g->killed = true;
 	g->kill_at = USEC_INFINITY;
 	for (unsigned i = 0; i < g->n_workers; i++) {
@@ -287,11 +341,16 @@ void generation_fail(
 	generation_set_state(g, GENERATION_FAILED);
 	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
 	        action_text(s->out, "%s", g->reason);
-	generation_tell(g);
-	generation_restore_link(g);
-	g->kill_at = usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
 	if (sv->rolling == g)
 		sv->rolling = NULL;
+	if (g->taken) {
+		taken_failed(g);
+	} else {
+		generation_tell(g);
+		generation_restore_link(g);
+		g->kill_at =
+		        usec_add(s->now, wait < FAILED_KILL_MAX_USEC ? wait : FAILED_KILL_MAX_USEC);
+	}
 	service_result(sv, g->roll.kind, g->id, code, outcome, g->reason);
 }
 
@@ -302,7 +361,7 @@ static bool wants_probe(const struct generation *g)
 {
 	enum ready_by by = g->settings->ready.by;
 
-	if (!generation_has_listeners(g) || !g->probeable)
+	if (!generation_has_listeners(g) || !g->probeable || g->taken)
 		return false;
 	return by == READY_AUTO || by == READY_ACCEPTING || by == READY_LISTENING ||
 	       by == READY_HTTP;
@@ -310,6 +369,8 @@ static bool wants_probe(const struct generation *g)
 
 static bool is_ready(struct generation *g, usec_t now)
 {
+	if (g->taken)
+		return true;
 	switch (g->settings->ready.by) {
 	case READY_AUTO:
 		if (all_workers(g, true) || (g->probed && !g->speaks_notify))
@@ -463,6 +524,7 @@ static bool serving_advance(struct generation *g)
 
 	if (g->baking && generation_check_advance(g))
 		return true;
+	/* its canary goes first, which may take a second try; its workers come back meanwhile */
 	if (g->died && !(g->baking && undo_canary(g))) {
 		g->died = false;
 		if (g->baking && turn_back(g->service, g))
@@ -474,7 +536,7 @@ static bool serving_advance(struct generation *g)
 		}
 		changed = true;
 	}
-	if (g->baking && s->now >= g->bake_until) {
+	if (g->baking && !g->died && s->now >= g->bake_until) {
 		stop_watching(g);
 		supervisor_record(s, RECORD_BAKED, g->service, g, NULL);
 		targets_serving(g->service, g->id, true);
@@ -520,7 +582,8 @@ usec_t generation_next_deadline(const struct generation *g)
 			return at;
 		return earliest(g->ready_deadline, g->after_at);
 	case GENERATION_SERVING:
-		at = g->baking ? earliest(g->bake_until, g->check_at) : at;
+		if (g->baking)
+			at = g->died ? g->check_at : earliest(g->bake_until, g->check_at);
 		return earliest(at, scale_deadline(g));
 	case GENERATION_WARM:
 	case GENERATION_DRAINING:
@@ -546,14 +609,16 @@ void generation_worker_started(struct generation *g, struct worker *w, int pid)
 	w->pid = pid;
 	w->started = s->now;
 	supervisor_record(s, RECORD_WORKER_STARTED, g->service, g, w);
-	if (g->told) { /* the order came while it was being started */
+	if (g->taken && g->state == GENERATION_FAILED) {
+		taken_forget_worker(g, w);
+	} else if (g->told) { /* the order came while it was being started */
 		generation_signal_worker(g, w);
 		if (g->killed) {
 			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 			w->killed = true;
 		}
 	} else if ((g->state == GENERATION_STARTING || g->opening) &&
-	           g->settings->ready.by == READY_EXEC) {
+	           g->settings->ready.by == READY_EXEC && !g->taken) {
 		supervisor_act(s, ACTION_WATCH_EXEC, g->service, g, w);
 	}
 }
@@ -562,7 +627,7 @@ static void schedule_restart(struct generation *g, struct worker *w)
 {
 	struct supervisor *s = g->service->supervisor;
 
-	if (g->settings->restart == RESTART_NEVER || g->told || w->index >= g->open)
+	if (g->settings->restart == RESTART_NEVER || g->told || g->taken || w->index >= g->open)
 		return;
 	if (s->now - w->started >= STABLE_USEC)
 		w->failures = 0;
@@ -590,7 +655,7 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 	}
 }
 
-static void describe_exit(char *buffer, size_t size, int code, int status)
+static void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost)
 {
 	enum { EXITED = 1, DUMPED = 3 }; /* CLD_EXITED, CLD_DUMPED */
 
@@ -601,6 +666,9 @@ static void describe_exit(char *buffer, size_t size, int code, int status)
 		        code == DUMPED ? " (core dumped)" : "");
 	else
 		(void)snprintf(buffer, size, "is gone");
+	if (lost)
+		(void)snprintf(buffer + strlen(buffer), size - strlen(buffer),
+		        " with %llu connection%s", (unsigned long long)lost, lost == 1 ? "" : "s");
 }
 
 static void record_exit(struct generation *g, struct worker *w, int code, int status,
@@ -617,6 +685,8 @@ static void record_exit(struct generation *g, struct worker *w, int code, int st
 		r->exit_code = status;
 	else if (code)
 		r->exit_signal = status;
+	r->connections = w->lost;
+	r->has_connections = w->lost > 0;
 	r->text = action_text(s->out, "%s%s%s", how, words ? ":\n" : "", words ? last_words : "");
 }
 
@@ -631,7 +701,7 @@ static void handle_rest(struct generation *g, struct worker *w)
 	if (g->state == GENERATION_FAILED || g->killed) {
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
-	} else if (g->state == GENERATION_SERVING && !g->told) {
+	} else if (g->state == GENERATION_SERVING && !g->told && !g->taken) {
 		generation_signal_worker(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}
@@ -657,17 +727,18 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
         unsigned rest, const char *last_words)
 {
 	struct supervisor *s = g->service->supervisor;
-	char how[80], story[sizeof g->reason];
+	char how[120], story[sizeof g->reason];
 	struct text told = TEXT_ON(story);
 	bool surplus = w->surplus; /* it was to leave */
 
-	describe_exit(how, sizeof how, code, status);
+	describe_exit(how, sizeof how, code, status, w->lost);
 	record_exit(g, w, code, status, how, last_words);
 	text_add(&told, "worker %u (pid %d) %s %.3gs after its start%s", w->index, w->pid, how,
 	        (double)(s->now - w->started) / USEC_PER_SEC,
 	        g->state == GENERATION_STARTING ? ", before it was ready" : "");
 	add_last_words(&told, last_words);
 	w->pid = 0;
+	w->hello = w->drains = w->messaged = false;
 	w->state = WORKER_STOPPING; /* whatever follows does not speak to it any more */
 	if (g->state == GENERATION_STARTING)
 		generation_fail(g,
@@ -680,6 +751,8 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 		(void)copy_string(g->reason, sizeof g->reason, story);
 		targets_not_scaled(g->service, story);
 	}
+	if (!worker_alive(w))
+		return; /* it was given up with the generation */
 	if (rest)
 		handle_rest(g, w);
 	else
@@ -696,4 +769,17 @@ void generation_worker_tree_gone(struct generation *g, struct worker *w)
 		w->retry_at = 0; /* it is wanted again */
 	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY)
 		schedule_restart(g, w);
+}
+
+void generation_worker_hello(struct generation *g, struct worker *w, uint64_t state)
+{
+	const struct generation *serving = service_serving(g->service);
+	bool new_channel = state > 0 && !w->hello;
+
+	w->hello = state > 0;
+	w->drains = state > 1;
+	if (new_channel && serving)
+		tell(g, w, TELL_SERVING, serving->id);
+	if (w->messaged && w->drains) /* it may not have heard */
+		tell(g, w, TELL_DRAIN, 0);
 }

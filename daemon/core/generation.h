@@ -8,6 +8,7 @@
  *   CANARY -> DRAINING                [turned: the canary was undone, or stop]
  *   SERVING -> WARM -> DRAINING       [generation_retire; at the end of bake and keep-warm]
  *   SERVING -> DRAINING               [generation_retire: nothing to go back to, or stop]
+ *   SERVING -> GONE                   [taken_leave: a foreign server is left as it was]
  *   WARM, DRAINING -> SERVING         [turned: rollback]
  *   DRAINING -> STOPPING              [told to stop: drained, or deadline]
  *   DRAINING, STOPPING, FAILED -> GONE [generation_release: no process left]
@@ -66,6 +67,7 @@ struct generation {
 	void *shell;           /* the shell's object: listeners, release */
 
 	bool preparing, prepared;
+	bool taken; /* the server that ran before us, see taken.h */
 	bool shared, migrates, probeable, divisible; /* see EVENT_PREPARED */
 	char *release;                /* directory it was started from, or NULL; owned */
 	bool linked;                  /* the release link was moved for it */
@@ -98,6 +100,7 @@ struct generation {
 	bool checking, quiet; /* quiet: nothing can reach it any more */
 	bool watched, counted, uncountable;
 	bool told, killed, drained, overdue;
+	bool by_message; /* told on the workers' channels, not by a signal */
 	bool rolled_back;
 	uint64_t in_flight, idle, cut;
 	usec_t oldest;
@@ -115,14 +118,14 @@ struct generation {
 };
 
 /* Most actions that one step can ask for a worker. */
-#define ACTIONS_OF_WORKER 8
+#define ACTIONS_OF_WORKER 10
 
 /* Frees what it owns and empties it. */
 void roll_done(struct roll *r);
 
 /* NULL when memory is short. Takes a reference of the config. */
 struct generation *generation_new(struct service *service, uint32_t id, struct config *config,
-        const struct service_config *settings, usec_t now);
+        const struct service_config *settings, unsigned n_workers, usec_t now);
 struct generation *generation_free(struct generation *g);
 /* How it shall be rolled out: takes what `roll` owns. `back`: as this has been, or NULL.
  * False when memory is short. */
@@ -159,6 +162,8 @@ void generation_start_worker(struct generation *g, struct worker *w);
 void generation_signal_worker(struct generation *g, struct worker *w);
 /* Tells every worker to stop. */
 void generation_tell(struct generation *g);
+/* Are its workers told to drain by message? */
+bool generation_by_message(const struct generation *g);
 
 /* What happened to its workers. */
 void generation_worker_started(struct generation *g, struct worker *w, int pid);
@@ -166,5 +171,7 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 void generation_worker_exited(struct generation *g, struct worker *w, int code, int status,
         unsigned rest, const char *last_words);
 void generation_worker_tree_gone(struct generation *g, struct worker *w);
+/* Its channel has changed: see WORD_HELLO. */
+void generation_worker_hello(struct generation *g, struct worker *w, uint64_t state);
 
 #endif

@@ -41,6 +41,7 @@ enum record_level {
 	X(WORKER_RESTARTING, "worker-restarting", WARNING)                                         \
 	X(WORKER_KILLED, "worker-killed", WARNING)                                                 \
 	X(WORKER_OUTPUT, "worker-output", INFO)                                                    \
+	X(SERVER_LEFT, "server-left", NOTICE)                                                      \
 	X(SERVICE_ADDED, "service-added", NOTICE)                                                  \
 	X(SERVICE_REMOVED, "service-removed", NOTICE)                                              \
 	X(SERVICE_STOPPING, "service-stopping", NOTICE)                                            \
@@ -49,6 +50,7 @@ enum record_level {
 	X(STEER_FAILED, "steer-failed", ERROR)                                                     \
 	X(STEERING_SHARED, "steering-shared", WARNING)                                             \
 	X(SOCKET_ADOPTED, "socket-adopted", INFO)                                                  \
+	X(SOCKET_CLOSED, "socket-closed", WARNING)                                                 \
 	X(SOCKET_REFUSED, "socket-refused", WARNING)                                               \
 	X(ADOPTION_IMPOSSIBLE, "adoption-impossible", WARNING)                                     \
 	X(RELOAD_REQUESTED, "reload-requested", NOTICE)                                            \
@@ -81,7 +83,8 @@ enum record_level record_level(enum record_type t);
 struct record {
 	enum record_type type;
 	const char *service;  /* or NULL */
-	uint32_t generation;  /* or 0 */
+	uint32_t generation;  /* or 0, */
+	bool zeroth;          /* which is one where this is set, see taken.h */
 	int worker;           /* or -1 */
 	int pid;              /* or 0 */
 	const char *text;     /* one sentence, or NULL */

@@ -155,7 +155,7 @@ void targets_started(struct service *sv, uint32_t generation)
 			continue;
 		t->generation = generation;
 		t->phase = TARGET_ROLLING;
-		if (t->request->wait == WAIT_NONE)
+		if (t->request->wait == WAIT_NONE && generation)
 			target_done(t, CODE_DONE, "started", NULL);
 	}
 }
@@ -536,6 +536,10 @@ static void begin_scale(struct target *t)
 	if (!g || sv->rolling || sv->waiting) {
 		refuse(t, g ? "a roll-out is under way; scale it when it is done"
 		            : "the service does not serve");
+		return;
+	}
+	if (g->taken) {
+		refuse(t, "the server that was taken over has its own number of workers");
 		return;
 	}
 	if (n < before && !scale_can_shrink(g)) {

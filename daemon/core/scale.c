@@ -10,7 +10,12 @@
 
 bool scale_can_shrink(const struct generation *g)
 {
-	return drain_by_signal(g) || !generation_has_listeners(g);
+	if (drain_when_quiet(g) || !generation_has_listeners(g))
+		return true;
+	for (unsigned i = 0; i < g->n_workers; i++)
+		if (worker_alive(&g->workers[i]) && !g->workers[i].drains)
+			return false;
+	return g->settings->drain.by == DRAIN_AUTO;
 }
 
 /* ---- any number ---- */
@@ -129,10 +134,16 @@ void step_plan(struct generation *g, const struct generation *old)
 {
 	unsigned step = g->settings->rollout.step;
 
-	if (!step || step >= g->n_workers || g->canary || !scale_can_shrink(old))
+	if (!step || step >= g->n_workers || g->canary || old->taken || !scale_can_shrink(old))
 		return;
 	g->step = g->open = step;
 	g->step_from = old->open;
+}
+
+bool step_begin(struct generation *g, const struct generation *old)
+{
+	g->step_from = old->open;
+	return !old->taken && scale_can_shrink(old);
 }
 
 unsigned step_part(const struct generation *g)

@@ -19,6 +19,8 @@ bool scale_can_shrink(const struct generation *g);
 
 /* A new generation shall replace `old` in steps, if its settings say so. */
 void step_plan(struct generation *g, const struct generation *old);
+/* Another one serves by now, perhaps: false if this one cannot be replaced in steps. */
+bool step_begin(struct generation *g, const struct generation *old);
 /* Its part of the connections while it is not complete. */
 unsigned step_part(const struct generation *g);
 /* It has got this part: the old one makes room. */

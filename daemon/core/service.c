@@ -4,6 +4,7 @@
 #include "core/service.h"
 #include "core/scale.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 #include "core/turn.h"
 
 #include <stdio.h>
@@ -190,7 +191,7 @@ void service_result(struct service *sv, enum request_kind kind, uint32_t generat
 		targets_failed(sv, generation, code, outcome, text);
 	if (!service_serving(sv) && code != CODE_DONE && !sv->stop_wanted &&
 	        sv->state != SERVICE_STOPPING) {
-		if (sv->wanted_settings->restart == RESTART_ALWAYS) {
+		if (sv->wanted_settings->restart == RESTART_ALWAYS && !sv->finished) {
 			sv->retry_at = usec_add(sv->supervisor->now, worker_backoff(sv->failures));
 			sv->failures++;
 		} else {
@@ -209,10 +210,12 @@ static struct generation *new_generation(struct service *sv)
 	struct supervisor *s = sv->supervisor;
 	const struct generation *serving = service_serving(sv);
 	struct lineage *back = sv->waiting_roll.back && serving ? serving->lineage : NULL;
+	const struct service_config *settings = back ? back->settings : sv->wanted_settings;
+	bool scaled = sv->scaled && sv->scaled_from == settings->workers;
 	struct generation *g;
 
-	g = generation_new(sv, sv->last_generation + 1, back ? back->config : sv->wanted,
-	        back ? back->settings : sv->wanted_settings, s->now);
+	g = generation_new(sv, sv->last_generation + 1, back ? back->config : sv->wanted, settings,
+	        scaled ? sv->scaled : settings->workers, s->now);
 	if (!g || !generation_set_roll(g, &sv->waiting_roll, back) ||
 	        supervisor_reserve(s, actions_of(g), 0) < 0)
 		return generation_free(g);
@@ -267,6 +270,26 @@ static bool start_roll(struct service *sv)
 	return true;
 }
 
+/* What ran before us comes first; a roll-out waits already. */
+static bool start_taken(struct service *sv)
+{
+	struct supervisor *s = sv->supervisor;
+	struct generation *g =
+	        generation_new(sv, 0, sv->wanted, sv->wanted_settings, sv->taking, s->now);
+
+	sv->taking = 0;
+	if (!g || supervisor_reserve(s, actions_of(g), 0) < 0) {
+		generation_free(g);
+		taken_give_up(sv, "not enough memory to take the server over");
+		return true;
+	}
+	g->taken = g->preparing = true;
+	sv->generations[sv->n_generations++] = sv->rolling = g;
+	supervisor_act(s, ACTION_PREPARE, sv, g, NULL);
+	supervisor_record(s, RECORD_GENERATION_STARTING, sv, g, NULL)->text = "take-over";
+	return true;
+}
+
 /* ---- stop ---- */
 
 void service_stop(struct service *sv)
@@ -284,6 +307,8 @@ void service_stay_stopped(struct service *sv)
 
 static bool begin_stop(struct service *sv)
 {
+	struct generation *serving;
+
 	sv->stop_wanted = sv->abort_wanted = sv->back_wanted = false;
 	sv->part_wanted = 0;
 	sv->waiting = false;
@@ -303,8 +328,9 @@ static bool begin_stop(struct service *sv)
 	if (sv->rolling)
 		generation_restore_link(sv->rolling);
 	sv->rolling = NULL;
-	if (service_serving(sv))
-		turn_begin(sv, TURN_STOP, NULL, 0);
+	serving = service_serving(sv);
+	if (serving)
+		turn_begin(sv, TURN_STOP, serving->taken ? serving : NULL, 0);
 	else
 		turn_retire_all(sv);
 	return true;
@@ -370,6 +396,8 @@ static bool advance(struct service *sv)
 
 	if (sv->stop_wanted)
 		return begin_stop(sv);
+	if (taken_leave(sv))
+		return true;
 	if (sv->state == SERVICE_STOPPING)
 		return !sv->n_generations && finish_stop(sv);
 	if (sv->abort_wanted || sv->back_wanted || sv->part_wanted) {
@@ -396,6 +424,8 @@ static bool advance(struct service *sv)
 	}
 	if (sv->rolling || sv->n_generations == GENERATIONS_MAX)
 		return false;
+	if (sv->taking)
+		return start_taken(sv);
 	if (sv->waiting)
 		return start_roll(sv);
 	if (s->now >= sv->retry_at && !service_serving(sv)) {

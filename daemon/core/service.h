@@ -61,6 +61,8 @@ struct service {
 	unsigned part_wanted; /* of a canary; 0: nothing is wanted */
 	char why[160];        /* somebody wants that */
 	bool attempted;       /* the first generation has served or failed */
+	unsigned taking; /* processes of a server that is to be taken over first; see taken.h */
+	bool own_served; /* a generation of our own has */
 	bool counted_rolling;
 	bool touched;  /* by a configuration: to be settled */
 	bool finished; /* its program ended by itself and is not to be restarted */

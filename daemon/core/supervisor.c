@@ -4,6 +4,7 @@
 #include "core/supervisor.h"
 #include "core/drain.h"
 #include "core/plan.h"
+#include "core/taken.h"
 #include "core/turn.h"
 
 #include <stdio.h>
@@ -113,6 +114,7 @@ struct record *supervisor_record(struct supervisor *s, enum record_type type,
 	        .type = type,
 	        .service = sv ? action_text(s->out, "%s", sv->name) : NULL,
 	        .generation = g ? g->id : 0,
+	        .zeroth = g && g->taken,
 	        RECORD_NONE,
 	};
 	if (w) {
@@ -257,8 +259,20 @@ static void settle_touched(struct supervisor *s)
 
 static void order_stop(struct supervisor *s);
 
-static void on_config_loaded(struct supervisor *s, struct config *config)
+/* Before anything of them is started. */
+static void note_taken(struct supervisor *s, const struct event *ev)
 {
+	for (size_t i = 0; i < ev->n_taken; i++) {
+		struct service *sv = supervisor_find(s, ev->taken[i].service);
+
+		if (sv && !sv->attempted && !sv->n_generations)
+			sv->taking = ev->taken[i].processes;
+	}
+}
+
+static void on_config_loaded(struct supervisor *s, const struct event *ev)
+{
+	struct config *config = ev->config;
 	struct request *next;
 	int r = 0;
 
@@ -291,6 +305,7 @@ static void on_config_loaded(struct supervisor *s, struct config *config)
 	}
 	config_unref(s->config);
 	s->config = config;
+	note_taken(s, ev);
 	settle_touched(s);
 }
 
@@ -391,6 +406,9 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 		supervisor_record(s, RECORD_WORKER_KILLED, g->service, g, w)->text =
 		        "it asked for it (WATCHDOG=trigger)";
 		break;
+	case WORD_HELLO:
+		generation_worker_hello(g, w, ev->said.number);
+		break;
 	case WORD_STOPPING:
 		break;
 	}
@@ -406,10 +424,11 @@ static void worker_event(struct generation *g, const struct event *ev)
 		generation_worker_started(g, w, ev->pid);
 	else if (ev->type == EVENT_WORKER_START_FAILED && w->state == WORKER_STARTING)
 		generation_worker_start_failed(g, w, ev->text ? ev->text : "");
-	else if (ev->type == EVENT_WORKER_EXITED && w->pid)
+	else if (ev->type == EVENT_WORKER_EXITED && w->pid) {
+		w->lost = ev->exited.lost;
 		generation_worker_exited(
 		        g, w, ev->exited.code, ev->exited.status, ev->exited.rest, ev->text);
-	else if (ev->type == EVENT_WORKER_TREE_GONE && w->state == WORKER_REST)
+	} else if (ev->type == EVENT_WORKER_TREE_GONE && w->state == WORKER_REST)
 		generation_worker_tree_gone(g, w);
 	else if (ev->type == EVENT_WORKER_SAID && w->state != WORKER_ABSENT)
 		on_worker_said(g, w, ev);
@@ -658,7 +677,7 @@ void supervisor_step(
 		requests_gone(s, ev->request_id);
 		break;
 	case EVENT_CONFIG_LOADED:
-		on_config_loaded(s, ev->config);
+		on_config_loaded(s, ev);
 		break;
 	case EVENT_CONFIG_REFUSED:
 		on_config_refused(s, ev->text);

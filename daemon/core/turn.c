@@ -3,6 +3,7 @@
 #include "core/scale.h"
 #include "core/share.h"
 #include "core/supervisor.h"
+#include "core/taken.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -36,9 +37,14 @@ void turn_to_ready(struct service *sv)
 {
 	struct generation *g = sv->rolling;
 
-	if (g->step && service_serving(sv))
+	struct generation *serving = service_serving(sv);
+
+	if (g->step && serving && !step_begin(g, serving))
+		generation_fail(g, CODE_GENERATION_FAILED, "failed",
+		        "the generation that it was to replace in steps was rolled back");
+	else if (g->step && serving)
 		turn_begin(sv, TURN_PART, g, step_part(g));
-	else if (g->canary && service_serving(sv))
+	else if (g->canary && serving)
 		turn_begin(sv, TURN_PART, g, g->canary);
 	else
 		turn_begin(sv, TURN_FLIP, g, SHARE_ALL);
@@ -196,8 +202,8 @@ static void remember(struct generation *g, const struct generation *old)
 {
 	struct lineage *before = g->lineage;
 
-	if (g->roll.back)
-		return; /* it stands in the place of the earlier one */
+	if (g->roll.back || old->taken)
+		return; /* it stands in the place of the earlier one, or was none of ours */
 	g->lineage = lineage_new(old->id, old->config, old->settings, old->release, old->lineage);
 	lineage_unref(before);
 }
@@ -216,6 +222,11 @@ static void turned_to_new(struct service *sv, struct generation *g)
 	struct supervisor *s = sv->supervisor;
 	struct record *r;
 
+	if (g->taken) {
+		taken_serving(sv, g);
+		return;
+	}
+	sv->own_served = true;
 	for (unsigned i = 0; i < sv->n_generations; i++)
 		if (sv->generations[i]->state == GENERATION_WARM)
 			sv->generations[i]->hold_until = s->now;
@@ -281,6 +292,8 @@ void turn_retire_all(struct service *sv)
 	for (unsigned i = 0; i < sv->n_generations; i++) {
 		struct generation *g = sv->generations[i];
 
+		if (taken_is_foreign(g))
+			continue;
 		if (g->state == GENERATION_SERVING || g->state == GENERATION_CANARY)
 			generation_retire(g, 0);
 		else if (g->state == GENERATION_WARM)

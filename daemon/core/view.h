@@ -16,6 +16,8 @@ struct view_worker {
 	usec_t started;
 	unsigned restarts;
 	const char *status; /* text of STATUS=, or "" */
+	/* with in_flight_known: connections with a request, and requests, under way */
+	uint64_t busy, requests;
 };
 
 struct view_generation {
@@ -37,6 +39,8 @@ struct view_generation {
 	const char *reason;   /* of failed and rolled back ones, else "" */
 	struct view_worker *workers;
 	size_t n_workers;
+	uint64_t requests; /* of all its workers */
+	bool requests_known;
 };
 
 struct view_listener {
@@ -54,6 +58,7 @@ struct view_service {
 	size_t n_listeners;
 	struct view_generation *generations; /* newest first */
 	size_t n_generations;
+	bool zeroth; /* the one that serves is generation 0 */
 };
 
 struct view {

@@ -33,6 +33,10 @@ struct worker {
 	unsigned failures; /* in a row: the back-off */
 	bool killed;       /* SIGKILL was sent */
 	bool surplus;      /* told to stop while its generation serves */
+	bool hello;        /* it has a channel: it is told who serves */
+	bool drains;       /* it can be told to drain by message */
+	bool messaged;     /* it was told so, and not by a signal */
+	uint64_t lost;     /* connections that it had at its end, by its own count */
 	char status[160];  /* its own words */
 	void *shell;       /* the shell's object of the process */
 };

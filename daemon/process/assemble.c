@@ -143,6 +143,10 @@ static int make_environment(const struct process_spec *spec, const char *notify_
 	environment_set(e, "HANDOFF_ENVIRONMENT", "%s", r->environment_name);
 	if (r->directory)
 		environment_set(e, "HANDOFF_RELEASE", "%s", r->directory);
+	if (r->previous)
+		environment_set(e, "HANDOFF_PREVIOUS", "%u", r->previous);
+	if (r->previous_release)
+		environment_set(e, "HANDOFF_PREVIOUS_RELEASE", "%s", r->previous_release);
 	environment_set(e, "NOTIFY_SOCKET", "%s", notify_socket);
 	if (e->failed)
 		return ho_error_set(reterr, e->failed,

@@ -32,6 +32,10 @@ struct dialect_input {
  * written by the child itself. */
 void dialect_add(struct environment *e, unsigned dialects, const struct dialect_input *in);
 
+/* With the einhorn dialect, the worker's descriptor that leads to the socket of its acknowledgement:
+ * the one behind its sockets. */
+int dialect_einhorn_fd(size_t n_fds);
+
 /* HANDOFF_FD_<NAME>, the name in capitals with _ for all but letters and digits; the second address
  * of one name has the suffix _2 and so on. */
 void dialect_add_handoff(struct environment *e, const struct dialect_input *in);

@@ -65,6 +65,8 @@ static bool parse_line(char *line, struct notify_message *m)
 	        {"WATCHDOG=trigger", NOTIFY_WATCHDOG_TRIGGER},
 	        {"FDSTORE=1", NOTIFY_FDSTORE},
 	        {"FDSTOREREMOVE=1", NOTIFY_FDREMOVE},
+	        {"HANDOFF_HELLO=1", NOTIFY_HELLO},
+	        {"HANDOFF_DRAINS=1", NOTIFY_DRAINS},
 	        {"HANDOFF_FETCH=1", NOTIFY_FETCH},
 	};
 	static const struct {
@@ -77,7 +79,7 @@ static bool parse_line(char *line, struct notify_message *m)
 	        {"MAINPID", NOTIFY_MAINPID_IGNORED, INT32_MAX},
 	};
 
-	*m = (struct notify_message){.fd = -1};
+	*m = (struct notify_message){.fd = -1, .candidate = -1, .page_fd = -1};
 	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
 		if (strcmp(line, words[i].line) == 0) {
 			m->kind = words[i].kind;
@@ -174,7 +176,7 @@ static bool valid_name(const char *name)
 struct delivery {
 	struct notify *notify;
 	bool alive;
-	bool store, forget, fetch;
+	bool store, forget, fetch, hello, drains;
 	char name[CONFIG_MAX_NAME], layout[CONFIG_MAX_NAME];
 };
 
@@ -198,6 +200,11 @@ static bool deliver(void *arg, const struct notify_message *m)
 		d->fetch |= m->kind == NOTIFY_FETCH;
 		return true;
 	}
+	if (m->kind == NOTIFY_HELLO || m->kind == NOTIFY_DRAINS) {
+		d->hello |= m->kind == NOTIFY_HELLO;
+		d->drains |= m->kind == NOTIFY_DRAINS;
+		return true;
+	}
 	d->alive = d->notify->message(d->notify->data, m);
 	return d->alive;
 }
@@ -206,8 +213,17 @@ static bool deliver(void *arg, const struct notify_message *m)
 static void deliver_fds(struct delivery *d, const struct beside *b)
 {
 	struct notify_message m = {
-	        .kind = NOTIFY_FDREMOVE, .text = d->name, .fd = -1, .candidate = -1};
+	        .kind = NOTIFY_FDREMOVE, .text = d->name, .fd = -1, .candidate = -1, .page_fd = -1};
 
+	if (d->alive && d->hello && b->n_fds) {
+		m = (struct notify_message){.kind = NOTIFY_HELLO,
+		        .number = d->drains,
+		        .fd = b->fds[0],
+		        .candidate = -1,
+		        .page_fd = b->n_fds > 1 ? b->fds[1] : -1};
+		d->alive = d->notify->message(d->notify->data, &m);
+		return;
+	}
 	if (d->alive && d->forget)
 		d->alive = d->notify->message(d->notify->data, &m);
 	m.kind = NOTIFY_FDSTORE;

@@ -7,7 +7,9 @@
 #include <errno.h>
 #include <ev.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -16,8 +18,11 @@
 #include <unistd.h>
 
 #include "process/assemble.h"
+#include "process/channel.h"
 #include "process/checker.h"
 #include "process/credentials.h"
+#include "process/einhorn.h"
+#include "process/ends.h"
 #include "process/notify.h"
 #include "process/output.h"
 #include "process/socket_calls.h"
@@ -49,6 +54,8 @@ struct process {
 	int ready_fd; /* -1: none */
 	ev_io ready_io;
 	struct notify notify;
+	struct einhorn einhorn;
+	struct channel channel;
 	struct output outputs[2]; /* stdout, stderr */
 	struct tail tail, tail_now;
 	struct assembly assembly;
@@ -57,6 +64,8 @@ struct process {
 	int calls_error;
 	unsigned held;
 	bool freed, ended;
+	bool attached; /* no child of ours */
+	struct tree_known known;
 };
 
 int processes_new(struct ev_loop *loop, const struct process_handlers *handlers,
@@ -103,9 +112,12 @@ static void destroy(struct process *p)
 	}
 	(void)close_fd(p->pidfd);
 	notify_stop(&p->notify);
+	einhorn_stop(&p->einhorn);
+	channel_done(&p->channel);
 	output_stop(&p->outputs[0]);
 	output_stop(&p->outputs[1]);
 	assembly_done(&p->assembly);
+	tree_known_done(&p->known);
 	(void)release_unref(p->release);
 	free(p);
 }
@@ -116,7 +128,7 @@ struct process *process_free(struct process *p)
 		return NULL;
 	p->freed = true;
 	if (p->link) {
-		if (!p->ended)
+		if (!p->ended && !p->attached)
 			p->ps->running--;
 		*p->link = p->next;
 		if (p->next)
@@ -152,9 +164,63 @@ static bool deliver(struct process *p, const struct notify_message *m)
 /* Callbacks of the parts return whether the process is still wanted; it is never destroyed inside
  * of them, as everything that calls them holds it. */
 
+static bool tell_channel(struct process *p)
+{
+	const struct notify_message m = {.kind = NOTIFY_HELLO,
+	        .number = p->channel.fd < 0   ? CHANNEL_NONE
+	                  : p->channel.drains ? CHANNEL_DRAINS
+	                                      : CHANNEL_OPEN,
+	        .fd = -1,
+	        .page_fd = -1};
+
+	return deliver(p, &m);
+}
+
+/* What a worker may say on its channel. */
+static bool on_channel_word(void *arg, const struct notify_message *m)
+{
+	struct process *p = arg;
+
+	if (m->kind != NOTIFY_DRAINS || p->channel.drains)
+		return true;
+	p->channel.drains = true;
+	return tell_channel(p);
+}
+
+static void on_channel_readable(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct process *p = io->data;
+	char bytes[NOTIFY_MAX_BYTES];
+	ssize_t n;
+
+	(void)loop;
+	(void)events;
+	hold(p);
+	n = channel_read(&p->channel, bytes, sizeof bytes);
+	if (n > 0) {
+		notify_parse(bytes, (size_t)n, on_channel_word, p);
+	} else if (n < 0) {
+		channel_close(&p->channel);
+		p->channel.drains = false;
+		(void)tell_channel(p);
+	}
+	(void)let_go(p);
+}
+
+static bool on_hello(struct process *p, const struct notify_message *m)
+{
+	if (channel_open(&p->channel, p->ps->loop, m->fd, m->page_fd, on_channel_readable, p) < 0 ||
+	        channel_tell(&p->channel, "HELLO=1") < 0)
+		return true;
+	p->channel.drains = m->number != 0;
+	return tell_channel(p);
+}
+
 static bool on_message(void *data, const struct notify_message *m)
 {
-	return deliver(data, m);
+	struct process *p = data;
+
+	return m->kind == NOTIFY_HELLO ? on_hello(p, m) : deliver(p, m);
 }
 
 static bool on_line(void *data, bool is_stderr, const char *line, size_t length)
@@ -203,6 +269,16 @@ static void on_notify_readable(struct ev_loop *loop, ev_io *io, int events)
 	(void)events;
 	hold(p);
 	(void)notify_read(&p->notify, NOTIFY_READS);
+	(void)let_go(p);
+}
+
+static void on_einhorn_ack(void *data)
+{
+	const struct notify_message m = {.kind = NOTIFY_READY, .fd = -1};
+	struct process *p = data;
+
+	hold(p);
+	(void)deliver(p, &m);
 	(void)let_go(p);
 }
 
@@ -280,7 +356,7 @@ static void process_ended(struct process *p)
 		if (r == 0 && info.si_pid != 0)
 			how = (struct exit_info){.code = info.si_code, .status = info.si_status};
 		p->ended = true;
-		p->ps->running--;
+		p->ps->running -= !p->attached;
 		p->checker = checker_free(p->checker);
 		ev_io_stop(p->ps->loop, &p->exit_io);
 		p->pidfd = close_fd(p->pidfd);
@@ -358,43 +434,6 @@ struct process *processes_find(struct processes *ps, pid_t pid)
 	return p;
 }
 
-/* Descriptors that the child shall have, in handoffd until it is started. */
-struct ends {
-	int null_fd, ready, outputs[2];
-};
-
-static void close_ends(struct ends *e)
-{
-	e->null_fd = close_fd(e->null_fd);
-	e->ready = close_fd(e->ready);
-	e->outputs[0] = close_fd(e->outputs[0]);
-	e->outputs[1] = close_fd(e->outputs[1]);
-}
-
-/* A pipe of which our end is non-blocking and the other belongs to the worker's user, so that it
- * can be opened again through /dev/stderr. */
-static int open_pipe(
-        const struct credentials *c, int *ret_ours, int *ret_theirs, struct ho_error *reterr)
-{
-	int ends[2], r = 0;
-
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return ho_error_set(
-		        reterr, -errno, "cannot open a pipe for a worker: %s", strerror(errno));
-	if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 ||
-	        (c->change && fchown(ends[1], c->uid, c->gid) < 0))
-		r = -errno;
-	if (r < 0) {
-		(void)close_fd(ends[0]);
-		(void)close_fd(ends[1]);
-		return ho_error_set(
-		        reterr, r, "cannot prepare a pipe for a worker: %s", strerror(-r));
-	}
-	*ret_ours = ends[0];
-	*ret_theirs = ends[1];
-	return 0;
-}
-
 static int open_ends(
         struct process *p, const struct process_spec *spec, struct ends *e, struct ho_error *reterr)
 {
@@ -405,54 +444,20 @@ static int open_ends(
 	if (e->null_fd < 0)
 		return ho_error_set(reterr, -errno, "cannot open /dev/null: %s", strerror(errno));
 	for (int i = 0; r == 0 && spec->capture && i < 2; i++) {
-		r = open_pipe(c, &fd, &e->outputs[i], reterr);
+		r = ends_pipe(c, &fd, &e->outputs[i], reterr);
 		if (r == 0)
 			output_start(&p->outputs[i], p->ps->loop, fd, on_output_readable);
 	}
+	if (r == 0 && ends_have_einhorn(spec))
+		r = einhorn_start(&p->einhorn, p->ps->loop, &e->einhorn, reterr);
 	if (r < 0 || spec->release->service->ready.by != READY_FD)
 		return r;
-	r = open_pipe(c, &p->ready_fd, &e->ready, reterr);
+	r = ends_pipe(c, &p->ready_fd, &e->ready, reterr);
 	if (r < 0)
 		return r;
 	ev_io_init(&p->ready_io, on_ready_fd_readable, p->ready_fd, EV_READ);
 	p->ready_io.data = p;
 	ev_io_start(p->ps->loop, &p->ready_io);
-	return 0;
-}
-
-/* A standard descriptor of handoffd itself, or /dev/null where it has none. */
-static int inherited(int fd, const struct ends *e)
-{
-	return fcntl(fd, F_GETFD) < 0 ? e->null_fd : fd;
-}
-
-static int map_descriptors(const struct process_spec *spec, const struct ends *e,
-        struct fdmap_plan *ret, struct ho_error *reterr)
-{
-	const struct service_config *s = spec->release->service;
-	bool on_stdin = (s->dialects & DIALECT_STDIN) && spec->n_fds;
-	struct fdmap map = {0};
-	int r;
-
-	r = fdmap_add(&map, on_stdin ? spec->fds[0].fd : e->null_fd, 0);
-	for (int i = 0; r == 0 && i < 2; i++)
-		r = fdmap_add(&map, spec->capture ? e->outputs[i] : inherited(i + 1, e), i + 1);
-	for (size_t i = 0; r == 0 && i < spec->n_fds; i++)
-		r = fdmap_add(&map, spec->fds[i].fd, 3 + (int)i);
-	if (r < 0)
-		return ho_error_set(reterr, r, "cannot plan the descriptors of service \"%s\": %s",
-		        s->name, strerror(-r));
-	if (s->ready.by == READY_FD) {
-		r = s->ready.fd < 3 ? -EINVAL : fdmap_add(&map, e->ready, s->ready.fd);
-		if (r < 0)
-			return ho_error_set(reterr, r,
-			        "service \"%s\": descriptor %d cannot be used for readiness: %s",
-			        s->name, s->ready.fd,
-			        r == -EEXIST
-			                ? "a socket is passed there; take a higher number"
-			                : "0 to 2 are the standard ones, take a higher number");
-	}
-	fdmap_make(&map, ret);
 	return 0;
 }
 
@@ -476,7 +481,7 @@ static int on_asked(void *data, const struct socket_call *call)
 
 static int start(struct process *p, const struct process_spec *spec, struct ho_error *reterr)
 {
-	struct ends ends = {-1, -1, {-1, -1}};
+	struct ends ends = ENDS_NONE;
 	struct fdmap_plan fds = {0};
 	struct spawned spawned = {.pid = -1};
 	struct spawn_plan plan = {0};
@@ -487,13 +492,13 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 	if (r == 0)
 		r = open_ends(p, spec, &ends, reterr);
 	if (r == 0)
-		r = map_descriptors(spec, &ends, &fds, reterr);
+		r = ends_map(spec, &ends, &fds, reterr);
 	if (r == 0) {
 		plan = make_plan(p, &fds);
 		plan.adoption = p->ps->handlers.asked ? spec->adoption : ADOPTION_NO;
 		r = spawn(&plan, &spawned, reterr);
 	}
-	close_ends(&ends);
+	ends_done(&ends);
 	if (r < 0)
 		return r;
 	p->pid = spawned.pid;
@@ -509,6 +514,15 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 	return 0;
 }
 
+static void add(struct process *p)
+{
+	p->link = &p->ps->first;
+	p->next = p->ps->first;
+	if (p->next)
+		p->next->link = &p->next;
+	p->ps->first = p;
+}
+
 int process_start(struct processes *ps, const struct process_spec *spec, void *user,
         struct process **ret, struct ho_error *reterr)
 {
@@ -521,10 +535,12 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	p->ps = ps;
 	p->user = user;
 	p->release = release_ref(spec->release);
-	p->pidfd = p->ready_fd = p->notify.fd = -1;
+	p->pidfd = p->ready_fd = p->notify.fd = p->channel.fd = -1;
 	p->notify.accepts = accepts_sender;
 	p->notify.message = on_message;
-	p->notify.data = p;
+	p->notify.data = p->einhorn.data = p;
+	p->einhorn.accepts = accepts_sender;
+	p->einhorn.acknowledged = on_einhorn_ack;
 	for (size_t i = 0; i < ARRAY_SIZE(p->outputs); i++) {
 		p->outputs[i].fd = -1;
 		p->outputs[i].lines.line = on_line;
@@ -536,12 +552,34 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 		destroy(p);
 		return r;
 	}
-	p->link = &ps->first;
-	p->next = ps->first;
-	if (p->next)
-		p->next->link = &p->next;
-	ps->first = p;
+	add(p);
 	ps->running++;
+	*ret = p;
+	return 0;
+}
+
+int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struct process **ret,
+        struct ho_error *reterr)
+{
+	struct process *p = calloc(1, sizeof *p);
+	int r = p ? tree_known_update(&p->known, pid) : -ENOMEM;
+
+	if (r < 0) {
+		(void)close_fd(pidfd);
+		free(p);
+		return ho_error_set(
+		        reterr, r, "cannot watch process %d: %s", (int)pid, strerror(-r));
+	}
+	p->ps = ps;
+	p->user = user;
+	p->pid = pid;
+	p->pidfd = pidfd;
+	p->attached = true;
+	p->ready_fd = p->notify.fd = p->outputs[0].fd = p->outputs[1].fd = -1;
+	ev_io_init(&p->exit_io, on_exit_readable, p->pidfd, EV_READ);
+	p->exit_io.data = p;
+	ev_io_start(ps->loop, &p->exit_io);
+	add(p);
 	*ret = p;
 	return 0;
 }
@@ -575,23 +613,65 @@ const char *process_tail(struct process *p)
 	return p->tail_now.text;
 }
 
+int process_tell_serving(struct process *p, uint32_t generation)
+{
+	char words[32];
+
+	(void)snprintf(words, sizeof words, "SERVING=%" PRIu32, generation);
+	channel_set_serving(&p->channel, generation);
+	return channel_tell(&p->channel, words);
+}
+
+int process_tell_drain(struct process *p, usec_t deadline)
+{
+	char words[32] = "DRAIN=infinity";
+
+	if (deadline != USEC_INFINITY)
+		(void)snprintf(words, sizeof words, "DRAIN=%" PRIu64, (uint64_t)deadline);
+	return channel_tell(&p->channel, words);
+}
+
+bool process_counts(const struct process *p, struct worker_counts *ret)
+{
+	return channel_counts(&p->channel, ret);
+}
+
 int process_signal(struct process *p, int signo)
 {
 	if (p->pidfd < 0)
 		return -ESRCH;
+	if (p->attached) /* its children cannot be found any more once it is gone */
+		(void)tree_known_update(&p->known, p->pid);
 	return pidfd_send_signal(p->pidfd, signo, NULL, 0) < 0 ? -errno : 0;
 }
 
 int process_signal_tree(struct process *p, int signo, bool include_main)
 {
-	return tree_signal(p->pid, p->ended, signo, include_main);
+	if (!p->attached)
+		return tree_signal(p->pid, p->ended, signo, include_main);
+	if (!p->ended)
+		(void)tree_known_update(&p->known, p->pid);
+	return tree_known_signal(&p->known, signo, include_main ? 0 : p->pid);
 }
 
 /* What a worker leaves behind becomes ours, as we are the subreaper: with no other children than
  * running workers there is nothing of it, and the long way through /proc is spared. */
 static bool left_nothing(const struct process *p)
 {
-	return p->ended && tree_count_children() == (ssize_t)p->ps->running;
+	return p->ended && !p->attached && tree_count_children() == (ssize_t)p->ps->running;
+}
+
+struct one_of {
+	size_t i;
+	void (*each)(size_t i, pid_t pid, void *arg);
+	void *arg;
+};
+
+static void each_known(pid_t pid, void *arg)
+{
+	const struct one_of *one = arg;
+
+	one->each(one->i, pid, one->arg);
 }
 
 void processes_each(struct process *const *list, size_t n,
@@ -602,6 +682,7 @@ void processes_each(struct process *const *list, size_t n,
 
 	for (size_t i = 0; i < n; i++) {
 		const struct process *p = list[i];
+		struct one_of one = {i, each, arg};
 
 		if (left_nothing(p))
 			continue;
@@ -610,8 +691,9 @@ void processes_each(struct process *const *list, size_t n,
 		else
 			tree_mark(entries, (size_t)found, p->pid, p->ended);
 		for (ssize_t k = 0; k < found; k++)
-			if (entries[k].member)
+			if (entries[k].member && !tree_known_has(&p->known, entries[k].pid))
 				each(i, entries[k].pid, arg);
+		tree_known_each(&p->known, each_known, &one);
 	}
 }
 

@@ -39,18 +39,33 @@ enum notify_kind {
 	NOTIFY_FDNAME,   /* FDNAME=text: belongs to the next two, is not delivered by itself */
 	NOTIFY_FDSTORE,  /* FDSTORE=1: keep `fd` as `text`; once for each descriptor */
 	NOTIFY_FDREMOVE, /* FDSTOREREMOVE=1: forget what is kept as `text` */
+	NOTIFY_HELLO,    /* libhandoff's channel has changed: `number` is an enum channel_state */
+	NOTIFY_DRAINS,   /* of libhandoff; is not delivered by itself */
 	NOTIFY_KEEP,     /* HANDOFF_KEEP=layout: memory `text` of this layout is wanted */
 	NOTIFY_FETCH,    /* HANDOFF_FETCH=1: what is kept as `text` is wanted */
 };
 struct notify_message {
 	enum notify_kind kind;
-	uint64_t number;    /* of ERRNO, EXTEND (microseconds) and MAINPID */
+	uint64_t number;    /* of ERRNO, EXTEND (microseconds), MAINPID, HELLO */
 	const char *text;   /* of STATUS, valid UTF-8 without control characters; of FDSTORE,
 	                     * FDREMOVE, KEEP and FETCH, a valid name; else NULL */
 	int fd;             /* borrowed, closed after the call: of FDSTORE; of KEEP and FETCH, a
 	                     * socket to answer on; else -1 */
 	int candidate;      /* of KEEP, borrowed: to be kept if there is none yet */
 	const char *layout; /* of KEEP, a valid name */
+	int page_fd;        /* for those inside of this room; else -1 */
+};
+
+/* The private channel of a worker that uses libhandoff. */
+enum channel_state {
+	CHANNEL_NONE,
+	CHANNEL_OPEN,   /* it can be told which generation serves */
+	CHANNEL_DRAINS, /* and to drain */
+};
+
+/* What it counts; doubtful, as it is the worker's own word. */
+struct worker_counts {
+	uint64_t connections, busy, requests, served;
 };
 
 /* Where a path of the caller ends. */
@@ -121,6 +136,8 @@ struct release {
 	char **environ;  /* the service's own variables, files read; NULL-terminated */
 	uint32_t generation;
 	const char *environment_name;
+	uint32_t previous;      /* the generation that served when it was made; 0: none */
+	char *previous_release; /* its directory, owned; NULL: none */
 	unsigned refs;
 };
 /* Resolves the directory, reads the environment files. Fails with words if a link dangles, a file
@@ -161,6 +178,10 @@ struct process_spec {
  * a limit, user, capability or directory cannot be set: nothing is left behind then. */
 int process_start(struct processes *ps, const struct process_spec *spec, void *user,
         struct process **ret, struct ho_error *reterr);
+/* Takes a process that was started by somebody else, with its tree, as if it was a worker: it can
+ * be signalled, and its end is told (how is not known). Takes `pidfd` over, also on failure. */
+int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struct process **ret,
+        struct ho_error *reterr);
 /* Forgets it; if it still runs, it runs on unwatched. Accepts NULL, returns NULL. */
 struct process *process_free(struct process *p);
 
@@ -171,6 +192,13 @@ void *process_user(const struct process *p);
 /* The last lines it wrote (at most 16, at most 2 KiB), newline-separated; "" if none were seen.
  * Blocks not. */
 const char *process_tail(struct process *p);
+
+/* Tells a worker with a channel which generation serves, or to drain until `deadline` (monotonic,
+ * USEC_INFINITY: none). 0 or negative errno. */
+int process_tell_serving(struct process *p, uint32_t generation);
+int process_tell_drain(struct process *p, usec_t deadline);
+/* False if it does not count. Also after its end. */
+bool process_counts(const struct process *p, struct worker_counts *ret);
 
 /* To the main process; 0 or negative errno (-ESRCH when it is gone). */
 int process_signal(struct process *p, int signo);

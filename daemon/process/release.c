@@ -224,6 +224,7 @@ struct release *release_unref(struct release *r)
 		free(r->environ[i]);
 	free(r->environ);
 	free(r->directory);
+	free(r->previous_release);
 	(void)config_unref(r->config);
 	free(r);
 	return NULL;

@@ -178,3 +178,75 @@ int tree_signal(pid_t main_pid, bool main_gone, int signo, bool include_main)
 	}
 	return reached;
 }
+
+/* ---- known by identity ---- */
+
+static bool is_alive(const struct tree_entry *e)
+{
+	struct tree_entry now;
+
+	return tree_entry_read(e->pid, &now) == 0 && now.start == e->start && now.state != 'Z' &&
+	       now.state != 'X';
+}
+
+static bool is_new(const struct tree_known *k, const struct tree_entry *e)
+{
+	for (size_t i = 0; i < k->n; i++)
+		if (k->entries[i].pid == e->pid && k->entries[i].start == e->start)
+			return false;
+	return true;
+}
+
+int tree_known_update(struct tree_known *k, pid_t main_pid)
+{
+	_cleanup_free_ struct tree_entry *entries = NULL;
+	ssize_t n = tree_scan(main_pid, false, &entries);
+	struct tree_entry *more;
+	size_t kept = 0;
+
+	if (n < 0)
+		return (int)n;
+	more = reallocarray(k->entries, k->n + (size_t)n, sizeof *more);
+	if (!more)
+		return -ENOMEM;
+	k->entries = more;
+	for (size_t i = 0; i < k->n; i++)
+		if (is_alive(&more[i]))
+			more[kept++] = more[i];
+	k->n = kept;
+	for (size_t i = 0; i < (size_t)n; i++)
+		if (entries[i].member && is_new(k, &entries[i]))
+			k->entries[k->n++] = entries[i];
+	return 0;
+}
+
+bool tree_known_has(const struct tree_known *k, pid_t pid)
+{
+	for (size_t i = 0; i < k->n; i++)
+		if (k->entries[i].pid == pid)
+			return true;
+	return false;
+}
+
+void tree_known_each(const struct tree_known *k, void (*each)(pid_t pid, void *arg), void *arg)
+{
+	for (size_t i = 0; i < k->n; i++)
+		if (is_alive(&k->entries[i]))
+			each(k->entries[i].pid, arg);
+}
+
+int tree_known_signal(const struct tree_known *k, int signo, pid_t without)
+{
+	int reached = 0;
+
+	for (size_t i = 0; i < k->n; i++)
+		if (k->entries[i].pid != without)
+			reached += signal_one(&k->entries[i], signo);
+	return reached;
+}
+
+void tree_known_done(struct tree_known *k)
+{
+	free(k->entries);
+	*k = (struct tree_known){0};
+}

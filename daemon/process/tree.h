@@ -27,12 +27,28 @@ ssize_t tree_scan(pid_t main_pid, bool main_gone, struct tree_entry **ret);
 /* Marks the members; `entries` ascend by pid. Pure. */
 void tree_mark(struct tree_entry *entries, size_t n, pid_t main_pid, bool main_gone);
 
-/* How many children this process has, those included that ended and were not waited for; -errno where the kernel does
- * not tell (CONFIG_PROC_CHILDREN). We are single-threaded. */
+/* How many children this process has, those included that ended and were not waited for; -errno
+ * where the kernel does not tell (CONFIG_PROC_CHILDREN). We are single-threaded. */
 ssize_t tree_count_children(void);
 
 /* Sends `signo` to every member, to the main process only if asked. SIGKILL is repeated until no
  * new member appears. Returns how many were reached, or negative errno. */
 int tree_signal(pid_t main_pid, bool main_gone, int signo, bool include_main);
+
+/* Processes by identity, for a tree of which the main process may end without our being told who is
+ * left: their parent is then somebody else. Zeroed: none. */
+struct tree_known {
+	struct tree_entry *entries;
+	size_t n;
+};
+/* Those of the tree at this moment, while its main process lives; the earlier ones stay as long as
+ * they live. */
+int tree_known_update(struct tree_known *k, pid_t main_pid);
+bool tree_known_has(const struct tree_known *k, pid_t pid);
+/* Those that still live; zombies do not. */
+void tree_known_each(const struct tree_known *k, void (*each)(pid_t pid, void *arg), void *arg);
+/* All but `without` (0: none); returns how many were reached. */
+int tree_known_signal(const struct tree_known *k, int signo, pid_t without);
+void tree_known_done(struct tree_known *k);
 
 #endif

@@ -4,22 +4,24 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <ev.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "sockets/endpoint.h"
+#include "sockets/forms.h"
 #include "sockets/reuseport.h"
 #include "sockets/set.h"
 #include "system/fd.h"
 
-#ifndef SO_NETNS_COOKIE
-#define SO_NETNS_COOKIE 71
-#endif
+#define LOOK_SECONDS 1.
+#define LOOK_LONG_SECONDS 10.
 
 static int option(int fd, int level, int name)
 {
@@ -29,8 +31,7 @@ static int option(int fd, int level, int name)
 	return getsockopt(fd, level, name, &value, &n) < 0 ? -1 : value;
 }
 
-/* 0: unknown */
-static uint64_t cookie_of(int fd)
+uint64_t adopt_cookie(int fd)
 {
 	uint64_t cookie = 0;
 	socklen_t n = sizeof cookie;
@@ -38,30 +39,7 @@ static uint64_t cookie_of(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &n) < 0 ? 0 : cookie;
 }
 
-static uint64_t network_of(int fd)
-{
-	uint64_t cookie = 0;
-	socklen_t n = sizeof cookie;
-
-	return getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &n) < 0 ? 0 : cookie;
-}
-
-/* A program may have a network namespace of its own, with the same addresses. */
-static bool in_our_network(int fd)
-{
-	_cleanup_close_ int ours = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	return ours < 0 || network_of(ours) == network_of(fd);
-}
-
 /* ---- forms of an address ---- */
-
-static bool is_wildcard(const struct address *a)
-{
-	static const uint8_t zeros[16];
-
-	return !memcmp(a->ip, zeros, a->ipv6 ? 16 : 4);
-}
 
 /* As the socket is, bound to this address. */
 static struct address form_of(int fd, const struct sockaddr_storage *to)
@@ -80,18 +58,6 @@ static struct address form_of(int fd, const struct sockaddr_storage *to)
 		a.port = ntohs(in->sin_port);
 	}
 	return a;
-}
-
-static void print_form(struct text *t, const struct address *a)
-{
-	char ip[INET6_ADDRSTRLEN] = "";
-
-	(void)inet_ntop(a->ipv6 ? AF_INET6 : AF_INET, a->ip, ip, sizeof ip);
-	if (a->ipv6 && a->dual && is_wildcard(a))
-		text_add(t, "tcp:*:%u", a->port);
-	else
-		text_add(t, a->ipv6 ? "tcp:[%s]:%u%s" : "tcp:%s:%u%s", ip, a->port,
-		        a->ipv6 && is_wildcard(a) ? " (IPv6 only)" : "");
 }
 
 bool adopt_describe(int fd, char *ret, size_t size)
@@ -115,38 +81,27 @@ bool adopt_describe(int fd, char *ret, size_t size)
 	a = form_of(fd, &ss);
 	if (a.port == 0)
 		return false;
-	print_form(&t, &a);
+	form_print(&t, &a);
 	return true;
-}
-
-/* Does the group of `have` divide the connections of a socket at `want`? */
-static bool same_form(const struct address *want, const struct address *have)
-{
-	if (want->ipv6 != have->ipv6 || want->port != have->port ||
-	        memcmp(want->ip, have->ip, want->ipv6 ? 16 : 4) != 0)
-		return false;
-	if (is_wildcard(want))
-		return !want->ipv6 || want->dual == have->dual;
-	return want->scope_id == have->scope_id;
 }
 
 /* Would one take connections from the other? Two wildcards count as the same address always, as
  * that is what was meant. */
 static bool overlaps(const struct address *want, const struct address *have)
 {
-	const struct address *wide = is_wildcard(want) ? want : have;
+	const struct address *wide = form_is_wildcard(want) ? want : have;
 	const struct address *narrow = wide == want ? have : want;
 
-	if (want->port != have->port || !is_wildcard(wide))
+	if (want->port != have->port || !form_is_wildcard(wide))
 		return false;
-	return is_wildcard(narrow) || wide->ipv6 == narrow->ipv6 || (wide->ipv6 && wide->dual);
+	return form_is_wildcard(narrow) || wide->ipv6 == narrow->ipv6 || (wide->ipv6 && wide->dual);
 }
 
 /* Whoever configures a port alone leaves the form to the program, as long as only one is used. */
 static bool may_reform(const struct address_group *g, const struct member *m)
 {
 	return g->address.kind == ADDRESS_TCP && g->passed_fd < 0 && g->address.ipv6 &&
-	       g->address.dual && is_wildcard(&g->address) && g->n_members == 1 &&
+	       g->address.dual && form_is_wildcard(&g->address) && g->n_members == 1 &&
 	       g->members[0] == m && m->n_adopted == 0;
 }
 
@@ -228,7 +183,7 @@ static int bind_for(struct member *m, int fd, const struct sockaddr_storage *to,
 	if (bind(ours, (const struct sockaddr *)to, length) < 0)
 		return -errno;
 	m->adopted[m->n_adopted++] =
-	        (struct adopted){.fd = take_fd(ours), .cookie = cookie_of(fd), .address = *to};
+	        (struct adopted){.fd = take_fd(ours), .cookie = adopt_cookie(fd), .address = *to};
 	return 0;
 }
 
@@ -238,8 +193,8 @@ static int refuse(const struct member *m, const struct address *form, struct ho_
 	char want[80], have[80];
 	struct text w = TEXT_ON(want), h = TEXT_ON(have);
 
-	print_form(&w, form);
-	print_form(&h, &g->ip);
+	form_print(&w, form);
+	form_print(&h, &g->ip);
 	return ho_error_set(reterr, -EADDRINUSE,
 	        "the program binds %s, but %s is %s%s: connections could not be handed over "
 	        "between the two; it is told that the address is in use",
@@ -251,7 +206,7 @@ int listener_set_bind(struct listener_set *set, int fd, struct socket_holder hol
         const struct sockaddr_storage *to, socklen_t length, struct ho_error *reterr)
 {
 	struct member *m = NULL, *other = NULL;
-	const struct adopted *known = find(set, cookie_of(fd), &m);
+	const struct adopted *known = find(set, adopt_cookie(fd), &m);
 	const struct address form = form_of(fd, to);
 	int r = 0;
 
@@ -262,14 +217,14 @@ int listener_set_bind(struct listener_set *set, int fd, struct socket_holder hol
 
 		if (!g->reuseport)
 			continue;
-		if (same_form(&form, &g->ip))
+		if (form_equal(&form, &g->ip))
 			m = &set->members[i];
 		else if (overlaps(&form, &g->ip))
 			other = &set->members[i];
 	}
-	if ((!m && !other) || !in_our_network(fd))
+	if ((!m && !other) || !form_in_our_network(fd))
 		return 1;
-	if (!m && !(is_wildcard(&form) && may_reform(other->group, other)))
+	if (!m && !(form_is_wildcard(&form) && may_reform(other->group, other)))
 		return refuse(other, &form, reterr);
 	if (!m) {
 		m = other;
@@ -331,7 +286,7 @@ static int bind_path(struct member *m, int fd, struct socket_holder holder,
 	struct group_context *x = m->group->context;
 	_cleanup_close_ int ours = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	struct adopted a = {.serial = ++x->last_serial,
-	        .cookie = cookie_of(fd),
+	        .cookie = adopt_cookie(fd),
 	        .holder = holder.pid,
 	        .theirs = holder.fd};
 	int r = ours < 0 ? -errno : 0;
@@ -358,16 +313,96 @@ int listener_set_bind_unix(struct listener_set *set, int fd, struct socket_holde
 	struct member *m = find_name(set, target), *known = NULL;
 	int r;
 
-	if (!m || !in_our_network(fd))
+	if (!m || !form_in_our_network(fd))
 		return 1;
 	if (target->directory < 0) {
 		*ret_give = m->fd;
 		return 0;
 	}
-	if (find(set, cookie_of(fd), &known)) /* interrupted: see above */
+	if (find(set, adopt_cookie(fd), &known)) /* interrupted: see above */
 		return known == m ? 0 : -EINVAL;
 	r = make_room(m, reterr);
 	return r < 0 ? r : bind_path(m, fd, holder, look, reterr);
+}
+
+/* ---- arrivals ---- */
+
+/* Most sockets stay with whoever bound them: then nothing else has to be looked through. */
+static bool is_with_holder(const struct adopted *a)
+{
+	char path[64], link[64], want[64];
+	struct stat st;
+	ssize_t n;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)a->holder, a->theirs);
+	n = readlink(path, link, sizeof link - 1);
+	if (n < 0 || fstat(a->fd, &st) < 0)
+		return false;
+	link[n] = '\0';
+	(void)snprintf(want, sizeof want, "socket:[%llu]", (unsigned long long)st.st_ino);
+	return strcmp(link, want) == 0;
+}
+
+/* What is watched for its hang-up anyway tells of a client as well, once. */
+static void expect(struct group_context *x, int fd, bool client)
+{
+	struct epoll_event e = {.data.fd = fd, .events = client ? EPOLLIN : 0};
+
+	(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_MOD, fd, &e);
+}
+
+static void look_at_arrivals(const struct member *m)
+{
+	struct group_context *x = m->group->context;
+
+	if (m->part == 0 || ev_is_active(&x->look))
+		return;
+	for (size_t k = 0; k < m->n_adopted; k++)
+		if (m->adopted[k].listening && !m->adopted[k].orphan)
+			expect(x, m->adopted[k].fd, true);
+}
+
+void adopt_look_again(struct group_context *x)
+{
+	for (const struct address_group *g = x->groups; g; g = g->next)
+		for (size_t i = 0; i < g->n_members; i++)
+			look_at_arrivals(g->members[i]);
+}
+
+static struct adopted *find_fd(const struct group_context *x, int fd, struct member **ret)
+{
+	for (const struct address_group *g = x->groups; g; g = g->next)
+		for (size_t i = 0; i < g->n_members; i++)
+			for (size_t k = 0; k < g->members[i]->n_adopted; k++)
+				if (g->members[i]->adopted[k].fd == fd) {
+					*ret = g->members[i];
+					return &g->members[i]->adopted[k];
+				}
+	return NULL;
+}
+
+void adopt_on_arrival(struct group_context *x, int fd)
+{
+	struct member *m;
+	const struct adopted *a = find_fd(x, fd, &m);
+	double pause = LOOK_SECONDS;
+
+	if (!a)
+		return;
+	expect(x, fd, false);
+	/* Somebody else has it: to find that out again takes long. */
+	if (!is_with_holder(a) && m->set->seek && !m->set->seek(m->set->seek_data))
+		pause = LOOK_LONG_SECONDS;
+	if (ev_is_active(&x->look))
+		return;
+	ev_timer_set(&x->look, pause, 0.);
+	ev_timer_start(x->loop, &x->look);
+}
+
+void listener_set_seek_lost(struct listener_set *set, bool (*seek)(void *data), void *data)
+{
+	set->seek = seek;
+	set->seek_data = data;
 }
 
 /* ---- listen ---- */
@@ -379,6 +414,8 @@ static int listen_path(struct member *m, struct adopted *a, int backlog)
 	if (a->listening)
 		return 0;
 	a->listening = true;
+	group_watch(m->group->context, a->fd);
+	look_at_arrivals(m);
 	/* Whoever came before the first start was over waits where nobody will look. */
 	if (m->n_listening++ == 0 && m->fd >= 0)
 		listener_discard_queue(m->fd);
@@ -390,7 +427,7 @@ int listener_set_listen(
         struct listener_set *set, int fd, int backlog, bool *ret_fresh, struct ho_error *reterr)
 {
 	struct member *m = NULL;
-	struct adopted *a = find(set, cookie_of(fd), &m);
+	struct adopted *a = find(set, adopt_cookie(fd), &m);
 	struct address_group *g = a ? m->group : NULL;
 	int r;
 
@@ -414,6 +451,7 @@ int listener_set_listen(
 		        m->config->address.text, strerror(-r));
 	a->listening = true;
 	group_watch(g->context, a->fd);
+	look_at_arrivals(m);
 	return 0;
 }
 
@@ -421,7 +459,7 @@ const char *listener_set_address(struct listener_set *set, int fd)
 {
 	struct member *m = NULL;
 
-	return find(set, cookie_of(fd), &m) ? m->config->address.text : NULL;
+	return find(set, adopt_cookie(fd), &m) ? m->config->address.text : NULL;
 }
 
 /* ---- sockets that nobody has ---- */
@@ -431,22 +469,6 @@ static bool is_held(const struct cookie_set *inodes, const struct adopted *a)
 	struct stat st;
 
 	return fstat(a->fd, &st) < 0 || cookie_set_find(inodes, st.st_ino);
-}
-
-/* Most sockets stay with whoever bound them: then nothing else has to be looked through. */
-static bool is_with_holder(const struct adopted *a)
-{
-	char path[64], link[64], want[64];
-	struct stat st;
-	ssize_t n;
-
-	(void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)a->holder, a->theirs);
-	n = readlink(path, link, sizeof link - 1);
-	if (n < 0 || fstat(a->fd, &st) < 0)
-		return false;
-	link[n] = '\0';
-	(void)snprintf(want, sizeof want, "socket:[%llu]", (unsigned long long)st.st_ino);
-	return strcmp(link, want) == 0;
 }
 
 static bool all_with_holders(const struct listener_set *set)
@@ -488,13 +510,12 @@ static void give_up(struct member *m, size_t k)
 	struct address_group *g = m->group;
 	struct adopted *a = &m->adopted[k];
 
+	group_unwatch(g->context, a->fd);
 	if (g->name) {
 		m->n_listening -= a->listening;
 		unix_name_unbind(g->name, (const struct sockaddr_un *)&a->address);
-	} else {
-		group_unwatch(g->context, a->fd);
-		if (a->listening)
-			reuseport_drop(g->reuseport, m, a->fd, g->sticky);
+	} else if (a->listening) {
+		reuseport_drop(g->reuseport, m, a->fd, g->sticky);
 	}
 	(void)close_fd(a->fd);
 	*a = m->adopted[--m->n_adopted];
@@ -510,10 +531,27 @@ static bool sweep_member(struct member *m, const struct cookie_set *inodes, bool
 	for (size_t k = 0; k < m->n_adopted; k++)
 		left += m->adopted[k].listening && is_held(inodes, &m->adopted[k]);
 	for (size_t k = m->n_adopted; k-- > 0;)
-		if (!is_held(inodes, &m->adopted[k]) &&
-		        (starting || left > 0 || !m->adopted[k].listening))
+		if (is_held(inodes, &m->adopted[k]))
+			continue;
+		else if (starting || left > 0 || !m->adopted[k].listening)
 			give_up(m, k);
+		else
+			m->adopted[k].orphan = true;
 	return m->n_adopted < before;
+}
+
+const char *listener_set_orphan(struct listener_set *set)
+{
+	for (size_t i = 0; i < set->n; i++)
+		for (size_t k = 0; k < set->members[i].n_adopted; k++) {
+			struct adopted *a = &set->members[i].adopted[k];
+
+			if (!a->orphan || a->told)
+				continue;
+			a->told = true;
+			return set->members[i].config->address.text;
+		}
+	return NULL;
 }
 
 bool listener_set_sweep(struct listener_set *set, process_lister lister, void *data, bool starting)

@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "sockets/adopt.h"
 #include "sockets/reuseport.h"
 #include "sockets/tag.h"
 #include "sockets/unix_name.h"
@@ -25,22 +26,11 @@ static int option(int fd, int name)
 
 /* ---- opening ---- */
 
-static int set_blocking_off(int fd)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	if (flags < 0)
-		return -errno;
-	if (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return -errno;
-	return 0;
-}
-
 static int share(struct address_group *g, int fd)
 {
 	g->steering = STEERING_SHARED;
 	g->shared_fd = fd;
-	return fd < 0 ? -errno : set_blocking_off(fd);
+	return fd < 0 ? -errno : listener_blocking(fd, false);
 }
 
 /* Another TCP group on the same port: a wildcard and an address of this machine cannot both be
@@ -66,7 +56,10 @@ static int open_tcp(struct address_group *g, const struct member *m, struct ho_e
 		        "port, and "
 		        "0 is none; nothing changed",
 		        g->address.text, m->config->name);
-	r = reuseport_open(&g->ip, g->context, g->passed_fd, false, &g->reuseport, &ebpf);
+	if (m->taken)
+		(void)listener_address_of(m->adopted[0].fd, &g->ip);
+	r = reuseport_open(&g->ip, g->context, m->taken ? m->adopted[0].fd : g->passed_fd, false,
+	        &g->reuseport, &ebpf);
 	if (r == -EADDRINUSE && (own = neighbour(g)))
 		return ho_error_set(reterr, r,
 		        "cannot listen on %s (listener \"%s\"): %s, where handoffd listens "
@@ -103,7 +96,7 @@ static int open_passed(struct address_group *g, const struct member *m, struct h
 		        c->address.path, c->name);
 	if (type == SOCK_STREAM && option(g->passed_fd, SO_PROTOCOL) == IPPROTO_TCP &&
 	        listener_address_of(g->passed_fd, &g->ip) == 0 &&
-	        set_blocking_off(g->passed_fd) == 0 && open_tcp(g, m, NULL) == 0)
+	        listener_blocking(g->passed_fd, false) == 0 && open_tcp(g, m, NULL) == 0)
 		return 0;
 	if (reuse == 0)
 		(void)setsockopt(g->passed_fd, SOL_SOCKET, SO_REUSEPORT, &zero, sizeof zero);
@@ -115,6 +108,12 @@ static int open_shared(struct address_group *g, const struct member *m, struct h
 {
 	int fd = -1, r;
 
+	if (m->taken) { /* its flags are those of the server that uses it */
+		g->steering = STEERING_SHARED;
+		g->taken = true;
+		g->shared_fd = fcntl(m->adopted[0].fd, F_DUPFD_CLOEXEC, 3);
+		return g->shared_fd < 0 ? listener_failed(reterr, -errno, m->config) : 0;
+	}
 	if (m->config->address.kind == ADDRESS_UDP)
 		r = listener_udp(&g->address, &fd);
 	else
@@ -136,7 +135,8 @@ static int open_means(struct address_group *g, const struct member *m, struct ho
 		return open_shared(g, m, reterr);
 	case ADDRESS_UNIX:
 		g->steering = STEERING_RENAME;
-		return unix_name_open(x->unix_names, x->token, m->config, &g->name, reterr);
+		return unix_name_open(
+		        x->unix_names, x->token, m->config, m->taken, &g->name, reterr);
 	case ADDRESS_SYSTEMD:
 		return open_passed(g, m, reterr);
 	}
@@ -242,7 +242,7 @@ static void leave_means(struct address_group *g, struct member *m)
 	case STEERING_SHARED:
 		/* The flag is common to all descriptors of the socket, a worker may have cleared
 		 * it. */
-		(void)set_blocking_off(g->shared_fd);
+		(void)listener_blocking(g->shared_fd, false);
 		m->fd = close_fd(m->fd);
 		break;
 	}
@@ -274,19 +274,33 @@ static void watch_member(struct group_context *x, const struct member *m)
 			group_watch(x, m->adopted[i].fd);
 }
 
-void group_on_hangup(struct group_context *x)
+static void see_to_hangups(struct group_context *x)
+{
+	for (struct address_group *g = x->groups; g; g = g->next)
+		if (g->reuseport)
+			reuseport_verify(g->reuseport, g->sticky);
+	for (struct address_group *g = x->groups; g; g = g->next)
+		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
+			watch_member(x, g->members[i]);
+}
+
+void group_on_event(struct group_context *x)
 {
 	struct epoll_event e[64];
 	int n = epoll_wait(x->hangups_fd, e, ARRAY_SIZE(e), 0);
+	bool hung = false;
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
+		if (!(e[i].events & (EPOLLHUP | EPOLLERR)))
+			continue;
 		(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_DEL, e[i].data.fd, NULL);
-	for (struct address_group *g = x->groups; n > 0 && g; g = g->next)
-		if (g->reuseport)
-			reuseport_verify(g->reuseport, g->sticky);
-	for (struct address_group *g = x->groups; n > 0 && g; g = g->next)
-		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
-			watch_member(x, g->members[i]);
+		hung = true;
+	}
+	if (hung)
+		see_to_hangups(x);
+	for (int i = 0; i < n; i++)
+		if (!(e[i].events & (EPOLLHUP | EPOLLERR)))
+			adopt_on_arrival(x, e[i].data.fd);
 }
 
 int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
@@ -333,6 +347,21 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 	return r;
 }
 
+static void drop_adopted(struct member *m)
+{
+	int zero = 0;
+
+	for (size_t i = 0; i < m->n_adopted; i++) {
+		if (m->adopted[i].was_alone)
+			(void)setsockopt(
+			        m->adopted[i].fd, SOL_SOCKET, SO_REUSEPORT, &zero, sizeof zero);
+		(void)close_fd(m->adopted[i].fd);
+	}
+	free(m->adopted);
+	m->adopted = NULL;
+	m->n_adopted = m->n_listening = 0;
+}
+
 void group_leave(struct member *m)
 {
 	struct address_group *g = m->group;
@@ -351,11 +380,7 @@ void group_leave(struct member *m)
 	for (i = 0; i < m->n_adopted; i++)
 		group_unwatch(g->context, m->adopted[i].fd);
 	leave_means(g, m);
-	for (i = 0; i < m->n_adopted; i++)
-		(void)close_fd(m->adopted[i].fd);
-	free(m->adopted);
-	m->adopted = NULL;
-	m->n_adopted = m->n_listening = 0;
+	drop_adopted(m);
 	m->group = NULL;
 	if (g->n_members == 0)
 		group_close(g);
@@ -396,6 +421,84 @@ int group_apply(struct address_group *g, bool sticky, struct ho_error *reterr)
 	if (r >= 0)
 		g->sticky = sticky;
 	return r;
+}
+
+/* ---- sockets of a server that ran before us ---- */
+
+static int take_means(struct address_group *g, struct member *m, struct ho_error *reterr)
+{
+	int r = 0;
+
+	if (g->reuseport)
+		r = reuseport_take(g->reuseport, m);
+	else if (m->n_adopted > 1)
+		r = -EOPNOTSUPP;
+	else if (g->name)
+		r = unix_name_take(g->name, m);
+	if (r == -EOPNOTSUPP)
+		return ho_error_set(reterr, r,
+		        "cannot take %s over: the server has %zu sockets there, which only an eBPF "
+		        "program can steer (needs CAP_BPF, or root)",
+		        g->address.text, m->n_adopted);
+	if (r < 0)
+		return ho_error_set(
+		        reterr, r, "cannot take %s over: %s", g->address.text, strerror(-r));
+	if (!g->reuseport) {
+		m->fd = m->adopted[0].fd;
+		m->n_adopted = 0;
+	}
+	return 0;
+}
+
+int group_take(struct group_context *x, struct member *m, struct ho_error *reterr)
+{
+	struct address_group *g;
+	int r;
+
+	m->tag = TAG_NONE;
+	m->serial = ++x->last_serial;
+	if (group_find(x, &m->config->address, 0))
+		r = listener_failed(reterr, -EADDRINUSE, m->config);
+	else
+		r = group_open(x, m, -1, 0, &g, reterr);
+	if (r < 0) {
+		drop_adopted(m);
+		return r;
+	}
+	r = take_means(g, m, reterr);
+	m->group = g;
+	g->members[g->n_members++] = m;
+	m->part = SHARE_ALL;
+	for (size_t i = 0; r >= 0 && i < m->n_adopted; i++)
+		group_watch(x, m->adopted[i].fd);
+	if (r >= 0)
+		r = group_apply(g, false, reterr);
+	if (r < 0)
+		group_abandon(m);
+	return r;
+}
+
+void group_abandon(struct member *m)
+{
+	struct address_group *g = m->group;
+	size_t i;
+
+	for (i = 0; i < g->n_members && g->members[i] != m; i++)
+		;
+	HO_ASSERT(i < g->n_members);
+	g->members[i] = g->members[--g->n_members];
+	m->part = 0;
+	for (i = 0; i < m->n_adopted; i++)
+		group_unwatch(g->context, m->adopted[i].fd);
+	if (g->reuseport)
+		reuseport_abandon(g->reuseport, m);
+	else if (g->name)
+		unix_name_abandon(g->name, m);
+	m->group = NULL;
+	if (g->n_members == 0)
+		group_close(g);
+	m->fd = close_fd(m->fd);
+	drop_adopted(m);
 }
 
 /* ---- probes ---- */

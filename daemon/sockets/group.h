@@ -4,6 +4,8 @@
 #ifndef SOCKETS_GROUP_H
 #define SOCKETS_GROUP_H
 
+#include <ev.h>
+
 #include "sockets/listener.h"
 #include "sockets/sockets.h"
 
@@ -19,10 +21,12 @@ struct unix_names;
 struct adopted {
 	int fd;
 	uint64_t cookie;
-	pid_t holder;    /* who bound it, */
-	int theirs;      /* and its number there */
-	bool listening;  /* and a member of the SO_REUSEPORT group, if it is TCP */
-	uint64_t serial; /* UNIX: later ones have greater ones */
+	pid_t holder;      /* who bound it, */
+	int theirs;        /* and its number there */
+	bool orphan, told; /* nobody but we have it any more; that was said */
+	bool listening;    /* and a member of the SO_REUSEPORT group, if it is TCP */
+	bool was_alone;    /* taken: it had no SO_REUSEPORT */
+	uint64_t serial;   /* UNIX: later ones have greater ones */
 	/* As the program wants it; UNIX: the private path it got. */
 	struct sockaddr_storage address;
 };
@@ -40,6 +44,7 @@ struct member {
 	uint8_t tag;
 	unsigned revivals;
 	bool adopt_only;
+	bool taken;              /* the sockets in `adopted` are of a server that ran before us */
 	struct adopted *adopted; /* owned; room for ADOPTED_MAX, or NULL */
 	size_t n_adopted, n_listening;
 	uint64_t sent; /* connections to listeners that have left */
@@ -57,7 +62,8 @@ struct group_context {
 	char token[9]; /* of this daemon's start, in private names */
 	uint64_t last_serial;
 	struct unix_names *unix_names;
-	int hangups_fd; /* an epoll that tells which TCP listener was shut down */
+	int hangups_fd; /* an epoll that tells which listener was shut down, or has a client */
+	struct ev_timer look; /* until arrivals at sockets of programs are looked at again */
 	struct address_group *groups;
 };
 
@@ -77,6 +83,7 @@ struct address_group {
 	struct reuseport *reuseport; /* STEERING_EBPF, _CBPF */
 	struct unix_name *name;      /* STEERING_RENAME */
 	int shared_fd;               /* STEERING_SHARED */
+	bool taken;                  /* shared_fd is of a server that ran before us */
 };
 
 /* Makes `m` (config and generation are set) a listening member of the group of its address, which
@@ -84,13 +91,18 @@ struct address_group {
  * none. `passed_fd` is -1 or what systemd passed for the address. */
 int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
         struct ho_error *reterr);
+/* The same with the sockets in m->adopted, which listen already (m->taken is set); they are owned
+ * by the member whatever comes of it. */
+int group_take(struct group_context *x, struct member *m, struct ho_error *reterr);
+/* Leaves the sockets that were taken as they were. */
+void group_abandon(struct member *m);
 /* Closes the member's descriptor; the last one closes the group. */
 void group_leave(struct member *m);
-/* Wakes us when a listening socket hangs up, and only then. */
+/* Wakes us when a listening socket hangs up, and only then (or see adopt_look_again()). */
 void group_watch(struct group_context *x, int fd);
 void group_unwatch(struct group_context *x, int fd);
-/* Something hung up: sees to all listeners that did. */
-void group_on_hangup(struct group_context *x);
+/* Something hung up, or a client has arrived: sees to all listeners where that is so. */
+void group_on_event(struct group_context *x);
 /* Makes the `part`s of the members true. On failure nothing has changed but them. */
 int group_apply(struct address_group *g, bool sticky, struct ho_error *reterr);
 

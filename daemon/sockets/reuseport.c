@@ -32,8 +32,9 @@ _Static_assert(TAG_COUNT <= STEER_SIDES, "a side for every tag");
 struct entry {
 	int fd; /* members own theirs, controls are owned here */
 	unsigned slot;
-	bool adopted; /* bound by the member's program */
-	bool leaving; /* gets nothing any more */
+	bool adopted;   /* bound by the member's program */
+	bool leaving;   /* gets nothing any more */
+	bool abandoned; /* goes on without us */
 	struct member
 	        *member; /* NULL: a control listener, or the passed one while nobody uses it */
 	bool target;     /* of the program in force */
@@ -58,7 +59,7 @@ struct reuseport {
 
 static bool is_control(const struct reuseport *r, const struct entry *e)
 {
-	return !e->member && e->fd != r->passed_fd;
+	return !e->member && !e->abandoned && e->fd != r->passed_fd;
 }
 
 /* The member's own listener. */
@@ -244,6 +245,8 @@ static void remove_entry(struct reuseport *r, struct entry *e)
 	(void)shutdown(e->fd, SHUT_RD);
 	if (is_control(r, e))
 		(void)close_fd(e->fd);
+	if (e->fd == r->passed_fd)
+		r->passed_fd = -1;
 	*e = r->order[--r->n];
 }
 
@@ -418,6 +421,56 @@ int reuseport_prepare(const struct reuseport *r, int fd)
 	return st.st_uid == owner ? 0 : listener_set_uid(fd, owner);
 }
 
+/* A tag is a number that also strangers may have: what a server's sockets have is theirs alone. */
+static void take_tag(struct reuseport *r, struct member *m)
+{
+	for (size_t i = 0; i < m->n_adopted; i++) {
+		uint8_t tag = tag_get(m->adopted[i].fd);
+
+		if (tag == TAG_NONE)
+			continue;
+		m->tag = i == 0 || m->tag == tag ? tag : TAG_NONE;
+		r->tags |= 1u << tag;
+	}
+	if (m->tag == TAG_CONTROL)
+		m->tag = TAG_NONE;
+}
+
+int reuseport_take(struct reuseport *r, struct member *m)
+{
+	int code = 0;
+
+	if (m->n_adopted > 1 && !r->program)
+		return -EOPNOTSUPP;
+	take_tag(r, m);
+	for (size_t i = 0; code >= 0 && i < m->n_adopted; i++) {
+		struct adopted *a = &m->adopted[i];
+		struct entry *e = entry_of_fd(r, a->fd);
+
+		if (e)
+			*e = (struct entry){
+			        .fd = e->fd, .slot = e->slot, .member = m, .adopted = true};
+		else
+			code = append(r, a->fd, m, true);
+		a->listening = code >= 0;
+		m->n_listening += code >= 0;
+	}
+	return code;
+}
+
+void reuseport_abandon(struct reuseport *r, struct member *m)
+{
+	for (struct entry *e = r->order; e < r->order + r->n; e++) {
+		if (e->member != m)
+			continue;
+		e->member = NULL;
+		e->abandoned = true;
+	}
+	m->n_listening = 0;
+	if (m->tag < TAG_COUNT)
+		r->tags &= ~(1u << m->tag);
+}
+
 /* Takes the entry out without leading anybody astray. */
 static void withdraw(struct reuseport *r, int fd)
 {
@@ -577,7 +630,8 @@ void reuseport_leave(struct reuseport *r, struct member *m, bool sticky)
 			withdraw(r, m->fd);
 	}
 	m->n_listening = 0;
-	r->tags &= ~(1u << m->tag);
+	if (m->tag < TAG_COUNT)
+		r->tags &= ~(1u << m->tag);
 	m->fd = close_fd(m->fd);
 	reuseport_verify(r, sticky);
 	/* With tcp_migrate_req the kernel may move what a closed listener had to a control
@@ -625,6 +679,8 @@ void reuseport_verify(struct reuseport *r, bool sticky)
 			forget_adopted(&r->order[i]);
 		else
 			lost[n++] = r->order[i];
+		if (r->order[i].fd == r->passed_fd)
+			r->passed_fd = -1;
 		r->order[i] = r->order[--r->n];
 	}
 	(void)reuseport_apply(r, sticky);
@@ -708,10 +764,10 @@ static void leave_passed_alone(struct reuseport *r)
 
 	r->control_fd = -1;
 	(void)reuseport_apply(r, false);
-	while (r->n > 1) {
-		struct entry *last = &r->order[r->n - 1];
-
-		remove_entry(r, last->fd == r->passed_fd ? last - 1 : last);
+	for (size_t i = r->n; i-- > 0;) {
+		if (r->order[i].fd == r->passed_fd || r->order[i].abandoned)
+			continue;
+		remove_entry(r, &r->order[i]);
 		(void)reuseport_apply(r, false);
 	}
 	(void)setsockopt(r->passed_fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, &zero, sizeof zero);

@@ -23,6 +23,12 @@ struct reuseport *reuseport_close(struct reuseport *r);
 /* Fills fd and tag of `m`; it gets no connection before reuseport_apply(). -EUSERS: too many
  * generations. */
 int reuseport_join(struct reuseport *r, struct member *m);
+/* Makes the listening sockets in m->adopted, around the first of which the group was opened, the
+ * member's. -EOPNOTSUPP: they are too many for a classic program. */
+int reuseport_take(struct reuseport *r, struct member *m);
+/* Takes the member out, but lets its sockets listen, with all connections once the group is closed.
+ */
+void reuseport_abandon(struct reuseport *r, struct member *m);
 /* Closes m->fd and takes out what it has adopted. No connection that another member would have got
  * goes astray. */
 void reuseport_leave(struct reuseport *r, struct member *m, bool sticky);

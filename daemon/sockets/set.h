@@ -7,12 +7,19 @@
 
 struct listener_set {
 	struct sockets *sockets;
+	struct group_context *context; /* of `sockets` */
 	struct listener_set *next;
 	struct config *config;
 	const struct service_config *service;
 	uint32_t generation;
+	bool (*seek)(void *data); /* see listener_set_seek_lost() */
+	void *seek_data;
 	size_t n;
 	struct member members[]; /* n of them; groups point to them */
 };
+
+/* An empty set with room for so many members; NULL when memory is short. */
+struct listener_set *listener_set_new(struct sockets *s, struct config *config,
+        const struct service_config *service, uint32_t generation, size_t room);
 
 #endif

@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "sockets/adopt.h"
 #include "sockets/bpf.h"
 #include "sockets/group.h"
 #include "sockets/listener.h"
@@ -128,7 +129,16 @@ static void on_hangup(struct ev_loop *loop, struct ev_io *w, int revents)
 
 	(void)loop;
 	(void)revents;
-	group_on_hangup(&s->context);
+	group_on_event(&s->context);
+}
+
+static void on_look(struct ev_loop *loop, struct ev_timer *w, int revents)
+{
+	struct sockets *s = w->data;
+
+	(void)loop;
+	(void)revents;
+	adopt_look_again(&s->context);
 }
 
 int sockets_new(struct ev_loop *loop, const struct sockets_options *options, struct sockets **ret,
@@ -149,6 +159,8 @@ int sockets_new(struct ev_loop *loop, const struct sockets_options *options, str
 	ev_io_init(&s->hangups, on_hangup, s->context.hangups_fd, EV_READ);
 	s->hangups.data = s;
 	ev_io_start(loop, &s->hangups);
+	ev_timer_init(&s->context.look, on_look, 0., 0.);
+	s->context.look.data = s;
 	s->context.unix_names = unix_names_new(loop);
 	if (!s->context.unix_names || copy_passed(s, options) < 0) {
 		(void)sockets_free(s);
@@ -167,6 +179,7 @@ struct sockets *sockets_free(struct sockets *s)
 		(void)listener_set_close(s->sets);
 	(void)unix_names_free(s->context.unix_names);
 	ev_io_stop(s->context.loop, &s->hangups);
+	ev_timer_stop(s->context.loop, &s->context.look);
 	(void)close_fd(s->context.hangups_fd);
 	free_passed(s);
 	free(s);
@@ -271,24 +284,35 @@ static int join_all(struct listener_set *set, struct ho_error *reterr)
 	return r;
 }
 
+struct listener_set *listener_set_new(struct sockets *s, struct config *config,
+        const struct service_config *service, uint32_t generation, size_t room)
+{
+	struct listener_set *set = calloc(1, sizeof *set + room * sizeof set->members[0]);
+
+	if (!set)
+		return NULL;
+	set->sockets = s;
+	set->config = config_ref(config);
+	set->service = service;
+	set->generation = generation;
+	set->context = &s->context;
+	set->next = s->sets;
+	s->sets = set;
+	return set;
+}
+
 int listener_set_open(struct sockets *s, struct config *config,
         const struct service_config *service, uint32_t generation, struct listener_set **ret,
         struct ho_error *reterr)
 {
 	struct listener_set *set =
-	        calloc(1, sizeof *set + count_members(s, service) * sizeof set->members[0]);
+	        listener_set_new(s, config, service, generation, count_members(s, service));
 	int r;
 
 	if (!set)
 		return ho_error_set(reterr, -ENOMEM,
 		        "no memory for the listeners of service \"%s\"; nothing changed",
 		        service->name);
-	set->sockets = s;
-	set->config = config_ref(config);
-	set->service = service;
-	set->generation = generation;
-	set->next = s->sets;
-	s->sets = set;
 	r = join_all(set, reterr);
 	if (r < 0) {
 		(void)listener_set_close(set);
@@ -340,9 +364,10 @@ struct listener_info listener_set_info(const struct listener_set *set, size_t i)
 	        .config = m->config,
 	        .fd = m->fd,
 	        .steering = m->group->steering,
-	        .origin = m->n_listening             ? ORIGIN_ADOPTED
-	                  : m->group->passed_fd >= 0 ? ORIGIN_SYSTEMD
-	                                             : ORIGIN_BOUND,
+	        .origin = m->taken || m->group->taken ? ORIGIN_TAKEN
+	                  : m->n_listening            ? ORIGIN_ADOPTED
+	                  : m->group->passed_fd >= 0  ? ORIGIN_SYSTEMD
+	                                              : ORIGIN_BOUND,
 	        .tag = m->tag,
 	        .unix_name = m->unix_path[0] ? m->unix_path : NULL,
 	};
@@ -377,6 +402,11 @@ int listener_set_queue(
 		*ret_limit += limit;
 	}
 	return 0;
+}
+
+int listener_set_blocking(const struct listener_set *set, size_t i, bool blocking)
+{
+	return listener_blocking(listener_set_info(set, i).fd, blocking);
 }
 
 size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size_t max)
@@ -495,8 +525,10 @@ int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool 
 		if (r < 0)
 			failed = g;
 	}
-	if (!failed)
+	if (!failed) {
+		adopt_look_again(&s->context);
 		return 0;
+	}
 	set_parts(failed, true);
 	for (g = s->context.groups; g != failed; g = g->next) {
 		if (!g->concerned)

@@ -30,6 +30,21 @@ int tag_set(int fd, uint8_t tag)
 	return 0;
 }
 
+uint8_t tag_get(int fd)
+{
+	unsigned tag = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(bits); i++) {
+		int on = 0;
+		socklen_t n = sizeof on;
+
+		if (getsockopt(fd, SOL_IP, bits[i].option, &on, &n) < 0)
+			return TAG_NONE;
+		tag |= (unsigned)((on != 0) != bits[i].inverted) << i;
+	}
+	return (uint8_t)tag;
+}
+
 uint8_t tag_from_sockopt(const uint8_t *bytes, size_t n)
 {
 	struct inet_diag_sockopt o;

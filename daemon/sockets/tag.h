@@ -15,6 +15,9 @@
 /* `tag` < TAG_COUNT; 0 is what a fresh socket has. Negative errno when an option cannot be set. */
 int tag_set(int fd, uint8_t tag);
 
+/* What a socket has; TAG_NONE if it cannot be read. */
+uint8_t tag_get(int fd);
+
 /* The tag in an INET_DIAG_SOCKOPT attribute of `n` bytes; TAG_NONE if there are too few. */
 uint8_t tag_from_sockopt(const uint8_t *bytes, size_t n);
 

@@ -373,6 +373,11 @@ static int set_access(const struct unix_name *u, const char *name, const struct 
 	return r < 0 ? r : set_look(u, name, &look);
 }
 
+static void make_private_name(const struct unix_name *u, uint64_t serial, char *to, size_t n)
+{
+	(void)snprintf(to, n, "%s%s.g%llu", u->prefix, u->token, (unsigned long long)serial);
+}
+
 static int bind_private(const struct unix_name *u, int fd, uint64_t serial, struct sockaddr_un *ret)
 {
 	char name[NAME_MAX + 1], path[PATH_MAX];
@@ -380,8 +385,7 @@ static int bind_private(const struct unix_name *u, int fd, uint64_t serial, stru
 	mode_t mask;
 	int r;
 
-	(void)snprintf(
-	        name, sizeof name, "%s%s.g%llu", u->prefix, u->token, (unsigned long long)serial);
+	make_private_name(u, serial, name, sizeof name);
 	(void)snprintf(path, sizeof path, "%s/%s", u->directory, name);
 	if (!listener_unix_sockaddr(path, ret, &n)) {
 		(void)snprintf(path, sizeof path, "/proc/self/fd/%d/%s", u->dir_fd, name);
@@ -492,6 +496,34 @@ int unix_name_join(struct unix_name *u, struct member *m, struct ho_error *reter
 	return listener_failed(reterr, r, c);
 }
 
+int unix_name_take(struct unix_name *u, struct member *m)
+{
+	char name[NAME_MAX + 1], path[PATH_MAX];
+
+	make_private_name(u, m->serial, name, sizeof name);
+	(void)snprintf(path, sizeof path, "%s/%s", u->directory, name);
+	if (!copy_string(m->unix_path, sizeof m->unix_path, path)) {
+		(void)snprintf(path, sizeof path, "/proc/self/fd/%d/%s", u->dir_fd, name);
+		if (!copy_string(m->unix_path, sizeof m->unix_path, path))
+			return -ENAMETOOLONG;
+	}
+	if (linkat(u->dir_fd, u->name, u->dir_fd, name, 0) == 0)
+		return 0;
+	m->unix_path[0] = '\0';
+	return -errno;
+}
+
+void unix_name_abandon(struct unix_name *u, struct member *m)
+{
+	if (u->published == m) {
+		u->published = NULL;
+		u->current[0] = '\0';
+	}
+	if (m->unix_path[0])
+		(void)unlinkat(u->dir_fd, last_component(m->unix_path), 0);
+	m->fd = close_fd(m->fd);
+}
+
 void unix_name_leave(struct unix_name *u, struct member *m)
 {
 	if (u->published == m)
@@ -548,7 +580,7 @@ static int check_place(
 }
 
 int unix_name_open(struct unix_names *all, const char *token, const struct listener_config *c,
-        struct unix_name **ret, struct ho_error *reterr)
+        bool taken, struct unix_name **ret, struct ho_error *reterr)
 {
 	struct unix_name *u = calloc(1, sizeof *u);
 	int r;
@@ -559,7 +591,10 @@ int unix_name_open(struct unix_names *all, const char *token, const struct liste
 	u->dir_fd = u->wd = -1;
 	u->token = token;
 	r = split_path(u, c->address.path);
-	r = r < 0 ? listener_failed(reterr, r, c) : check_place(u, c, reterr);
+	if (r < 0)
+		(void)listener_failed(reterr, r, c);
+	else if (!taken)
+		r = check_place(u, c, reterr);
 	if (r < 0) {
 		(void)close_fd(u->dir_fd);
 		free(u->directory);

@@ -14,15 +14,19 @@ struct unix_names *unix_names_new(struct ev_loop *loop);
 struct unix_names *unix_names_free(struct unix_names *all);
 
 /* Takes the public place of `c`: refuses if something else than a dead socket is there, and removes
- * what a crashed handoffd left beside it. */
+ * what a crashed handoffd left beside it. With `taken` a server listens there already. */
 int unix_name_open(struct unix_names *all, const char *token, const struct listener_config *c,
-        struct unix_name **ret, struct ho_error *reterr);
+        bool taken, struct unix_name **ret, struct ho_error *reterr);
 /* Removes the public name if it is still ours. Accepts NULL. */
 struct unix_name *unix_name_close(struct unix_name *u);
 
 /* Fills fd and unix_path of `m`: listening under a private name with the mode and the owner that
  * the configuration says. */
 int unix_name_join(struct unix_name *u, struct member *m, struct ho_error *reterr);
+/* The socket that has the public name gets a private one as well. */
+int unix_name_take(struct unix_name *u, struct member *m);
+/* Removes the private name, and leaves the public one to the socket. */
+void unix_name_abandon(struct unix_name *u, struct member *m);
 /* Closes m->fd and removes its private name. */
 void unix_name_leave(struct unix_name *u, struct member *m);
 /* The name of the listener that new clients are to find: the newest that its program made, or ours;

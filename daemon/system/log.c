@@ -104,7 +104,7 @@ static void describe(const struct record *r, struct text *t)
 	text_add(t, "%s", record_type_to_string(r->type));
 	if (r->service)
 		text_add(t, " %s", r->service);
-	if (r->generation)
+	if (r->generation || r->zeroth)
 		text_add(t, " generation %u", r->generation);
 	if (r->worker >= 0)
 		text_add(t, " worker %d", r->worker);
@@ -139,7 +139,7 @@ static void to_journal(const struct record *r, const char *message)
 		(void)snprintf(fields[3], sizeof fields[3], "HANDOFF_SERVICE=%s", r->service);
 		iov[n++] = (struct iovec){fields[3], strlen(fields[3])};
 	}
-	if (r->generation) {
+	if (r->generation || r->zeroth) {
 		(void)snprintf(fields[4], sizeof fields[4], "HANDOFF_GENERATION=%u", r->generation);
 		iov[n++] = (struct iovec){fields[4], strlen(fields[4])};
 	}

@@ -158,10 +158,15 @@ def listed(items):
 
 def service(*options, name="web", address=None, command=None, extra="", workers=1):
     """The text of a service that runs sleepd with these options. Nothing is kept warm, so that a
-    request is answered as soon as the new generation serves; `extra` may say something else."""
+    request is answered as soon as the new generation serves, and it is drained as a program that
+    knows nothing of handoffd; `extra` may say something else."""
     command = [SLEEPD, *options] if command is None else command
     addresses = [] if address is None else [address] if isinstance(address, str) else address
     rollout = "" if "rollout" in extra else 'rollout { bake = "0" }'
+    if "drain {" not in extra:
+        extra += '\n\tdrain { by = "idle" }'
+    elif "by =" not in extra.split("drain {")[1].split("}")[0]:
+        extra = extra.replace("drain {", 'drain { by = "idle" ')
     listen = f'listen "http" {{ address = {listed(addresses)} }}' if addresses else ""
     return (
         f"service {quoted(name)} {{\n"

@@ -210,6 +210,7 @@ def test_number_of_old_ones(daemon):
         held.append(Http(daemon.target))
         assert held[-1].generation() == n
         daemon.ctl("reload", "web", code=0)
+    daemon.wait_event("generation-hastened", generation=2)
     events = [(e["generation"], e["text"]) for e in daemon.seen("generation-hastened")]
     assert [g for g, _ in events] == [1, 2] and "max-old" in events[0][1]
     for c in held:

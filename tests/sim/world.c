@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "world.h"
 #include "chance.h"
+#include "core/taken.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -17,10 +18,12 @@ struct sim_worker {
 	unsigned rest; /* what stays behind when the main process goes */
 	bool rest_alive;
 	bool ignores_term;
+	unsigned hello; /* as WORD_HELLO has it */
 };
 
 struct sim_generation {
 	bool used, prepared, released, ready, watched, shared, migrates, linked;
+	bool left; /* a server that was taken over, and goes on without us */
 	uint32_t service, id;
 	const struct service_config *settings;
 	unsigned share;
@@ -227,6 +230,16 @@ static void give_character(struct world *w, struct sim_generation *g, unsigned i
 		if (one_in(c, 8))
 			later(w, some_time(w), ready); /* says it twice */
 	}
+	if (one_in(c, 2)) { /* uses libhandoff; some lose their channel */
+		struct event hello = ready;
+
+		hello.said.word = WORD_HELLO;
+		hello.said.number = 1 + !one_in(c, 4);
+		later(w, some_time(w), hello);
+		hello.said.number = pick(c, 3);
+		if (one_in(c, 4))
+			later(w, some_time(w), hello);
+	}
 	if (!w->quiet_life && one_in(c, 9)) { /* crashes on its own, some day */
 		struct event die = of_worker(g, index, EVENT_WORKER_EXITED);
 
@@ -245,6 +258,8 @@ static void do_start_worker(struct world *w, const struct action *a)
 		return;
 	}
 	k = &g->workers[a->worker];
+	if (!g->id && a->serial > 1)
+		error(w, "a server that was taken over is started again");
 	if (k->alive || k->rest_alive) {
 		error(w, "START_WORKER beside a living one");
 		return;
@@ -268,7 +283,8 @@ static void judge_signal(struct world *w, const struct sim_generation *g)
 {
 	struct service *sv = supervisor_service(w->s, g->service);
 	struct generation *cg = sv ? service_find(sv, g->id) : NULL;
-	bool by_signal = g->shared || g->settings->drain.by == DRAIN_SIGNAL;
+	bool by_signal =
+	        g->shared || g->settings->drain.by == DRAIN_SIGNAL || (cg && cg->by_message);
 
 	if (!cg || cg->state == GENERATION_FAILED || cg->overdue || w->at_once ||
 	        cg->state == GENERATION_SERVING)
@@ -306,6 +322,8 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 	}
 	if (!kill)
 		judge_signal(w, g);
+	if (!g->id && (g->share || !g->share_lost))
+		error(w, "a server is told to stop that no generation has taken the place of");
 	k->told = true;
 	k->killed |= kill;
 	if (kill) {
@@ -321,6 +339,36 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 	} else if (k->rest_alive && !k->ignores_term) {
 		later(w, some_time(w), of_worker(g, a->worker, EVENT_WORKER_TREE_GONE));
 	}
+}
+
+/* Only who said hello is spoken to, and to drain only who can. */
+static void do_tell(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_worker *k = g && a->worker < MAX_WORKERS ? &g->workers[a->worker] : NULL;
+
+	if (!k || k->serial != a->serial) {
+		error(w, "a word for a worker that is not there");
+		return;
+	}
+	if (!k->alive)
+		return; /* its exit is on the way */
+	if (k->hello < (a->tell.word == TELL_DRAIN ? 2 : 1))
+		error(w, "a word for a worker that did not ask for it");
+	if (a->tell.word == TELL_SERVING) {
+		struct sim_generation *serving = find(w, a->service, a->tell.generation);
+
+		if (!serving || !serving->share)
+			error(w, "generation %u is said to serve, and has no share",
+			        a->tell.generation);
+		return;
+	}
+	judge_signal(w, g);
+	if (g->settings->drain.by != DRAIN_AUTO)
+		error(w, "a drain message where drain.by says something else");
+	k->told = true;
+	if (!k->ignores_term)
+		later(w, some_time(w), of_worker(g, a->worker, EVENT_WORKER_EXITED));
 }
 
 static void do_steer(struct world *w, const struct action *a)
@@ -360,7 +408,7 @@ static void do_steer(struct world *w, const struct action *a)
 			        ready < cg->open)
 				error(w,
 				        "2: a share for a generation of which workers are missing");
-			if (g->settings->ready.by == READY_HTTP && !g->ready)
+			if (g->settings->ready.by == READY_HTTP && !g->ready && g->id)
 				error(w, "2: a share for a generation that did not answer its "
 				         "probe");
 		}
@@ -441,7 +489,12 @@ static void do_release(struct world *w, const struct action *a)
 		error(w, "8: RELEASE of what is released");
 		return;
 	}
-	if (has_processes(g))
+	g->left = a->leave;
+	if (a->leave && g->id)
+		error(w, "a generation of our own is left alone");
+	if (a->leave && g->share)
+		g->share = 0; /* the kernel's own doing from now on */
+	if (has_processes(g) && !a->leave)
 		error(w, "3: listeners of generation %u are closed beside a living process", g->id);
 	if (g->share)
 		error(w, "3: listeners of generation %u are closed while it has a share", g->id);
@@ -503,6 +556,9 @@ static void do_action(struct world *w, const struct action *a)
 	case ACTION_SIGNAL_WORKER:
 	case ACTION_KILL_WORKER:
 		do_signal(w, a, a->type == ACTION_KILL_WORKER);
+		break;
+	case ACTION_TELL_WORKER:
+		do_tell(w, a);
 		break;
 	case ACTION_STEER:
 		do_steer(w, a);
@@ -765,6 +821,9 @@ static bool next_event(struct world *w)
 		}
 		if (ev.type == EVENT_WORKER_SAID && !g->workers[ev.worker].alive)
 			return true;
+		if (ev.type == EVENT_WORKER_SAID && ev.said.word == WORD_HELLO &&
+		        g->workers[ev.worker].serial == ev.serial)
+			g->workers[ev.worker].hello = (unsigned)ev.said.number;
 		if (ev.type == EVENT_PROBE_DONE)
 			g->ready |= ev.ok;
 		step(w, &ev);
@@ -802,7 +861,8 @@ static void finish(struct world *w)
 		}
 	}
 	for (unsigned i = 0; i < w->n_gens; i++)
-		if (w->gens[i].used && (has_processes(&w->gens[i]) || !w->gens[i].released))
+		if (w->gens[i].used &&
+		        ((has_processes(&w->gens[i]) && !w->gens[i].left) || !w->gens[i].released))
 			error(w, "something of generation %u is left behind", w->gens[i].id);
 	for (unsigned i = 0; i < w->n_requests; i++)
 		if (!w->requests[i].answered && !w->requests[i].cancelled)
@@ -814,6 +874,7 @@ struct world_result world_live(struct chance chance, const struct world_options 
 	struct world *w = calloc(1, sizeof *w);
 	struct world_result result;
 	struct event ev = {.type = EVENT_CONFIG_LOADED};
+	struct taken_service taken = {"web", 1};
 	unsigned steps;
 
 	if (!w)
@@ -826,6 +887,11 @@ struct world_result world_live(struct chance chance, const struct world_options 
 		abort();
 	w->config = random_config(&w->chance);
 	ev.config = config_ref(w->config);
+	if (one_in(&w->chance, 4)) {
+		taken.processes += pick(&w->chance, MAX_WORKERS);
+		ev.taken = &taken;
+		ev.n_taken = 1;
+	}
 	step(w, &ev);
 	steps = 200 + pick(&w->chance, 8) * 100;
 	while (w->result.steps < steps && w->result.steps < options->max_steps && !w->exited &&

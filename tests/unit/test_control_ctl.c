@@ -46,7 +46,7 @@ static void on_status(void *data, struct control_call *call, const char *service
 	struct view_listener listener = {
 	        "http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096};
 	struct view_worker worker = {
-	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b"};
+	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b", 0, 0};
 	struct view_generation generations[] = {
 	        {.id = 7,
 	                .state = "serving",
@@ -68,7 +68,8 @@ static void on_status(void *data, struct control_call *call, const char *service
 	                .deadline_in = 41 * USEC_PER_SEC,
 	                .oldest = 12 * USEC_PER_SEC},
 	};
-	struct view_service web = {"web", "serving", 7, false, &last, &listener, 1, generations, 2};
+	struct view_service web = {"web", "serving", 7, false, &last, &listener, 1, generations, 2,
+	        false};
 	struct view view = {
 	        811, "0.1.0", "production", "running", "ebpf", NULL, now_usec(), &web, 1};
 

@@ -34,8 +34,8 @@ static void test_status(void **state)
 	struct view_listener listeners[] = {
 	        {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096}};
 	struct view_worker workers[] = {
-	        {0, 9001, "serving", 4, true, NOW - 5 * USEC_PER_SEC, 1, "caf\xff"},
-	        {1, 0, "failed", 0, false, NOW, 0, ""},
+	        {0, 9001, "serving", 4, true, NOW - 5 * USEC_PER_SEC, 1, "caf\xff", 2, 3},
+	        {1, 0, "failed", 0, false, NOW, 0, "", 0, 0},
 	};
 	struct view_generation generations[] = {
 	        {.id = 7,
@@ -53,7 +53,9 @@ static void test_status(void **state)
 	                .oldest = USEC_INFINITY,
 	                .reason = "",
 	                .workers = workers,
-	                .n_workers = 2},
+	                .n_workers = 2,
+	                .requests = 3,
+	                .requests_known = true},
 	        {.id = 6,
 	                .state = "draining",
 	                .share = 25,
@@ -75,8 +77,8 @@ static void test_status(void **state)
 	                .reason = "r"},
 	};
 	struct view_service services[] = {
-	        {"web", "serving", 7, false, &last, listeners, 1, generations, 3},
-	        {"idle", "stopped", 0, true, NULL, NULL, 0, NULL, 0},
+	        {"web", "serving", 7, false, &last, listeners, 1, generations, 3, false},
+	        {"idle", "stopped", 0, true, NULL, NULL, 0, NULL, 0, false},
 	};
 	struct view view = {811, "0.1.0", "production", "running", "ebpf", NULL, NOW, services, 2};
 
@@ -96,18 +98,22 @@ static void test_status(void **state)
 	        "\"started\":\"2026-03-01T14:01:11.250Z\",\"in_flight\":12,\"drain\":null,"
 	        "\"reason\":\"\",\"workers\":[{\"index\":0,\"pid\":9001,\"state\":\"serving\","
 	        "\"in_flight\":4,\"started\":\"2026-03-01T14:02:06.250Z\",\"restarts\":1,"
-	        "\"status\":\"caf\xef\xbf\xbd\"},{\"index\":1,\"pid\":null,\"state\":\"failed\","
+	        "\"status\":\"caf\xef\xbf\xbd\",\"busy\":2,\"requests\":3},{\"index\":1,\"pid\":"
+	        "null,\"state\":\"failed\","
 	        "\"in_flight\":null,\"started\":\"2026-03-01T14:02:11.250Z\",\"restarts\":0,"
-	        "\"status\":\"\"}]},{\"id\":6,\"state\":\"draining\",\"share\":0.25,"
+	        "\"status\":\"\",\"busy\":null,\"requests\":null}],\"requests\":3},{\"id\":6,"
+	        "\"state\":\"draining\",\"share\":0.25,"
 	        "\"share_observed\":null,\"sent\":null,\"promote_in\":1.5,\"release\":null,"
 	        "\"started\":\"2026-03-01T13:45:31.250Z\",\"in_flight\":null,\"drain\":{\"by\":"
 	        "\"idle\","
-	        "\"deadline_in\":41.2,\"oldest\":12.0},\"reason\":\"\",\"workers\":[]},{\"id\":5,"
+	        "\"deadline_in\":41.2,\"oldest\":12.0},\"reason\":\"\",\"workers\":[],"
+	        "\"requests\":null},{\"id\":5,"
 	        "\"state\":\"draining\",\"share\":0.0,\"share_observed\":null,"
 	        "\"sent\":null,\"promote_in\":null,\"release\":null,"
 	        "\"started\":\"2026-03-01T13:45:31.250Z\",\"in_flight\":0,\"drain\":{\"by\":"
 	        "\"signal\","
-	        "\"deadline_in\":null,\"oldest\":null},\"reason\":\"r\",\"workers\":[]}]},"
+	        "\"deadline_in\":null,\"oldest\":null},\"reason\":\"r\",\"workers\":[],"
+	        "\"requests\":null}]},"
 	        "{\"name\":\"idle\",\"state\":\"stopped\",\"generation\":null,\"reloading\":true,"
 	        "\"last_result\":null,\"listeners\":[],\"generations\":[]}]}");
 }

@@ -55,6 +55,7 @@ static void tell(struct script *x, const struct action *a)
 	case ACTION_START_WORKER:
 	case ACTION_SIGNAL_WORKER:
 	case ACTION_KILL_WORKER:
+	case ACTION_TELL_WORKER:
 		text_add(&x->text, "%s %u.%u\n", action_type_to_string(a->type), a->generation,
 		        a->worker);
 		return;
