@@ -465,6 +465,7 @@ static void do_forget_worker(struct daemon *d, const struct action *a)
 	if (*at)
 		*at = w->next;
 	keep_last_words(d, a, w);
+	live_forget(d, w);
 	process_free(w->process);
 	free(w);
 }
@@ -512,14 +513,14 @@ static void do_answer(const struct action *a)
 }
 
 /* Those who wait for the service and asked to be told. */
-static void tell_waiting(struct daemon *d, const struct action *a)
+static void tell_waiting(struct daemon *d, const struct action *a, const struct record *r)
 {
 	const struct service *sv =
 	        a->service ? supervisor_service(d->supervisor, a->service) : NULL;
 
 	for (const struct target *t = sv ? sv->targets : NULL; t; t = t->next)
 		if (t->request->caller)
-			control_progress(t->request->caller, &a->record);
+			control_progress(t->request->caller, r);
 }
 
 static void do_record(struct daemon *d, const struct action *a)
@@ -533,7 +534,8 @@ static void do_record(struct daemon *d, const struct action *a)
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
-	tell_waiting(d, a);
+	tell_waiting(d, a, &r);
+	daemon_hasten_monitors(d);
 }
 
 static void do_tell_systemd(const struct action *a)

@@ -119,6 +119,7 @@ void daemon_run_events(struct daemon *d)
 		config_source_load(d);
 		run_queue(d);
 	}
+	live_introduce(d);
 	if (d->out_of_memory) {
 		d->out_of_memory = false;
 		log_line(RECORD_ERROR, "memory is short: an event was lost");
@@ -251,6 +252,9 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 		return;
 	case NOTIFY_KEEP:
 		kept_claim(data, w->service, w->generation, m);
+		return;
+	case NOTIFY_LIVE:
+		live_door_open(w, m);
 		return;
 	case NOTIFY_FETCH:
 		kept_fetch(data, w->service, m);

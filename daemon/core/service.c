@@ -87,6 +87,13 @@ struct generation *service_find(const struct service *sv, uint32_t generation)
 	return NULL;
 }
 
+struct generation *service_heir(const struct service *sv, const struct generation *g)
+{
+	if (g->state != GENERATION_DRAINING && g->state != GENERATION_STOPPING)
+		return NULL;
+	return service_serving(sv);
+}
+
 unsigned service_old(const struct service *sv, uint32_t than)
 {
 	unsigned n = 0;

@@ -82,6 +82,9 @@ struct service *service_new(struct supervisor *s, uint32_t id, const char *name)
 struct service *service_free(struct service *sv);
 
 struct generation *service_serving(const struct service *sv);
+/* Who takes the connections of this generation over that can be passed: the one that serves, as
+ * soon as there is no way back to this one; NULL: nobody yet. */
+struct generation *service_heir(const struct service *sv, const struct generation *g);
 struct generation *service_find(const struct service *sv, uint32_t generation);
 /* Old generations that still have something, and are older than `than`. */
 unsigned service_old(const struct service *sv, uint32_t than);

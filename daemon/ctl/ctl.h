@@ -136,6 +136,11 @@ struct progress;
 struct progress *progress_new(void);
 /* Shows one event: repaints the line of a terminal, else prints one. */
 void progress_show(struct progress *p, const json_t *event);
+/* On a terminal: handoffd's status, for the numbers. */
+bool progress_wants_status(const struct progress *p);
+void progress_status(struct progress *p, const json_t *status);
+/* The service belongs to it, also before anything happens. */
+void progress_expect(struct progress *p, const char *service);
 /* Clears the line. Returns NULL. */
 struct progress *progress_free(struct progress *p);
 
