@@ -236,7 +236,6 @@ void live_introduce(struct daemon *d);
 
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);
-void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);

@@ -2,6 +2,7 @@
 /* What the core wants, as calls; what comes of it, as events. The only file that sees every room of
  * the shell; it decides nothing. */
 #include "daemon.h"
+#include "process/memory.h"
 #include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
@@ -299,6 +300,22 @@ static void do_steer(struct daemon *d, const struct action *a)
 		if (g && g->set)
 			(void)listener_set_sent(g->set, &g->sent_before);
 	}
+	daemon_post(d, &ev);
+}
+
+static void add_memory(pid_t pid, void *arg)
+{
+	*(uint64_t *)arg += process_memory(pid);
+}
+
+static void do_measure(struct daemon *d, const struct action *a)
+{
+	struct event ev = of(a, EVENT_MEASURED);
+
+	if (!a->shell)
+		return;
+	ev.memory = 0;
+	live_generation_processes(a->shell, add_memory, &ev.memory);
 	daemon_post(d, &ev);
 }
 
@@ -604,6 +621,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_STOP_WATCH:
 		stop_watch(a->shell);
+		break;
+	case ACTION_MEASURE:
+		do_measure(d, a);
 		break;
 	case ACTION_NAME_CUT:
 		do_name_cut(d, a);

@@ -530,7 +530,6 @@ static int run(struct daemon *d, const struct options *o)
 	struct ho_error error = {0};
 
 	ho_assert_hook = say_last_words;
-	config_source_note_inert(d->source.config);
 	if (open_all(d, &error) < 0 ||
 	        take_over_find(d, o->take_over, o->n_take_over, &error) < 0) {
 		fprintf(stderr, "handoffd: %s\n", error.text);

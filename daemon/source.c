@@ -45,27 +45,6 @@ static void note_fixed(struct daemon *d, const struct config *new)
 		        new->file, before);
 }
 
-/* Settings that are read and checked, so that a file can be written for later versions, and do
- * nothing yet. */
-void config_source_note_inert(const struct config *c)
-{
-	static const char *const inert[] = {"rollout.step", "rollout.max-old-memory"};
-
-	for (size_t i = 0; i < c->n_services; i++) {
-		const struct service_config *s = &c->services[i];
-
-		for (size_t k = 0; k < s->n_origins; k++)
-			for (size_t n = 0; n < ARRAY_SIZE(inert); n++)
-				if (!strcmp(s->origins[k].key, inert[n]) &&
-				        s->origins[k].origin.file)
-					log_line(RECORD_WARNING,
-					        "%s:%d: %s of service \"%s\" has no effect in this "
-					        "version",
-					        s->origins[k].origin.file,
-					        s->origins[k].origin.line, inert[n], s->name);
-	}
-}
-
 static char *join(const struct mistakes *m)
 {
 	size_t n = 1;
@@ -105,7 +84,6 @@ void config_source_load(struct daemon *d)
 	if (config_load(s->file, s->environment, &config, &mistakes) == 0 &&
 	        (!s->development || config_develop(config, s->only, &mistakes) == 0)) {
 		note_fixed(d, config);
-		config_source_note_inert(config);
 		config_unref(s->config);
 		s->config = config_ref(config);
 		ev.config = config;

@@ -20,7 +20,7 @@ static void set_defaults(struct service_config *s)
 {
 	if (!is_set(s, "rollout.bake"))
 		s->rollout.bake = 0;
-	s->rollout.canary = 0;
+	s->rollout.canary = s->rollout.step = 0;
 	if (!is_set(s, "drain.idle-after"))
 		s->drain.idle_after = 100 * USEC_PER_MSEC;
 	if (!is_set(s, "drain.deadline"))

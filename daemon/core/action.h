@@ -32,6 +32,7 @@ struct request;
 	X(START_BUILD) /* (BUILD_ENDED) */                                                         \
 	X(STOP_BUILD)  /* a second time: at once */                                                \
 	X(RETURN_HELD) /* who waits for the generation goes to the one that is steered to */       \
+	X(MEASURE)     /* the memory of the generation (MEASURED) */                               \
 	X(FORGET_SERVICE)                                                                          \
 	X(ANSWER) /* the request passes to the shell */                                            \
 	X(RECORD)                                                                                  \

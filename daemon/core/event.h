@@ -28,7 +28,8 @@
 	X(INFLIGHT) /* how many connections a watched generation has */                            \
 	X(WATCH_FAILED)                                                                            \
 	X(FILES_CHANGED) /* that the service watches */                                            \
-	X(BUILD_ENDED)   /* or could not be started: `exited` with code 0 */
+	X(BUILD_ENDED)   /* or could not be started: `exited` with code 0 */                       \
+	X(MEASURED)      /* how much memory a generation has */
 
 enum event_type {
 #define X(id) EVENT_##id,
@@ -83,7 +84,8 @@ struct event {
 			uint64_t number; /* EXTEND: µs; HELLO: 0 no channel, 1 one, 2 it drains
 			                    by message */
 		} said;
-		bool ok; /* PROBE_DONE, QUIET_CHECKED */
+		uint64_t memory; /* bytes */
+		bool ok;         /* PROBE_DONE, QUIET_CHECKED */
 		struct {
 			uint64_t total, idle;
 			usec_t oldest;

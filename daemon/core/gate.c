@@ -291,7 +291,8 @@ static bool wants_hold(const struct generation *g)
 		return false;
 	if (c->rollout.order == ROLLOUT_STOP_FIRST)
 		return old || sv->held;
-	return (old || sv->held) && sv->supervisor->development && c->dev.hold && !g->canary;
+	return (old || sv->held) && sv->supervisor->development && c->dev.hold && !g->canary &&
+	       !g->step;
 }
 
 void gate_return_held(struct service *sv)
@@ -372,11 +373,13 @@ bool gate_begin(struct generation *g)
 			return true;
 		if (!alone(g))
 			return false;
+		g->step = 0;
+		g->open = g->n_workers;
 	}
 	g->begun = true;
 	g->begun_at = now;
 	g->ready_deadline = usec_add(now, g->settings->ready.timeout);
-	for (unsigned i = 0; i < g->n_workers; i++)
+	for (unsigned i = 0; i < g->open; i++)
 		generation_start_worker(g, &g->workers[i]);
 	return true;
 }

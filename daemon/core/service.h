@@ -72,7 +72,8 @@ struct service {
 	bool counted_rolling;
 	bool touched;  /* by a configuration: to be settled */
 	bool finished; /* its program ended by itself and is not to be restarted */
-	usec_t retry_at;
+	usec_t retry_at, measure_at;
+	unsigned scaled, scaled_from; /* workers instead of what the settings say; 0: as they say */
 	unsigned failures;
 	uint64_t cut; /* connections cut since the last result */
 
@@ -111,6 +112,9 @@ void service_stay_stopped(struct service *sv);
 /* What came of a request of this kind: for those who wait, and for status. */
 void service_result(struct service *sv, enum request_kind kind, uint32_t generation,
         enum outcome_code code, const char *outcome, const char *text);
+
+/* The memory of an old generation is known: are they too many? */
+void service_measured(struct service *sv);
 
 /* Does all that can be done now and sets the timer; called at the end of every event that touched
  * it. */

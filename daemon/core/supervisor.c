@@ -466,6 +466,10 @@ static void generation_event(struct generation *g, const struct event *ev)
 	case EVENT_WATCH_FAILED:
 		drain_uncountable(g, ev->text);
 		break;
+	case EVENT_MEASURED:
+		g->memory = ev->memory;
+		service_measured(g->service);
+		break;
 	case EVENT_WORKER_STARTED:
 	case EVENT_WORKER_START_FAILED:
 	case EVENT_WORKER_EXITED:
@@ -695,6 +699,7 @@ void supervisor_step(
 	case EVENT_WATCH_FAILED:
 	case EVENT_FILES_CHANGED:
 	case EVENT_BUILD_ENDED:
+	case EVENT_MEASURED:
 		service_event(s, ev);
 		break;
 	case EVENT_TYPE_COUNT:
