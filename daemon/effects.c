@@ -2,6 +2,7 @@
 /* What the core wants, as calls; what comes of it, as events. The only file that sees every room of
  * the shell; it decides nothing. */
 #include "daemon.h"
+#include "process/memory.h"
 #include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
@@ -302,6 +303,22 @@ static void do_steer(struct daemon *d, const struct action *a)
 	daemon_post(d, &ev);
 }
 
+static void add_memory(pid_t pid, void *arg)
+{
+	*(uint64_t *)arg += process_memory(pid);
+}
+
+static void do_measure(struct daemon *d, const struct action *a)
+{
+	struct event ev = of(a, EVENT_MEASURED);
+
+	if (!a->shell)
+		return;
+	ev.memory = 0;
+	live_generation_processes(a->shell, add_memory, &ev.memory);
+	daemon_post(d, &ev);
+}
+
 static void do_name_cut(struct daemon *d, const struct action *a)
 {
 	struct live_generation *g = a->shell;
@@ -455,6 +472,7 @@ static void do_forget_worker(struct daemon *d, const struct action *a)
 	if (*at)
 		*at = w->next;
 	keep_last_words(d, a, w);
+	live_forget(d, w);
 	process_free(w->process);
 	free(w);
 }
@@ -502,14 +520,14 @@ static void do_answer(const struct action *a)
 }
 
 /* Those who wait for the service and asked to be told. */
-static void tell_waiting(struct daemon *d, const struct action *a)
+static void tell_waiting(struct daemon *d, const struct action *a, const struct record *r)
 {
 	const struct service *sv =
 	        a->service ? supervisor_service(d->supervisor, a->service) : NULL;
 
 	for (const struct target *t = sv ? sv->targets : NULL; t; t = t->next)
 		if (t->request->caller)
-			control_progress(t->request->caller, &a->record);
+			control_progress(t->request->caller, r);
 }
 
 static void do_record(struct daemon *d, const struct action *a)
@@ -523,7 +541,8 @@ static void do_record(struct daemon *d, const struct action *a)
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
-	tell_waiting(d, a);
+	tell_waiting(d, a, &r);
+	daemon_hasten_monitors(d);
 }
 
 static void do_tell_systemd(const struct action *a)
@@ -605,6 +624,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_STOP_WATCH:
 		stop_watch(a->shell);
+		break;
+	case ACTION_MEASURE:
+		do_measure(d, a);
 		break;
 	case ACTION_NAME_CUT:
 		do_name_cut(d, a);

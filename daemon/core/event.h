@@ -26,7 +26,8 @@
 	X(STEER_FAILED)                                                                            \
 	X(QUIET_CHECKED)                                                                           \
 	X(INFLIGHT) /* how many connections a watched generation has */                            \
-	X(WATCH_FAILED)
+	X(WATCH_FAILED)                                                                            \
+	X(MEASURED) /* how much memory a generation has */
 
 enum event_type {
 #define X(id) EVENT_##id,
@@ -75,7 +76,8 @@ struct event {
 			uint64_t number; /* EXTEND: µs; HELLO: 0 no channel, 1 one, 2 it drains
 			                    by message */
 		} said;
-		bool ok; /* PROBE_DONE, QUIET_CHECKED */
+		uint64_t memory; /* bytes */
+		bool ok;         /* PROBE_DONE, QUIET_CHECKED */
 		struct {
 			uint64_t total, idle;
 			usec_t oldest;

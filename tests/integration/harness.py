@@ -31,6 +31,7 @@ SLEEPD = BUILD / "contrib/examples/sleepd"
 LOAD = BUILD / "tests/tools/handoff-load"
 WORKER = (sys.executable, HERE / "worker.py")
 LIMIT = 30  # seconds
+FAST = bool(os.environ.get("HANDOFF_FAST"))
 NOBODY = 65534
 CLONE_NEWNET = 0x40000000
 SCHEMAS = {

@@ -70,6 +70,7 @@ static void tell(struct script *x, const struct action *a)
 	case ACTION_WATCH_DRAIN:
 	case ACTION_STOP_WATCH:
 	case ACTION_NAME_CUT:
+	case ACTION_MEASURE:
 	case ACTION_RELEASE:
 	case ACTION_FORGET_SERVICE:
 	case ACTION_EXIT:

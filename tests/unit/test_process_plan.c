@@ -351,7 +351,7 @@ static bool add_message(void *arg, const struct notify_message *m)
 {
 	static const char *const names[] = {"ready", "stopping", "status", "errno", "extend",
 	        "watchdog", "trigger", "reloading", "ready-fd", "exec-ready", "mainpid", "fdname",
-	        "fdstore", "fdremove", "hello", "drains", "keep", "fetch"};
+	        "fdstore", "fdremove", "hello", "drains", "keep", "fetch", "live"};
 
 	text_add(arg, "%s", names[m->kind]);
 	if (m->number)
@@ -389,7 +389,8 @@ static void test_datagrams(void **state)
 	DATAGRAM("EXTEND_TIMEOUT_USEC=5000000\nBARRIER=1", "extend:5000000 ");
 	DATAGRAM("FDSTORE=1\nFDNAME=a b\nFDSTOREREMOVE=1\nFDSTORE=2",
 	        "fdstore fdname:a b fdremove ");
-	DATAGRAM("HANDOFF_KEEP=1.4096\nHANDOFF_FETCH=1\nHANDOFF_FETCH=0", "keep:1.4096 fetch ");
+	DATAGRAM("HANDOFF_KEEP=1.4096\nHANDOFF_FETCH=1\nHANDOFF_FETCH=0\nHANDOFF_LIVE=both-1-2",
+	        "keep:1.4096 fetch live:both-1-2 ");
 	DATAGRAM("HANDOFF_HELLO=1\nHANDOFF_DRAINS=1\nHANDOFF_HELLO=2", "hello drains ");
 	DATAGRAM("EXTEND_TIMEOUT_USEC=18446744073709551616", "");
 	DATAGRAM("STATUS=\nSTATUS=a=b\tc\x1b[1m", "status: status:a=b c [1m ");
