@@ -339,6 +339,14 @@ static void do_name_cut(struct daemon *d, const struct action *a)
 
 /* ---- workers ---- */
 
+/* Anew for every worker, and when a generation has left: whoever has the socket can change it, also
+ * for those who share it. */
+static void set_accept_mode(const struct live_generation *g)
+{
+	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++)
+		(void)listener_set_blocking(g->set, i, config_accept_blocks(g->release->service));
+}
+
 static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd *fds)
 {
 	enum sockets_mode mode = g->release->service->sockets;
@@ -350,9 +358,8 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 		struct listener_info l = listener_set_info(g->set, n);
 
 		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
-		/* anew for every worker: one before may have changed it */
-		(void)listener_set_blocking(g->set, n, config_accept_blocks(g->release->service));
 	}
+	set_accept_mode(g);
 	return n;
 }
 
@@ -562,12 +569,17 @@ static void do_return_held(struct live_generation *g)
 
 static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 {
+	const struct service *sv = supervisor_service(d->supervisor, g->service);
+	const struct generation *serving = sv ? service_serving(sv) : NULL;
+
 	stop_probes(d, g);
 	if (g->stranded) /* whose handshake has ended since */
 		do_return_held(g);
 	if (leave && g->set)
 		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
+	if (serving && serving->shell && serving->shell != g)
+		set_accept_mode(serving->shell);
 	live_generation_free(g);
 }
 
