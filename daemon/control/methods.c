@@ -294,6 +294,16 @@ static void run_one(struct control_call *call, const struct method *m, json_t *p
 		spec.roll.release = path;
 		spec.roll.confined = !call->client->peer.may_run;
 	}
+	if (m->kind == REQUEST_SCALE) {
+		json_t *workers = json_object_get(parameters, "workers");
+		json_int_t n = json_integer_value(workers);
+
+		if (!json_is_integer(workers) || n < 1 || n > CONFIG_MAX_WORKERS) {
+			invalid(call, "workers");
+			return;
+		}
+		spec.workers = (unsigned)n;
+	}
 	spec.services = &service;
 	send_request(call, &spec);
 }
@@ -450,6 +460,9 @@ static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".Promote", .run = run_one, .changes = true,
 		.kind = REQUEST_PROMOTE, .waits = reload_waits,
 		.parameters = {"service", "wait", "timeout", "canary", "hold"}},
+	{.name = INTERFACE_MANAGER ".Scale", .run = run_one, .changes = true,
+		.kind = REQUEST_SCALE, .waits = start_waits,
+		.parameters = {"service", "workers", "wait", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Abort", .run = run_one, .changes = true,
 		.kind = REQUEST_ABORT, .waits = reload_waits, .parameters = {"service", "wait", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Rollback", .run = run_one, .changes = true,

@@ -46,6 +46,8 @@ const struct command commands[] = {
                 "undo a held canary, or a start that is under way"},
         {"rollback", "SERVICE", 1, 1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_rollback,
                 "go back to the generation before, at once where it is still there"},
+        {"scale", "SERVICE N", 2, 2, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_scale,
+                "run N workers, without a new generation"},
         {"stop", "SERVICE...", 1, -1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_stop,
                 "finish the connections, then stop"},
         {"start", "SERVICE...", 1, -1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_start,

@@ -38,6 +38,7 @@ int command_deploy(struct ctl *ctl);
 int command_promote(struct ctl *ctl);
 int command_abort(struct ctl *ctl);
 int command_rollback(struct ctl *ctl);
+int command_scale(struct ctl *ctl);
 int command_stop(struct ctl *ctl);
 int command_start(struct ctl *ctl);
 int command_restart(struct ctl *ctl);

@@ -195,6 +195,23 @@ int command_rollback(struct ctl *ctl)
 	return run_service(ctl, INTERFACE_MANAGER ".Rollback", NULL);
 }
 
+int command_scale(struct ctl *ctl)
+{
+	json_t *parameters = json_pack("{s:o}", "service", wire_string(ctl->arguments[0]));
+	uint64_t n;
+
+	if (!parse_number(ctl->arguments[1], CONFIG_MAX_WORKERS, &n) || !n) {
+		json_decref(parameters);
+		return complain(CODE_USAGE,
+		        "scale takes a number of workers from 1 to %d, not \"%s\"",
+		        CONFIG_MAX_WORKERS, ctl->arguments[1]);
+	}
+	if (parameters && ctl->wait)
+		(void)json_object_set_new(parameters, "wait", wire_string(ctl->wait));
+	(void)json_object_set_new(parameters, "workers", json_integer((json_int_t)n));
+	return run(ctl, INTERFACE_MANAGER ".Scale", parameters);
+}
+
 static int run_services(struct ctl *ctl, const char *method)
 {
 	json_t *services = json_array(), *parameters;
