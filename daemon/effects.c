@@ -339,6 +339,14 @@ static void do_name_cut(struct daemon *d, const struct action *a)
 
 /* ---- workers ---- */
 
+/* Anew for every worker, and when a generation has left: whoever has the socket can change it, also
+ * for those who share it. */
+static void set_accept_mode(const struct live_generation *g)
+{
+	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++)
+		(void)listener_set_blocking(g->set, i, config_accept_blocks(g->release->service));
+}
+
 static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd *fds)
 {
 	enum sockets_mode mode = g->release->service->sockets;
@@ -350,9 +358,8 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 		struct listener_info l = listener_set_info(g->set, n);
 
 		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
-		/* anew for every worker: one before may have changed it */
-		(void)listener_set_blocking(g->set, n, config_accept_blocks(g->release->service));
 	}
+	set_accept_mode(g);
 	return n;
 }
 
@@ -553,12 +560,26 @@ static void do_tell_systemd(const struct action *a)
 	}
 }
 
+static void do_return_held(struct live_generation *g)
+{
+	g->stranded = true;
+	if (g->set)
+		listener_set_strand(g->set);
+}
+
 static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 {
+	const struct service *sv = supervisor_service(d->supervisor, g->service);
+	const struct generation *serving = sv ? service_serving(sv) : NULL;
+
 	stop_probes(d, g);
+	if (g->stranded) /* whose handshake has ended since */
+		do_return_held(g);
 	if (leave && g->set)
 		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
+	if (serving && serving->shell && serving->shell != g)
+		set_accept_mode(serving->shell);
 	live_generation_free(g);
 }
 
@@ -635,8 +656,21 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		d->exit_code = a->exit_code;
 		ev_break(d->loop, EVBREAK_ALL);
 		break;
+	case ACTION_WATCH_FILES:
+		daemon_watch_files(d, a);
+		break;
+	case ACTION_START_BUILD:
+		daemon_start_build(d, a, ((struct live_generation *)a->shell)->release);
+		break;
+	case ACTION_STOP_BUILD:
+		daemon_stop_build(d, a);
+		break;
+	case ACTION_RETURN_HELD:
+		do_return_held(a->shell);
+		break;
 	case ACTION_FORGET_SERVICE:
 		kept_remove(d, a->service, NULL);
+		daemon_forget_watch(d, a->service);
 		break;
 	case ACTION_TYPE_COUNT:
 		break;
