@@ -28,7 +28,7 @@ struct live_generation {
 	struct release *release;
 	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
-	uint64_t sent_before; /* connections, when the shares were last changed */
+	uint64_t sent_before;     /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
@@ -64,7 +64,8 @@ struct kept_fd {
 	uint32_t service;
 	int fd;
 	char name[CONFIG_MAX_NAME];
-	char layout[CONFIG_MAX_NAME]; /* of memory, which is given to those who ask only; else "" */
+	char layout[CONFIG_MAX_NAME]; /* "": given to all; else to those who ask: "-", or of memory
+	                               */
 	uint32_t generation;          /* of memory: for which it was made */
 };
 #define KEPT_FDS_MAX 32 /* of one service */
