@@ -184,10 +184,14 @@ static void test_listen_pid_of_the_parent(void **state)
 	in.n_fds = 1;
 	in.listen_pid = LISTEN_PID_PARENT;
 	dialect_add(&e, DIALECT_SYSTEMD, &in);
-	assert_environment(&e, "LISTEN_FDS=1\nLISTEN_FDNAMES=http\nLISTEN_PID=parent:4711\n");
+	assert_string_equal(dialect_pid(&e, DIALECT_SYSTEMD, &in), "0000000000");
+	assert_null(dialect_pid(&e, DIALECT_NGINX, &in));
+	assert_environment(
+	        &e, "LISTEN_FDS=1\nLISTEN_FDNAMES=http\nLISTEN_PID=parent:0000000000\n");
 	environment_put(&e, "LISTEN_PID=of the service");
 	in.listen_pid = LISTEN_PID_NONE;
 	dialect_add(&e, DIALECT_SYSTEMD, &in);
+	assert_null(dialect_pid(&e, DIALECT_SYSTEMD, &in));
 	assert_environment(&e, "LISTEN_FDS=1\nLISTEN_FDNAMES=http\n");
 }
 
