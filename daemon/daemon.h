@@ -65,7 +65,8 @@ struct kept_fd {
 	uint32_t service;
 	int fd;
 	char name[CONFIG_MAX_NAME];
-	char layout[CONFIG_MAX_NAME]; /* of memory, which is given to those who ask only; else "" */
+	char layout[CONFIG_MAX_NAME]; /* "": given to all; else to those who ask: "-", or of memory
+	                               */
 	uint32_t generation;          /* of memory: for which it was made */
 };
 #define KEPT_FDS_MAX 32 /* of one service */
