@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Sockets that programs bind themselves: what a worker asks goes to the listeners of its
  * generation, and what comes of it is told. Decides nothing but when to look for sockets that are
- * gone: at every call, at the end of a worker, and once a second while a generation starts. Nothing
- * runs while a generation serves. */
+ * gone: at every call, at the end of a worker, once a second while a generation starts, and while
+ * it serves when clients come to one (see listener_set_seek_lost()). */
 #include "daemon.h"
 #include "system/log.h"
 
@@ -47,21 +47,62 @@ static void hurry_probes(const struct live_generation *g)
 static bool may_lose_sockets(const struct generation *cg)
 {
 	return cg->state == GENERATION_STARTING || cg->state == GENERATION_READY ||
-	       cg->state == GENERATION_SERVING;
+	       cg->state == GENERATION_CANARY || cg->state == GENERATION_SERVING;
 }
 
-void daemon_sweep(struct live_generation *g, bool starting)
+bool daemon_sweep(struct live_generation *g, bool starting)
 {
-	if (g->set)
-		(void)listener_set_sweep(g->set, live_generation_processes, g, starting);
+	return g->set && listener_set_sweep(g->set, live_generation_processes, g, starting);
+}
+
+static void tell_of_orphan(const struct live_generation *g, const char *address)
+{
+	const struct service *sv = supervisor_service(g->daemon->supervisor, g->service);
+	struct record r = {.type = RECORD_SOCKET_CLOSED, RECORD_NONE, .generation = g->generation};
+	char text[240];
+	struct text t = TEXT_ON(text);
+
+	text_add(&t,
+	        "the program has closed its socket at %s: clients wait in its queue until it "
+	        "listens "
+	        "again",
+	        address);
+	r.service = sv ? sv->name : NULL;
+	r.text = text;
+	log_record(&r);
+	if (g->daemon->control)
+		control_publish(g->daemon->control, &r);
+}
+
+static bool on_seek(void *data)
+{
+	struct live_generation *g = data;
+	const struct generation *cg = core_generation(g->daemon, g->service, g->generation);
+
+	const char *address;
+	bool lost;
+
+	if (!cg || !may_lose_sockets(cg))
+		return false;
+	lost = daemon_sweep(g, cg->state == GENERATION_STARTING);
+	while ((address = listener_set_orphan(g->set))) {
+		tell_of_orphan(g, address);
+		lost = true;
+	}
+	return lost;
 }
 
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation)
 {
 	struct generation *cg = core_generation(d, service, generation);
 
-	if (cg && cg->shell && cg->state == GENERATION_SERVING)
-		daemon_sweep(cg->shell, false);
+	struct live_generation *g = cg ? cg->shell : NULL;
+
+	if (!g || !g->set || cg->state != GENERATION_SERVING)
+		return;
+	(void)daemon_sweep(g, false);
+	while (listener_set_orphan(g->set)) /* its end was told */
+		;
 }
 
 /* ---- calls ---- */
@@ -179,12 +220,12 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 	}
 	losing = may_lose_sockets(cg);
 	if (losing && call->kind == CALL_BIND)
-		daemon_sweep(g, cg->state == GENERATION_STARTING);
+		(void)daemon_sweep(g, cg->state == GENERATION_STARTING);
 	r = call->kind == CALL_LISTEN            ? on_listen(g, w, call, &error)
 	    : call->address.ss_family == AF_UNIX ? on_bind_unix(g, call, &error)
 	                                         : on_bind(g, call, &error);
 	if (losing && call->kind == CALL_LISTEN && r == 0)
-		daemon_sweep(g, cg->state == GENERATION_STARTING);
+		(void)daemon_sweep(g, cg->state == GENERATION_STARTING);
 	if (r <= 0)
 		hurry_probes(g);
 	if (r < 0 && error.text[0])
@@ -243,6 +284,7 @@ void daemon_watch_adoption(struct live_generation *g, const struct live_worker *
 		        strerror(-error));
 		tell(d, RECORD_ADOPTION_IMPOSSIBLE, w, text);
 	}
+	listener_set_seek_lost(g->set, on_seek, g);
 	if (error < 0 || cg->state != GENERATION_STARTING || ev_is_active(&g->sweep))
 		return;
 	ev_timer_init(&g->sweep, on_sweep, SWEEP_SECONDS, SWEEP_SECONDS);

@@ -18,6 +18,7 @@
 #include "system/systemd.h"
 
 struct daemon;
+struct live_door;
 
 /* The shell's side of a generation: what the core's action PREPARE made. */
 struct live_generation {
@@ -27,12 +28,13 @@ struct live_generation {
 	struct release *release;
 	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
-	uint64_t sent_before; /* connections, when the shares were last changed */
+	uint64_t sent_before;     /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
+	bool stranded;       /* clients waited for it in vain */
 	ev_timer sweep;      /* while it starts: has the program closed a socket again? */
 	char elsewhere[200]; /* where its program listens that is none of its addresses: a list */
 	bool blind;          /* told that its sockets cannot be looked at */
@@ -63,7 +65,8 @@ struct kept_fd {
 	uint32_t service;
 	int fd;
 	char name[CONFIG_MAX_NAME];
-	char layout[CONFIG_MAX_NAME]; /* of memory, which is given to those who ask only; else "" */
+	char layout[CONFIG_MAX_NAME]; /* "": given to all; else to those who ask: "-", or of memory
+	                               */
 	uint32_t generation;          /* of memory: for which it was made */
 };
 #define KEPT_FDS_MAX 32 /* of one service */
@@ -81,7 +84,29 @@ struct config_source {
 	const char *environment;
 	struct config *config; /* referenced: what the last good load gave */
 	struct stat seen;      /* of the file at that time */
-	bool fresh;            /* the file may have changed unseen since */
+	bool development;
+	char *const *only; /* services of development mode; NULL: all */
+	bool fresh;        /* the file may have changed unseen since */
+};
+
+struct develop; /* what is there in development mode only */
+
+/* The files that a service watches, and its build. */
+struct live_watch {
+	struct daemon *daemon;
+	struct live_watch *next;
+	uint32_t service;
+	struct config *config; /* referenced; of these settings */
+	const struct service_config *settings;
+	char *base;
+	struct watcher *watcher;
+};
+struct live_build {
+	struct daemon *daemon;
+	struct live_build *next;
+	uint32_t service, generation;
+	char name[CONFIG_MAX_NAME];
+	struct build *build;
 };
 
 struct daemon {
@@ -96,6 +121,9 @@ struct daemon {
 	struct systemd_watchdog *watchdog;
 	struct config_source source;
 	ev_timer timer;
+	ev_timer monitors;     /* the next status for those who watch; runs only for them */
+	usec_t monitors_pause; /* at least between two of them */
+	usec_t monitors_told;  /* when the last one was */
 	ev_prepare prepare;
 	ev_io signals;
 	int signal_fd;
@@ -103,10 +131,15 @@ struct daemon {
 	bool load_wanted;
 	struct live_generation *probing;
 	struct live_worker *rests;
+	struct develop *develop; /* NULL: not in development mode */
+	struct live_watch *watches;
+	struct live_build *builds;
 	struct last_words words[LAST_WORDS_MAX];
 	unsigned n_words;
 	struct kept_fd *kept;
 	size_t n_kept;
+	struct live_door *doors;
+	uint64_t last_door;
 	struct taken_server *servers; /* that are taken over */
 	size_t n_servers;
 	struct taken_service *taken;
@@ -127,6 +160,8 @@ extern const struct control_handlers daemon_control_handlers;
 extern const struct process_handlers daemon_process_handlers;
 void daemon_on_drain(void *data, const struct inflight *now);
 void daemon_on_probe(void *data, bool ok, const char *text);
+/* Somebody asks for something; the strings are copied. `call` may be NULL. */
+void daemon_request(void *data, struct control_call *call, const struct request_spec *spec);
 void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events);
 
 /* adoption.c: sockets that programs bind themselves */
@@ -134,8 +169,8 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 enum adoption daemon_adoption(const struct live_generation *g);
 /* After a worker was started whose sockets were to be adopted. */
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
-/* Sockets that the generation has lost; `starting`: it has never served. */
-void daemon_sweep(struct live_generation *g, bool starting);
+/* Sockets that the generation has lost; `starting`: it has never served. Whether there is any. */
+bool daemon_sweep(struct live_generation *g, bool starting);
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
 
 /* deploy.c: the release link, which leads to what a service is started from */
@@ -177,14 +212,47 @@ void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_me
 /* A generation is gone: forgets memory that nobody can ask for any more. */
 void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 
+/* changes.c: files that change, and what is built of them */
+void daemon_watch_files(struct daemon *d, const struct action *a);
+void daemon_forget_watch(struct daemon *d, uint32_t service);
+void daemon_start_build(struct daemon *d, const struct action *a, struct release *release);
+void daemon_stop_build(struct daemon *d, const struct action *a);
+void changes_free(struct daemon *d);
+
+/* develop.c: development mode */
+int develop_new(struct daemon *d, struct ho_error *reterr);
+void develop_free(struct daemon *d);
+/* A line of a worker or build, to the terminal if there is one. */
+void develop_output(
+        struct daemon *d, const char *service, bool is_stderr, const char *line, size_t length);
+/* A client that waited where nobody listens any more. */
+void develop_stranded(void *data, int fd, const char *path);
+
+/* live.c: connections passed from one generation to another, by workers that can do that */
+void live_door_open(struct live_worker *w, const struct notify_message *m);
+/* A worker is gone. */
+void live_forget(struct daemon *d, const struct live_worker *w);
+/* Brings those together that should be; to be called after every change. */
+void live_introduce(struct daemon *d);
+
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);
-void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
+/* Keeps the client told until it goes. */
+void daemon_answer_monitor(struct daemon *d, struct control_call *call);
+/* Something has happened: those who watch are told soon. */
+void daemon_hasten_monitors(struct daemon *d);
+/* A callback of daemon.monitors. */
+void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
-void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
+void daemon_answer_config(struct daemon *d, struct control_call *call);
+void daemon_answer_logs(
+        struct daemon *d, struct control_call *call, const char *service, bool follow);
+/* Bytes of a line that the worker has written, for those who follow the logs. */
+void daemon_tell_output(
+        struct daemon *d, const struct live_worker *w, const char *line, size_t length);
 
 /* browsing.c */
 void daemon_answer_connections(

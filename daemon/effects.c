@@ -2,6 +2,7 @@
 /* What the core wants, as calls; what comes of it, as events. The only file that sees every room of
  * the shell; it decides nothing. */
 #include "daemon.h"
+#include "process/memory.h"
 #include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
@@ -281,7 +282,7 @@ static void do_steer(struct daemon *d, const struct action *a)
 		if (!g || !g->set)
 			continue;
 		if (sv->generations[i]->state == GENERATION_READY) {
-			daemon_sweep(g, true);
+			(void)daemon_sweep(g, true);
 			ev_timer_stop(d->loop, &g->sweep);
 		}
 		shares[n++] = (struct share){g->set, sv->generations[i]->share};
@@ -299,6 +300,22 @@ static void do_steer(struct daemon *d, const struct action *a)
 		if (g && g->set)
 			(void)listener_set_sent(g->set, &g->sent_before);
 	}
+	daemon_post(d, &ev);
+}
+
+static void add_memory(pid_t pid, void *arg)
+{
+	*(uint64_t *)arg += process_memory(pid);
+}
+
+static void do_measure(struct daemon *d, const struct action *a)
+{
+	struct event ev = of(a, EVENT_MEASURED);
+
+	if (!a->shell)
+		return;
+	ev.memory = 0;
+	live_generation_processes(a->shell, add_memory, &ev.memory);
 	daemon_post(d, &ev);
 }
 
@@ -322,6 +339,14 @@ static void do_name_cut(struct daemon *d, const struct action *a)
 
 /* ---- workers ---- */
 
+/* Anew for every worker, and when a generation has left: whoever has the socket can change it, also
+ * for those who share it. */
+static void set_accept_mode(const struct live_generation *g)
+{
+	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++)
+		(void)listener_set_blocking(g->set, i, config_accept_blocks(g->release->service));
+}
+
 static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd *fds)
 {
 	enum sockets_mode mode = g->release->service->sockets;
@@ -334,6 +359,7 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 
 		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
 	}
+	set_accept_mode(g);
 	return n;
 }
 
@@ -425,7 +451,7 @@ static void keep_last_words(struct daemon *d, const struct action *a, struct liv
 {
 	struct last_words *l = &d->words[d->n_words++ % LAST_WORDS_MAX];
 	const struct service *sv = supervisor_service(d->supervisor, a->service);
-	const char *text = process_tail(w->process);
+	const char *text = process_log(w->process);
 
 	free(l->text);
 	*l = (struct last_words){.generation = a->generation,
@@ -446,6 +472,7 @@ static void do_forget_worker(struct daemon *d, const struct action *a)
 	if (*at)
 		*at = w->next;
 	keep_last_words(d, a, w);
+	live_forget(d, w);
 	process_free(w->process);
 	free(w);
 }
@@ -493,14 +520,14 @@ static void do_answer(const struct action *a)
 }
 
 /* Those who wait for the service and asked to be told. */
-static void tell_waiting(struct daemon *d, const struct action *a)
+static void tell_waiting(struct daemon *d, const struct action *a, const struct record *r)
 {
 	const struct service *sv =
 	        a->service ? supervisor_service(d->supervisor, a->service) : NULL;
 
 	for (const struct target *t = sv ? sv->targets : NULL; t; t = t->next)
 		if (t->request->caller)
-			control_progress(t->request->caller, &a->record);
+			control_progress(t->request->caller, r);
 }
 
 static void do_record(struct daemon *d, const struct action *a)
@@ -514,7 +541,8 @@ static void do_record(struct daemon *d, const struct action *a)
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
-	tell_waiting(d, a);
+	tell_waiting(d, a, &r);
+	daemon_hasten_monitors(d);
 }
 
 static void do_tell_systemd(const struct action *a)
@@ -532,12 +560,26 @@ static void do_tell_systemd(const struct action *a)
 	}
 }
 
+static void do_return_held(struct live_generation *g)
+{
+	g->stranded = true;
+	if (g->set)
+		listener_set_strand(g->set);
+}
+
 static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 {
+	const struct service *sv = supervisor_service(d->supervisor, g->service);
+	const struct generation *serving = sv ? service_serving(sv) : NULL;
+
 	stop_probes(d, g);
+	if (g->stranded) /* whose handshake has ended since */
+		do_return_held(g);
 	if (leave && g->set)
 		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
+	if (serving && serving->shell && serving->shell != g)
+		set_accept_mode(serving->shell);
 	live_generation_free(g);
 }
 
@@ -592,6 +634,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 	case ACTION_STOP_WATCH:
 		stop_watch(a->shell);
 		break;
+	case ACTION_MEASURE:
+		do_measure(d, a);
+		break;
 	case ACTION_NAME_CUT:
 		do_name_cut(d, a);
 		break;
@@ -611,8 +656,21 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		d->exit_code = a->exit_code;
 		ev_break(d->loop, EVBREAK_ALL);
 		break;
+	case ACTION_WATCH_FILES:
+		daemon_watch_files(d, a);
+		break;
+	case ACTION_START_BUILD:
+		daemon_start_build(d, a, ((struct live_generation *)a->shell)->release);
+		break;
+	case ACTION_STOP_BUILD:
+		daemon_stop_build(d, a);
+		break;
+	case ACTION_RETURN_HELD:
+		do_return_held(a->shell);
+		break;
 	case ACTION_FORGET_SERVICE:
 		kept_remove(d, a->service, NULL);
+		daemon_forget_watch(d, a->service);
 		break;
 	case ACTION_TYPE_COUNT:
 		break;

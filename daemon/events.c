@@ -119,6 +119,7 @@ void daemon_run_events(struct daemon *d)
 		config_source_load(d);
 		run_queue(d);
 	}
+	live_introduce(d);
 	if (d->out_of_memory) {
 		d->out_of_memory = false;
 		log_line(RECORD_ERROR, "memory is short: an event was lost");
@@ -252,6 +253,9 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_KEEP:
 		kept_claim(data, w->service, w->generation, m);
 		return;
+	case NOTIFY_LIVE:
+		live_door_open(w, m);
+		return;
 	case NOTIFY_FETCH:
 		kept_fetch(data, w->service, m);
 		return;
@@ -268,9 +272,13 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 static void on_output(
         void *data, struct process *p, bool is_stderr, const char *line, size_t length)
 {
-	(void)data;
-	(void)p;
-	log_output(is_stderr, line, length);
+	const struct live_worker *w = process_user(p);
+	struct daemon *d = data;
+	const struct service *sv =
+	        d->develop ? supervisor_service(d->supervisor, w->service) : NULL;
+
+	develop_output(data, sv ? sv->name : "", is_stderr, line, length);
+	daemon_tell_output(d, w, line, length);
 }
 
 const struct process_handlers daemon_process_handlers = {
@@ -322,7 +330,7 @@ void daemon_on_probe(void *data, bool ok, const char *text)
 	ev.ok = ok;
 	ev.text = ok ? NULL : text;
 	if (ok && g->probes_left == 1)
-		daemon_sweep(g, true);
+		(void)daemon_sweep(g, true);
 	if (!ok || --g->probes_left == 0)
 		daemon_post(g->daemon, &ev);
 }
@@ -390,14 +398,24 @@ static void on_status(void *data, struct control_call *call, const char *service
 	daemon_answer_status(data, call, service);
 }
 
+static void on_monitor(void *data, struct control_call *call)
+{
+	daemon_answer_monitor(data, call);
+}
+
 static void on_services(void *data, struct control_call *call)
 {
 	daemon_answer_services(data, call);
 }
 
-static void on_logs(void *data, struct control_call *call, const char *service)
+static void on_config(void *data, struct control_call *call)
 {
-	daemon_answer_logs(data, call, service);
+	daemon_answer_config(data, call);
+}
+
+static void on_logs(void *data, struct control_call *call, const char *service, bool follow)
+{
+	daemon_answer_logs(data, call, service, follow);
 }
 
 static void on_connections(
@@ -408,7 +426,7 @@ static void on_connections(
 
 /* Answers may lead to the next call of the same client at once: so a call is an event like any
  * other, with its strings. */
-static void on_request(void *data, struct control_call *call, const struct request_spec *spec)
+void daemon_request(void *data, struct control_call *call, const struct request_spec *spec)
 {
 	struct daemon *d = data;
 	size_t n = spec->cause ? strlen(spec->cause) + 1 : 1;
@@ -422,7 +440,8 @@ static void on_request(void *data, struct control_call *call, const struct reque
 	n += spec->n_services * sizeof *names + _Alignof(char *);
 	p = malloc(sizeof *p + n);
 	if (!p) {
-		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		if (call)
+			control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
 		return;
 	}
 	names = (const char **)(((uintptr_t)p->text + _Alignof(char *) - 1) / _Alignof(char *) *
@@ -488,8 +507,10 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 const struct control_handlers daemon_control_handlers = {
         .status = on_status,
         .services = on_services,
-        .request = on_request,
+        .monitor = on_monitor,
+        .request = daemon_request,
         .gone = on_gone,
+        .config = on_config,
         .logs = on_logs,
         .connections = on_connections,
         .refused = on_refused,

@@ -18,6 +18,12 @@ static const char *const listen_pid_words[] = {
         [LISTEN_PID_PARENT] = "parent",
         NULL,
 };
+static const char *const accept_words[] = {
+        [ACCEPT_AUTO] = "auto",
+        [ACCEPT_NON_BLOCKING] = "non-blocking",
+        [ACCEPT_BLOCKING] = "blocking",
+        NULL,
+};
 static const char *const drain_words[] = {
         [DRAIN_AUTO] = "auto",
         [DRAIN_IDLE] = "idle",
@@ -97,6 +103,8 @@ static const struct key service_keys[] = {
                 SERVICE(dialects), 0, 0, NULL},
         {"listen-pid", "listen-pid", "WHOSE", "LISTEN_PID: child, none or parent (child)", KEY_WORD,
                 SERVICE(listen_pid), 0, 0, listen_pid_words},
+        {"accept", "accept", "HOW", "passed sockets: auto, blocking or non-blocking (auto)",
+                KEY_WORD, SERVICE(accept), 0, 0, accept_words},
         {"restart", "restart", "WHEN", "always or never (always)", KEY_WORD, SERVICE(restart), 0, 0,
                 restart_words},
         {"umask", "umask", "OCTAL", "file mode mask of the command", KEY_OCTAL, SERVICE(umask), 0,
@@ -114,7 +122,10 @@ static const struct key service_keys[] = {
                 SERVICE(watch_ignore), 0, 0, NULL},
         {"watch-debounce", "watch-debounce", "DURATION", "quiet time before the reload (100ms)",
                 KEY_DURATION, SERVICE(watch_debounce), 0, 60 * USEC_PER_SEC, NULL},
-        {"build", "build", "ARGUMENT", "command before such a reload, an argument at a time",
+        {"watch-poll", "watch-poll", "DURATION",
+                "look at all files so often, for network file systems (off)", KEY_PAUSE,
+                SERVICE(watch_poll), 10 * USEC_PER_MSEC, YEAR, NULL},
+        {"build", "build", "ARGUMENT", "command before each generation, an argument at a time",
                 KEY_COMMAND, SERVICE(build), 0, 0, NULL},
         {"ready.by", "ready", "HOW",
                 "auto, notify, accepting, listening, http:/path, exec:COMMAND, "
@@ -153,6 +164,8 @@ static const struct key service_keys[] = {
                 KEY_BOOL, SERVICE(rollout.sticky), 0, 0, NULL},
         {"rollout.order", "order", "ORDER", "start-first or stop-first (start-first)", KEY_WORD,
                 SERVICE(rollout.order), 0, 0, order_words},
+        {"dev.hold", "dev-hold", "yes|no", "in development, connections wait for new code (yes)",
+                KEY_BOOL, SERVICE(dev.hold), 0, 0, NULL},
         LIMIT("as", RLIMIT_AS, "address space"),
         LIMIT("core", RLIMIT_CORE, "size of core files"),
         LIMIT("cpu", RLIMIT_CPU, "processor time in seconds"),

@@ -60,13 +60,17 @@ struct control_handlers {
 	void (*status)(void *data, struct control_call *call, const char *service);
 	/* Answer at once with control_answer_services(). */
 	void (*services)(void *data, struct control_call *call);
+	/* Answer with control_monitor(), or an error. */
+	void (*monitor)(void *data, struct control_call *call);
 	/* Answer when it is done, with control_answer(); the strings of `spec` live during the
 	 * call only. spec->id is set and unique. */
 	void (*request)(void *data, struct control_call *call, const struct request_spec *spec);
 	/* The client has gone; the work goes on, the call is dead after this. */
 	void (*gone)(void *data, struct control_call *call, uint32_t request_id);
+	/* Answer at once with control_answer_config(), or an error. */
+	void (*config)(void *data, struct control_call *call);
 	/* Answer at once with control_answer_logs(), or an error. */
-	void (*logs)(void *data, struct control_call *call, const char *service);
+	void (*logs)(void *data, struct control_call *call, const char *service, bool follow);
 	/* Answer with control_stream(), or an error. generation 0: all. */
 	void (*connections)(
 	        void *data, struct control_call *call, const char *service, uint32_t generation);
@@ -87,6 +91,12 @@ void control_flush(struct control *c);
 
 void control_answer_services(struct control_call *call, const char *const *names, size_t n);
 void control_answer_status(struct control_call *call, const struct view *view);
+/* Continues the call with a first status; those of control_publish_status() follow until the client
+ * goes. */
+void control_monitor(struct control_call *call, const struct view *view);
+bool control_has_monitors(const struct control *c);
+/* To every monitor; one that has not read the last one yet misses this one. */
+void control_publish_status(struct control *c, const struct view *view);
 /* Continues a call that asked for more, and is nothing for others; several may come before the
  * answer. */
 void control_progress(struct control_call *call, const struct record *record);
@@ -94,8 +104,15 @@ void control_progress(struct control_call *call, const struct record *record);
  * first. Ends the call. */
 void control_answer(struct control_call *call, const struct result *results, size_t n);
 void control_answer_error(struct control_call *call, enum outcome_code code, const char *text);
-void control_answer_logs(
-        struct control_call *call, const char *service, const struct control_log *logs, size_t n);
+/* `file` NULL: the command line. */
+void control_answer_config(struct control_call *call, const char *file, const char *environment,
+        const char *text);
+/* follow: what control_publish_output() tells follows, until the client goes. */
+void control_answer_logs(struct control_call *call, const char *service,
+        const struct control_log *logs, size_t n, bool follow);
+bool control_wants_output(const struct control *c, const char *service);
+/* Lines that a worker has just written, to those who follow the logs of its service. */
+void control_publish_output(struct control *c, const char *service, const struct control_log *log);
 
 void control_stream(struct control_call *call, const struct control_stream *stream, void *data);
 /* A piece; the last one ends the call. */

@@ -24,6 +24,14 @@
 
 struct method;
 
+/* What a call gets until its client goes. */
+enum follow {
+	FOLLOW_NOTHING,
+	FOLLOW_EVENTS,
+	FOLLOW_STATUS,
+	FOLLOW_LOGS,
+};
+
 struct peer {
 	uid_t uid;
 	pid_t pid;
@@ -39,7 +47,8 @@ struct control_call {
 	uint32_t id;               /* of the request that it waits for, 0: none */
 	bool more, oneway;
 	bool overlaps; /* the next call may start before this one is answered */
-	bool follows;  /* events, until the client goes */
+	enum follow follows;
+	char service[CONFIG_MAX_NAME]; /* of FOLLOW_LOGS */
 	bool done;
 	const struct control_stream *stream; /* gives the answer piece by piece */
 	void *stream_data;
@@ -61,6 +70,7 @@ struct client {
 	size_t held;         /* bytes of replies that wait for their turn */
 	size_t follower_max; /* bytes that may wait when it follows events */
 	bool ended;          /* nothing more is read: answer what came, then close */
+	bool slow;           /* it follows events and does not read them */
 	bool dropped;        /* closed at the next turn of the loop */
 };
 
@@ -98,6 +108,8 @@ void call_error(struct control_call *call, const char *error, json_t *parameters
 void call_continue(struct control_call *call, json_t *parameters);
 /* Answers with the newest events that are kept, and goes on with every new one if `follow`. */
 void call_events(struct control_call *call, size_t lines, bool follow);
+/* Goes on with what is told to those who follow, until the client goes. */
+void call_follow(struct control_call *call, enum follow what);
 uint32_t control_next_id(struct control *c);
 
 /* methods.c */

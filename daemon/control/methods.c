@@ -73,41 +73,26 @@ void control_answer(struct control_call *call, const struct result *results, siz
 		                         (int)CODE_DONE, "results", results_to_json(results, n)));
 }
 
-/* Whole lines; the last one may lack its newline. */
-static json_t *lines_to_json(const char *text)
+void control_answer_logs(struct control_call *call, const char *service,
+        const struct control_log *logs, size_t n, bool follow)
 {
-	json_t *list = json_array();
+	json_t *parameters = logs_to_json(service, logs, n);
 
-	while (list && *text) {
-		size_t n = strcspn(text, "\n");
-
-		if (json_array_append_new(list, wire_text(text, n))) {
-			json_decref(list);
-			return NULL;
-		}
-		text += n + (text[n] == '\n');
+	if (!follow) {
+		call_reply(call, parameters);
+		return;
 	}
-	return list;
+	call_continue(call, parameters);
+	(void)copy_string(call->service, sizeof call->service, service);
+	call_follow(call, FOLLOW_LOGS);
 }
 
-void control_answer_logs(
-        struct control_call *call, const char *service, const struct control_log *logs, size_t n)
+void control_answer_config(struct control_call *call, const char *file, const char *environment,
+        const char *text)
 {
-	json_t *list = json_array();
-
-	for (size_t i = 0; list && i < n; i++) {
-		const struct control_log *l = &logs[i];
-		json_t *log = json_pack("{s:I, s:I, s:i, s:s, s:o}", "generation",
-		        (json_int_t)l->generation, "worker", (json_int_t)l->worker, "pid", l->pid,
-		        "state", l->state, "lines", lines_to_json(l->text));
-
-		if (json_array_append_new(list, log)) {
-			json_decref(list);
-			list = NULL;
-		}
-	}
-	call_reply(call, json_pack("{s:i, s:o, s:o}", "version", 1, "service", wire_string(service),
-	                         "workers", list));
+	call_reply(call, json_pack("{s:i, s:o, s:o, s:o}", "version", 1, "file",
+	                         file ? wire_string(file) : json_null(), "environment",
+	                         wire_string(environment), "config", wire_string(text)));
 }
 
 void control_answer_services(struct control_call *call, const char *const *names, size_t n)
@@ -317,6 +302,16 @@ static void run_one(struct control_call *call, const struct method *m, json_t *p
 		spec.roll.release = path;
 		spec.roll.confined = !call->client->peer.may_run;
 	}
+	if (m->kind == REQUEST_SCALE) {
+		json_t *workers = json_object_get(parameters, "workers");
+		json_int_t n = json_integer_value(workers);
+
+		if (!json_is_integer(workers) || n < 1 || n > CONFIG_MAX_WORKERS) {
+			invalid(call, "workers");
+			return;
+		}
+		spec.workers = (unsigned)n;
+	}
 	spec.services = &service;
 	send_request(call, &spec);
 }
@@ -348,6 +343,18 @@ static void run_status(struct control_call *call, const struct method *m, json_t
 		c->handlers.status(c->handlers.data, call, service);
 }
 
+static void run_monitor(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	if (!call->more || call->oneway)
+		call_error(call, ERROR_EXPECTED_MORE, json_object());
+	else
+		c->handlers.monitor(c->handlers.data, call);
+}
+
 static void run_services(struct control_call *call, const struct method *m, json_t *parameters)
 {
 	struct control *c = call->client->control;
@@ -357,18 +364,31 @@ static void run_services(struct control_call *call, const struct method *m, json
 	c->handlers.services(c->handlers.data, call);
 }
 
+static void run_config(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	c->handlers.config(c->handlers.data, call);
+}
+
 static void run_logs(struct control_call *call, const struct method *m, json_t *parameters)
 {
 	struct control *c = call->client->control;
 	const char *service;
+	bool follow;
 
 	(void)m;
-	if (!get_name(call, parameters, "service", &service))
+	if (!get_name(call, parameters, "service", &service) ||
+	        !get_bool(call, parameters, "follow", &follow))
 		return;
 	if (!service)
 		invalid(call, "service");
+	else if (follow && (!call->more || call->oneway))
+		call_error(call, ERROR_EXPECTED_MORE, json_object());
 	else
-		c->handlers.logs(c->handlers.data, call, service);
+		c->handlers.logs(c->handlers.data, call, service, follow);
 }
 
 static void run_connections(struct control_call *call, const struct method *m, json_t *parameters)
@@ -446,6 +466,7 @@ static const char *const wait_waits[] = {"serving", "drained", NULL};
 /* clang-format off */
 static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".GetStatus", .run = run_status, .parameters = {"service"}},
+	{.name = INTERFACE_MANAGER ".Monitor", .run = run_monitor},
 	{.name = INTERFACE_MANAGER ".ListServices", .run = run_services},
 	{.name = INTERFACE_MANAGER ".Reload", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_RELOAD, .waits = reload_waits,
@@ -456,6 +477,9 @@ static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".Promote", .run = run_one, .changes = true,
 		.kind = REQUEST_PROMOTE, .waits = reload_waits,
 		.parameters = {"service", "wait", "timeout", "canary", "hold"}},
+	{.name = INTERFACE_MANAGER ".Scale", .run = run_one, .changes = true,
+		.kind = REQUEST_SCALE, .waits = start_waits,
+		.parameters = {"service", "workers", "wait", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Abort", .run = run_one, .changes = true,
 		.kind = REQUEST_ABORT, .waits = reload_waits, .parameters = {"service", "wait", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Rollback", .run = run_one, .changes = true,
@@ -470,10 +494,12 @@ static const struct method methods[] = {
 		.waits = wait_waits, .parameters = {"service", "for", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Shutdown", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_SHUTDOWN, .waits = stop_waits, .parameters = {"timeout"}},
+	/* changes nothing, but what it tells may be secret */
+	{.name = INTERFACE_MANAGER ".GetConfig", .run = run_config, .changes = true},
 	{.name = INTERFACE_MANAGER ".Events", .run = run_events, .parameters = {"follow", "lines"}},
 	{.name = INTERFACE_MANAGER ".Connections", .run = run_connections,
 		.parameters = {"service", "generation"}},
-	{.name = INTERFACE_MANAGER ".Logs", .run = run_logs, .parameters = {"service"}},
+	{.name = INTERFACE_MANAGER ".Logs", .run = run_logs, .parameters = {"service", "follow"}},
 	{.name = INTERFACE_SERVICE ".GetInfo", .run = run_info},
 	{.name = INTERFACE_SERVICE ".GetInterfaceDescription", .run = run_description,
 		.parameters = {"interface"}},

@@ -103,6 +103,8 @@ void service_config_defaults(struct service_config *s)
 	s->restart = RESTART_ALWAYS;
 	s->umask = -1;
 	s->watch_debounce = 100 * USEC_PER_MSEC;
+	s->watch_poll = USEC_INFINITY;
+	s->dev.hold = true;
 }
 
 const struct service_config *config_find(const struct config *c, const char *name)
@@ -129,6 +131,18 @@ bool address_equal(const struct address *a, const struct address *b)
 		return a->ipv6 == b->ipv6 && a->dual == b->dual && a->port == b->port &&
 		       a->scope_id == b->scope_id && !memcmp(a->ip, b->ip, sizeof a->ip);
 	return !strcmp(a->path, b->path);
+}
+
+bool config_accept_blocks(const struct service_config *s)
+{
+	/* Those who pass sockets in these ways pass them so, and PHP-FPM, for one, ends a process
+	 * that finds nothing to accept. Most others set what they need; nginx, Tokio and unicorn
+	 * do not, and need the contrary. */
+	const unsigned blocking =
+	        DIALECT_SERVER_STARTER | DIALECT_EINHORN | DIALECT_PHP_FPM | DIALECT_STDIN;
+
+	return s->accept == ACCEPT_AUTO ? (s->dialects & blocking) != 0
+	                                : s->accept == ACCEPT_BLOCKING;
 }
 
 const char *ready_by_to_string(enum ready_by by)

@@ -28,6 +28,7 @@ enum record_level {
 	X(GENERATION_STOPPING, "generation-stopping", INFO)                                        \
 	X(GENERATION_GONE, "generation-gone", INFO)                                                \
 	X(CONNECTIONS_CUT, "connections-cut", WARNING)                                             \
+	X(GENERATION_SCALED, "generation-scaled", NOTICE)                                          \
 	X(GENERATION_HASTENED, "generation-hastened", NOTICE)                                      \
 	X(CANARY_ABORTED, "canary-aborted", ERROR)                                                 \
 	X(ROLLED_BACK, "rolled-back", ERROR)                                                       \
@@ -49,8 +50,14 @@ enum record_level {
 	X(STEER_FAILED, "steer-failed", ERROR)                                                     \
 	X(STEERING_SHARED, "steering-shared", WARNING)                                             \
 	X(SOCKET_ADOPTED, "socket-adopted", INFO)                                                  \
+	X(SOCKET_CLOSED, "socket-closed", WARNING)                                                 \
 	X(SOCKET_REFUSED, "socket-refused", WARNING)                                               \
 	X(ADOPTION_IMPOSSIBLE, "adoption-impossible", WARNING)                                     \
+	X(FILES_CHANGED, "files-changed", NOTICE)                                                  \
+	X(BUILD_STARTED, "build-started", INFO)                                                    \
+	X(BUILD_DONE, "build-done", INFO)                                                          \
+	X(BUILD_CHANGES_FILES, "build-changes-files", WARNING)                                     \
+	X(WATCH_NOTE, "watch-note", WARNING)                                                       \
 	X(RELOAD_REQUESTED, "reload-requested", NOTICE)                                            \
 	X(CHANGE_REQUESTED, "change-requested", NOTICE)                                            \
 	X(STOP_REQUESTED, "stop-requested", NOTICE)                                                \

@@ -22,6 +22,7 @@
 #include "ctl/doctor.h"
 
 #define MOUNTS_MAX 512
+#define WHERE_MAX 40 /* the control socket has to fit behind it */
 #define FILES_MAX 4096
 #define DEPTH_MAX 24
 
@@ -341,14 +342,15 @@ static int wait_for(pid_t pid, int signals, usec_t limit)
 int shield_run(struct shield *s, usec_t limit, int (*inside)(void *data), void *data)
 {
 	static const int ends[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+	const char *where = getenv("TMPDIR");
 	sigset_t set, before;
 	int r, signals;
 	pid_t pid;
 
-	(void)snprintf(s->top, sizeof s->top, "/tmp/handoff-doctor.XXXXXX");
+	(void)snprintf(s->top, sizeof s->top, "%s/handoff-doctor.XXXXXX",
+	        where && *where == '/' && strlen(where) < WHERE_MAX ? where : "/tmp");
 	if (!mkdtemp(s->top))
-		return complain(
-		        CODE_FAILED, "no directory can be made in /tmp: %s", strerror(errno));
+		return complain(CODE_FAILED, "%s cannot be made: %s", s->top, strerror(errno));
 	(void)chmod(s->top, 0755);
 	(void)fflush(stdout);
 	(void)sigemptyset(&set);

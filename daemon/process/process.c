@@ -18,9 +18,12 @@
 #include <unistd.h>
 
 #include "process/assemble.h"
+#include "process/build.h"
 #include "process/channel.h"
 #include "process/checker.h"
 #include "process/credentials.h"
+#include "process/einhorn.h"
+#include "process/ends.h"
 #include "process/notify.h"
 #include "process/output.h"
 #include "process/socket_calls.h"
@@ -38,8 +41,12 @@ struct processes {
 	struct ev_loop *loop;
 	struct process_handlers handlers;
 	struct process *first;
-	size_t running; /* main processes that have not ended */
+	struct build *builds;
+	size_t running; /* main processes and builds that have not ended */
 };
+
+#define LAST_LINES 16
+#define LAST_BYTES ((size_t)2048)
 
 struct process {
 	struct processes *ps;
@@ -52,6 +59,7 @@ struct process {
 	int ready_fd; /* -1: none */
 	ev_io ready_io;
 	struct notify notify;
+	struct einhorn einhorn;
 	struct channel channel;
 	struct output outputs[2]; /* stdout, stderr */
 	struct tail tail, tail_now;
@@ -86,6 +94,8 @@ struct processes *processes_free(struct processes *ps)
 {
 	if (!ps)
 		return NULL;
+	while (ps->builds)
+		(void)build_free(ps->builds);
 	while (ps->first) {
 		HO_ASSERT(ps->first->held == 0);
 		(void)process_free(ps->first);
@@ -109,6 +119,7 @@ static void destroy(struct process *p)
 	}
 	(void)close_fd(p->pidfd);
 	notify_stop(&p->notify);
+	einhorn_stop(&p->einhorn);
 	channel_done(&p->channel);
 	output_stop(&p->outputs[0]);
 	output_stop(&p->outputs[1]);
@@ -268,6 +279,16 @@ static void on_notify_readable(struct ev_loop *loop, ev_io *io, int events)
 	(void)let_go(p);
 }
 
+static void on_einhorn_ack(void *data)
+{
+	const struct notify_message m = {.kind = NOTIFY_READY, .fd = -1};
+	struct process *p = data;
+
+	hold(p);
+	(void)deliver(p, &m);
+	(void)let_go(p);
+}
+
 static void on_output_readable(struct ev_loop *loop, ev_io *io, int events)
 {
 	struct process *p = io->data;
@@ -383,6 +404,7 @@ void processes_reap(struct processes *ps)
 	for (int i = 0; i < MAX_REAPED; i++) {
 		siginfo_t info = {0};
 		struct checker *c;
+		struct build *b;
 		struct process *p;
 
 		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
@@ -394,10 +416,13 @@ void processes_reap(struct processes *ps)
 			return;
 		p = find_main(ps, info.si_pid);
 		c = p ? NULL : find_checker(ps, info.si_pid);
+		b = p || c ? NULL : build_find(ps->builds, info.si_pid);
 		if (p)
 			process_ended(p);
 		else if (c)
 			checker_ended(c);
+		else if (b)
+			build_ended(b);
 		else
 			(void)waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WNOHANG);
 	}
@@ -420,43 +445,6 @@ struct process *processes_find(struct processes *ps, pid_t pid)
 	return p;
 }
 
-/* Descriptors that the child shall have, in handoffd until it is started. */
-struct ends {
-	int null_fd, ready, outputs[2];
-};
-
-static void close_ends(struct ends *e)
-{
-	e->null_fd = close_fd(e->null_fd);
-	e->ready = close_fd(e->ready);
-	e->outputs[0] = close_fd(e->outputs[0]);
-	e->outputs[1] = close_fd(e->outputs[1]);
-}
-
-/* A pipe of which our end is non-blocking and the other belongs to the worker's user, so that it
- * can be opened again through /dev/stderr. */
-static int open_pipe(
-        const struct credentials *c, int *ret_ours, int *ret_theirs, struct ho_error *reterr)
-{
-	int ends[2], r = 0;
-
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return ho_error_set(
-		        reterr, -errno, "cannot open a pipe for a worker: %s", strerror(errno));
-	if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 ||
-	        (c->change && fchown(ends[1], c->uid, c->gid) < 0))
-		r = -errno;
-	if (r < 0) {
-		(void)close_fd(ends[0]);
-		(void)close_fd(ends[1]);
-		return ho_error_set(
-		        reterr, r, "cannot prepare a pipe for a worker: %s", strerror(-r));
-	}
-	*ret_ours = ends[0];
-	*ret_theirs = ends[1];
-	return 0;
-}
-
 static int open_ends(
         struct process *p, const struct process_spec *spec, struct ends *e, struct ho_error *reterr)
 {
@@ -467,54 +455,20 @@ static int open_ends(
 	if (e->null_fd < 0)
 		return ho_error_set(reterr, -errno, "cannot open /dev/null: %s", strerror(errno));
 	for (int i = 0; r == 0 && spec->capture && i < 2; i++) {
-		r = open_pipe(c, &fd, &e->outputs[i], reterr);
+		r = ends_pipe(c, &fd, &e->outputs[i], reterr);
 		if (r == 0)
 			output_start(&p->outputs[i], p->ps->loop, fd, on_output_readable);
 	}
+	if (r == 0 && ends_have_einhorn(spec))
+		r = einhorn_start(&p->einhorn, p->ps->loop, &e->einhorn, reterr);
 	if (r < 0 || spec->release->service->ready.by != READY_FD)
 		return r;
-	r = open_pipe(c, &p->ready_fd, &e->ready, reterr);
+	r = ends_pipe(c, &p->ready_fd, &e->ready, reterr);
 	if (r < 0)
 		return r;
 	ev_io_init(&p->ready_io, on_ready_fd_readable, p->ready_fd, EV_READ);
 	p->ready_io.data = p;
 	ev_io_start(p->ps->loop, &p->ready_io);
-	return 0;
-}
-
-/* A standard descriptor of handoffd itself, or /dev/null where it has none. */
-static int inherited(int fd, const struct ends *e)
-{
-	return fcntl(fd, F_GETFD) < 0 ? e->null_fd : fd;
-}
-
-static int map_descriptors(const struct process_spec *spec, const struct ends *e,
-        struct fdmap_plan *ret, struct ho_error *reterr)
-{
-	const struct service_config *s = spec->release->service;
-	bool on_stdin = (s->dialects & DIALECT_STDIN) && spec->n_fds;
-	struct fdmap map = {0};
-	int r;
-
-	r = fdmap_add(&map, on_stdin ? spec->fds[0].fd : e->null_fd, 0);
-	for (int i = 0; r == 0 && i < 2; i++)
-		r = fdmap_add(&map, spec->capture ? e->outputs[i] : inherited(i + 1, e), i + 1);
-	for (size_t i = 0; r == 0 && i < spec->n_fds; i++)
-		r = fdmap_add(&map, spec->fds[i].fd, 3 + (int)i);
-	if (r < 0)
-		return ho_error_set(reterr, r, "cannot plan the descriptors of service \"%s\": %s",
-		        s->name, strerror(-r));
-	if (s->ready.by == READY_FD) {
-		r = s->ready.fd < 3 ? -EINVAL : fdmap_add(&map, e->ready, s->ready.fd);
-		if (r < 0)
-			return ho_error_set(reterr, r,
-			        "service \"%s\": descriptor %d cannot be used for readiness: %s",
-			        s->name, s->ready.fd,
-			        r == -EEXIST
-			                ? "a socket is passed there; take a higher number"
-			                : "0 to 2 are the standard ones, take a higher number");
-	}
-	fdmap_make(&map, ret);
 	return 0;
 }
 
@@ -538,7 +492,7 @@ static int on_asked(void *data, const struct socket_call *call)
 
 static int start(struct process *p, const struct process_spec *spec, struct ho_error *reterr)
 {
-	struct ends ends = {-1, -1, {-1, -1}};
+	struct ends ends = ENDS_NONE;
 	struct fdmap_plan fds = {0};
 	struct spawned spawned = {.pid = -1};
 	struct spawn_plan plan = {0};
@@ -549,13 +503,13 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 	if (r == 0)
 		r = open_ends(p, spec, &ends, reterr);
 	if (r == 0)
-		r = map_descriptors(spec, &ends, &fds, reterr);
+		r = ends_map(spec, &ends, &fds, reterr);
 	if (r == 0) {
 		plan = make_plan(p, &fds);
 		plan.adoption = p->ps->handlers.asked ? spec->adoption : ADOPTION_NO;
 		r = spawn(&plan, &spawned, reterr);
 	}
-	close_ends(&ends);
+	ends_done(&ends);
 	if (r < 0)
 		return r;
 	p->pid = spawned.pid;
@@ -595,7 +549,9 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	p->pidfd = p->ready_fd = p->notify.fd = p->channel.fd = -1;
 	p->notify.accepts = accepts_sender;
 	p->notify.message = on_message;
-	p->notify.data = p;
+	p->notify.data = p->einhorn.data = p;
+	p->einhorn.accepts = accepts_sender;
+	p->einhorn.acknowledged = on_einhorn_ack;
 	for (size_t i = 0; i < ARRAY_SIZE(p->outputs); i++) {
 		p->outputs[i].fd = -1;
 		p->outputs[i].lines.line = on_line;
@@ -611,6 +567,12 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	ps->running++;
 	*ret = p;
 	return 0;
+}
+
+int process_start_build(struct processes *ps, struct release *release,
+        const struct build_handlers *handlers, struct build **ret, struct ho_error *reterr)
+{
+	return build_start(ps->loop, &ps->builds, &ps->running, release, handlers, ret, reterr);
 }
 
 int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struct process **ret,
@@ -654,7 +616,7 @@ void *process_user(const struct process *p)
 	return p->user;
 }
 
-const char *process_tail(struct process *p)
+static struct tail *tail_now(struct process *p)
 {
 	/* Lines that are only begun count: they are often the last words. */
 	p->tail_now = p->tail;
@@ -663,9 +625,20 @@ const char *process_tail(struct process *p)
 			tail_add(&p->tail_now, p->outputs[i].lines.bytes,
 			        p->outputs[i].lines.length);
 	}
+	/* The last newline goes. */
 	if (p->tail_now.length)
-		p->tail_now.text[p->tail_now.length - 1] = '\0';
-	return p->tail_now.text;
+		p->tail_now.text[--p->tail_now.length] = '\0';
+	return &p->tail_now;
+}
+
+const char *process_tail(struct process *p)
+{
+	return tail_last(tail_now(p), LAST_LINES, LAST_BYTES);
+}
+
+const char *process_log(struct process *p)
+{
+	return tail_now(p)->text;
 }
 
 int process_tell_serving(struct process *p, uint32_t generation)

@@ -4,11 +4,13 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <ev.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,6 +19,9 @@
 #include "sockets/reuseport.h"
 #include "sockets/set.h"
 #include "system/fd.h"
+
+#define LOOK_SECONDS 1.
+#define LOOK_LONG_SECONDS 10.
 
 static int option(int fd, int level, int name)
 {
@@ -320,6 +325,86 @@ int listener_set_bind_unix(struct listener_set *set, int fd, struct socket_holde
 	return r < 0 ? r : bind_path(m, fd, holder, look, reterr);
 }
 
+/* ---- arrivals ---- */
+
+/* Most sockets stay with whoever bound them: then nothing else has to be looked through. */
+static bool is_with_holder(const struct adopted *a)
+{
+	char path[64], link[64], want[64];
+	struct stat st;
+	ssize_t n;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)a->holder, a->theirs);
+	n = readlink(path, link, sizeof link - 1);
+	if (n < 0 || fstat(a->fd, &st) < 0)
+		return false;
+	link[n] = '\0';
+	(void)snprintf(want, sizeof want, "socket:[%llu]", (unsigned long long)st.st_ino);
+	return strcmp(link, want) == 0;
+}
+
+/* What is watched for its hang-up anyway tells of a client as well, once. */
+static void expect(struct group_context *x, int fd, bool client)
+{
+	struct epoll_event e = {.data.fd = fd, .events = client ? EPOLLIN : 0};
+
+	(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_MOD, fd, &e);
+}
+
+static void look_at_arrivals(const struct member *m)
+{
+	struct group_context *x = m->group->context;
+
+	if (m->part == 0 || ev_is_active(&x->look))
+		return;
+	for (size_t k = 0; k < m->n_adopted; k++)
+		if (m->adopted[k].listening && !m->adopted[k].orphan)
+			expect(x, m->adopted[k].fd, true);
+}
+
+void adopt_look_again(struct group_context *x)
+{
+	for (const struct address_group *g = x->groups; g; g = g->next)
+		for (size_t i = 0; i < g->n_members; i++)
+			look_at_arrivals(g->members[i]);
+}
+
+static struct adopted *find_fd(const struct group_context *x, int fd, struct member **ret)
+{
+	for (const struct address_group *g = x->groups; g; g = g->next)
+		for (size_t i = 0; i < g->n_members; i++)
+			for (size_t k = 0; k < g->members[i]->n_adopted; k++)
+				if (g->members[i]->adopted[k].fd == fd) {
+					*ret = g->members[i];
+					return &g->members[i]->adopted[k];
+				}
+	return NULL;
+}
+
+void adopt_on_arrival(struct group_context *x, int fd)
+{
+	struct member *m;
+	const struct adopted *a = find_fd(x, fd, &m);
+	double pause = LOOK_SECONDS;
+
+	if (!a)
+		return;
+	expect(x, fd, false);
+	/* Somebody else has it: to find that out again takes long. */
+	if (!is_with_holder(a) && m->set->seek && !m->set->seek(m->set->seek_data))
+		pause = LOOK_LONG_SECONDS;
+	if (ev_is_active(&x->look))
+		return;
+	ev_timer_set(&x->look, pause, 0.);
+	ev_timer_start(x->loop, &x->look);
+}
+
+void listener_set_seek_lost(struct listener_set *set, bool (*seek)(void *data), void *data)
+{
+	set->seek = seek;
+	set->seek_data = data;
+}
+
 /* ---- listen ---- */
 
 static int listen_path(struct member *m, struct adopted *a, int backlog)
@@ -329,6 +414,8 @@ static int listen_path(struct member *m, struct adopted *a, int backlog)
 	if (a->listening)
 		return 0;
 	a->listening = true;
+	group_watch(m->group->context, a->fd);
+	look_at_arrivals(m);
 	/* Whoever came before the first start was over waits where nobody will look. */
 	if (m->n_listening++ == 0 && m->fd >= 0)
 		listener_discard_queue(m->fd);
@@ -364,6 +451,7 @@ int listener_set_listen(
 		        m->config->address.text, strerror(-r));
 	a->listening = true;
 	group_watch(g->context, a->fd);
+	look_at_arrivals(m);
 	return 0;
 }
 
@@ -381,22 +469,6 @@ static bool is_held(const struct cookie_set *inodes, const struct adopted *a)
 	struct stat st;
 
 	return fstat(a->fd, &st) < 0 || cookie_set_find(inodes, st.st_ino);
-}
-
-/* Most sockets stay with whoever bound them: then nothing else has to be looked through. */
-static bool is_with_holder(const struct adopted *a)
-{
-	char path[64], link[64], want[64];
-	struct stat st;
-	ssize_t n;
-
-	(void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)a->holder, a->theirs);
-	n = readlink(path, link, sizeof link - 1);
-	if (n < 0 || fstat(a->fd, &st) < 0)
-		return false;
-	link[n] = '\0';
-	(void)snprintf(want, sizeof want, "socket:[%llu]", (unsigned long long)st.st_ino);
-	return strcmp(link, want) == 0;
 }
 
 static bool all_with_holders(const struct listener_set *set)
@@ -438,13 +510,12 @@ static void give_up(struct member *m, size_t k)
 	struct address_group *g = m->group;
 	struct adopted *a = &m->adopted[k];
 
+	group_unwatch(g->context, a->fd);
 	if (g->name) {
 		m->n_listening -= a->listening;
 		unix_name_unbind(g->name, (const struct sockaddr_un *)&a->address);
-	} else {
-		group_unwatch(g->context, a->fd);
-		if (a->listening)
-			reuseport_drop(g->reuseport, m, a->fd, g->sticky);
+	} else if (a->listening) {
+		reuseport_drop(g->reuseport, m, a->fd, g->sticky);
 	}
 	(void)close_fd(a->fd);
 	*a = m->adopted[--m->n_adopted];
@@ -460,10 +531,27 @@ static bool sweep_member(struct member *m, const struct cookie_set *inodes, bool
 	for (size_t k = 0; k < m->n_adopted; k++)
 		left += m->adopted[k].listening && is_held(inodes, &m->adopted[k]);
 	for (size_t k = m->n_adopted; k-- > 0;)
-		if (!is_held(inodes, &m->adopted[k]) &&
-		        (starting || left > 0 || !m->adopted[k].listening))
+		if (is_held(inodes, &m->adopted[k]))
+			continue;
+		else if (starting || left > 0 || !m->adopted[k].listening)
 			give_up(m, k);
+		else
+			m->adopted[k].orphan = true;
 	return m->n_adopted < before;
+}
+
+const char *listener_set_orphan(struct listener_set *set)
+{
+	for (size_t i = 0; i < set->n; i++)
+		for (size_t k = 0; k < set->members[i].n_adopted; k++) {
+			struct adopted *a = &set->members[i].adopted[k];
+
+			if (!a->orphan || a->told)
+				continue;
+			a->told = true;
+			return set->members[i].config->address.text;
+		}
+	return NULL;
 }
 
 bool listener_set_sweep(struct listener_set *set, process_lister lister, void *data, bool starting)

@@ -9,6 +9,7 @@
 #define SOCKETS_ADOPT_H
 
 #include "sockets/connections.h"
+#include "sockets/group.h"
 #include "sockets/sockets.h"
 #include "sockets/unix_name.h"
 
@@ -48,6 +49,14 @@ bool listener_set_keeps(const struct listener_set *set, const struct unix_target
 int listener_set_listen(
         struct listener_set *set, int fd, int backlog, bool *ret_fresh, struct ho_error *reterr);
 
+/* While clients come to sockets of the program, but at most once a second, it is looked whether it
+ * still has them: nothing runs where nobody comes. `seek` is called (from the loop) when one is not
+ * where it was, and does what listener_set_sweep() needs; it returns whether one was lost. */
+void listener_set_seek_lost(struct listener_set *set, bool (*seek)(void *data), void *data);
+/* The address of a socket which the last sweep has found without anybody who has it, but kept; each
+ * is told once. NULL: none. */
+const char *listener_set_orphan(struct listener_set *set);
+
 /* Looks for sockets that the program has closed again, or that died with their process: no process
  * of the generation (`lister`) and none of the machine holds them. Those are given up; but while
  * the generation is no longer `starting`, the last listening ones of an address are kept, so that
@@ -63,5 +72,9 @@ const char *listener_set_address(struct listener_set *set, int fd);
 /* "tcp:0.0.0.0:80", "tcp:*:80" for a dual-stack wildcard, "unix:/path", "unix:@name": where a
  * socket is bound. False if it is not bound. */
 bool adopt_describe(int fd, char *ret, size_t size);
+
+/* For the sockets room: a client has arrived at the listener; and from now on, tell the next. */
+void adopt_on_arrival(struct group_context *x, int fd);
+void adopt_look_again(struct group_context *x);
 
 #endif

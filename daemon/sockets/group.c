@@ -10,10 +10,13 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "sockets/adopt.h"
 #include "sockets/reuseport.h"
 #include "sockets/tag.h"
 #include "sockets/unix_name.h"
 #include "system/fd.h"
+
+#define STRANDED_MAX 65536
 
 static int option(int fd, int name)
 {
@@ -25,22 +28,11 @@ static int option(int fd, int name)
 
 /* ---- opening ---- */
 
-static int set_blocking_off(int fd)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	if (flags < 0)
-		return -errno;
-	if (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return -errno;
-	return 0;
-}
-
 static int share(struct address_group *g, int fd)
 {
 	g->steering = STEERING_SHARED;
 	g->shared_fd = fd;
-	return fd < 0 ? -errno : set_blocking_off(fd);
+	return fd < 0 ? -errno : listener_blocking(fd, false);
 }
 
 /* Another TCP group on the same port: a wildcard and an address of this machine cannot both be
@@ -106,7 +98,7 @@ static int open_passed(struct address_group *g, const struct member *m, struct h
 		        c->address.path, c->name);
 	if (type == SOCK_STREAM && option(g->passed_fd, SO_PROTOCOL) == IPPROTO_TCP &&
 	        listener_address_of(g->passed_fd, &g->ip) == 0 &&
-	        set_blocking_off(g->passed_fd) == 0 && open_tcp(g, m, NULL) == 0)
+	        listener_blocking(g->passed_fd, false) == 0 && open_tcp(g, m, NULL) == 0)
 		return 0;
 	if (reuse == 0)
 		(void)setsockopt(g->passed_fd, SOL_SOCKET, SO_REUSEPORT, &zero, sizeof zero);
@@ -252,7 +244,7 @@ static void leave_means(struct address_group *g, struct member *m)
 	case STEERING_SHARED:
 		/* The flag is common to all descriptors of the socket, a worker may have cleared
 		 * it. */
-		(void)set_blocking_off(g->shared_fd);
+		(void)listener_blocking(g->shared_fd, false);
 		m->fd = close_fd(m->fd);
 		break;
 	}
@@ -284,19 +276,33 @@ static void watch_member(struct group_context *x, const struct member *m)
 			group_watch(x, m->adopted[i].fd);
 }
 
-void group_on_hangup(struct group_context *x)
+static void see_to_hangups(struct group_context *x)
+{
+	for (struct address_group *g = x->groups; g; g = g->next)
+		if (g->reuseport)
+			reuseport_verify(g->reuseport, g->sticky);
+	for (struct address_group *g = x->groups; g; g = g->next)
+		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
+			watch_member(x, g->members[i]);
+}
+
+void group_on_event(struct group_context *x)
 {
 	struct epoll_event e[64];
 	int n = epoll_wait(x->hangups_fd, e, ARRAY_SIZE(e), 0);
+	bool hung = false;
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
+		if (!(e[i].events & (EPOLLHUP | EPOLLERR)))
+			continue;
 		(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_DEL, e[i].data.fd, NULL);
-	for (struct address_group *g = x->groups; n > 0 && g; g = g->next)
-		if (g->reuseport)
-			reuseport_verify(g->reuseport, g->sticky);
-	for (struct address_group *g = x->groups; n > 0 && g; g = g->next)
-		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
-			watch_member(x, g->members[i]);
+		hung = true;
+	}
+	if (hung)
+		see_to_hangups(x);
+	for (int i = 0; i < n; i++)
+		if (!(e[i].events & (EPOLLHUP | EPOLLERR)))
+			adopt_on_arrival(x, e[i].data.fd);
 }
 
 int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
@@ -341,6 +347,25 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 			group_leave(m);
 	}
 	return r;
+}
+
+void group_strand(const struct member *m, int fd)
+{
+	const struct group_context *x = m->group->context;
+	int flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+
+	/* A worker may have the same open file, and have made it blocking. */
+	if (!x->stranded || flags < 0 ||
+	        (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
+		return;
+	for (int i = 0; i < STRANDED_MAX; i++) {
+		int waiting = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (waiting < 0)
+			return;
+		x->stranded(x->stranded_data, waiting,
+		        m->unix_path[0] ? m->config->address.path : NULL);
+	}
 }
 
 static void drop_adopted(struct member *m)

@@ -4,6 +4,8 @@
 #ifndef SOCKETS_GROUP_H
 #define SOCKETS_GROUP_H
 
+#include <ev.h>
+
 #include "sockets/listener.h"
 #include "sockets/sockets.h"
 
@@ -19,11 +21,12 @@ struct unix_names;
 struct adopted {
 	int fd;
 	uint64_t cookie;
-	pid_t holder;    /* who bound it, */
-	int theirs;      /* and its number there */
-	bool listening;  /* and a member of the SO_REUSEPORT group, if it is TCP */
-	bool was_alone;  /* taken: it had no SO_REUSEPORT */
-	uint64_t serial; /* UNIX: later ones have greater ones */
+	pid_t holder;      /* who bound it, */
+	int theirs;        /* and its number there */
+	bool orphan, told; /* nobody but we have it any more; that was said */
+	bool listening;    /* and a member of the SO_REUSEPORT group, if it is TCP */
+	bool was_alone;    /* taken: it had no SO_REUSEPORT */
+	uint64_t serial;   /* UNIX: later ones have greater ones */
 	/* As the program wants it; UNIX: the private path it got. */
 	struct sockaddr_storage address;
 };
@@ -59,8 +62,11 @@ struct group_context {
 	char token[9]; /* of this daemon's start, in private names */
 	uint64_t last_serial;
 	struct unix_names *unix_names;
-	int hangups_fd; /* an epoll that tells which TCP listener was shut down */
+	int hangups_fd; /* an epoll that tells which listener was shut down, or has a client */
+	struct ev_timer look; /* until arrivals at sockets of programs are looked at again */
 	struct address_group *groups;
+	void (*stranded)(void *data, int fd, const char *path); /* see sockets.h */
+	void *stranded_data;
 };
 
 struct address_group {
@@ -94,11 +100,13 @@ int group_take(struct group_context *x, struct member *m, struct ho_error *reter
 void group_abandon(struct member *m);
 /* Closes the member's descriptor; the last one closes the group. */
 void group_leave(struct member *m);
-/* Wakes us when a listening socket hangs up, and only then. */
+/* What waits in the queue of a listener of the member goes to `stranded`; it must not block. */
+void group_strand(const struct member *m, int fd);
+/* Wakes us when a listening socket hangs up, and only then (or see adopt_look_again()). */
 void group_watch(struct group_context *x, int fd);
 void group_unwatch(struct group_context *x, int fd);
-/* Something hung up: sees to all listeners that did. */
-void group_on_hangup(struct group_context *x);
+/* Something hung up, or a client has arrived: sees to all listeners where that is so. */
+void group_on_event(struct group_context *x);
 /* Makes the `part`s of the members true. On failure nothing has changed but them. */
 int group_apply(struct address_group *g, bool sticky, struct ho_error *reterr);
 

@@ -12,6 +12,8 @@ struct listener_set {
 	struct config *config;
 	const struct service_config *service;
 	uint32_t generation;
+	bool (*seek)(void *data); /* see listener_set_seek_lost() */
+	void *seek_data;
 	size_t n;
 	struct member members[]; /* n of them; groups point to them */
 };

@@ -12,6 +12,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "sockets/adopt.h"
 #include "sockets/bpf.h"
 #include "sockets/group.h"
 #include "sockets/listener.h"
@@ -128,7 +129,16 @@ static void on_hangup(struct ev_loop *loop, struct ev_io *w, int revents)
 
 	(void)loop;
 	(void)revents;
-	group_on_hangup(&s->context);
+	group_on_event(&s->context);
+}
+
+static void on_look(struct ev_loop *loop, struct ev_timer *w, int revents)
+{
+	struct sockets *s = w->data;
+
+	(void)loop;
+	(void)revents;
+	adopt_look_again(&s->context);
 }
 
 int sockets_new(struct ev_loop *loop, const struct sockets_options *options, struct sockets **ret,
@@ -149,11 +159,15 @@ int sockets_new(struct ev_loop *loop, const struct sockets_options *options, str
 	ev_io_init(&s->hangups, on_hangup, s->context.hangups_fd, EV_READ);
 	s->hangups.data = s;
 	ev_io_start(loop, &s->hangups);
+	ev_timer_init(&s->context.look, on_look, 0., 0.);
+	s->context.look.data = s;
 	s->context.unix_names = unix_names_new(loop);
 	if (!s->context.unix_names || copy_passed(s, options) < 0) {
 		(void)sockets_free(s);
 		return ho_error_set(reterr, -ENOMEM, "no memory for the table of sockets");
 	}
+	s->context.stranded = options->stranded;
+	s->context.stranded_data = options->stranded_data;
 	probe_kernel(s, options->no_ebpf || (wanted && !strcmp(wanted, "cbpf")));
 	*ret = s;
 	return 0;
@@ -167,6 +181,7 @@ struct sockets *sockets_free(struct sockets *s)
 		(void)listener_set_close(s->sets);
 	(void)unix_names_free(s->context.unix_names);
 	ev_io_stop(s->context.loop, &s->hangups);
+	ev_timer_stop(s->context.loop, &s->context.look);
 	(void)close_fd(s->context.hangups_fd);
 	free_passed(s);
 	free(s);
@@ -391,6 +406,11 @@ int listener_set_queue(
 	return 0;
 }
 
+int listener_set_blocking(const struct listener_set *set, size_t i, bool blocking)
+{
+	return listener_blocking(listener_set_info(set, i).fd, blocking);
+}
+
 size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size_t max)
 {
 	const struct member *m = &set->members[i];
@@ -507,8 +527,10 @@ int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool 
 		if (r < 0)
 			failed = g;
 	}
-	if (!failed)
+	if (!failed) {
+		adopt_look_again(&s->context);
 		return 0;
+	}
 	set_parts(failed, true);
 	for (g = s->context.groups; g != failed; g = g->next) {
 		if (!g->concerned)
@@ -517,6 +539,18 @@ int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool 
 		(void)group_apply(g, g->sticky_before, NULL);
 	}
 	return r;
+}
+
+void listener_set_strand(struct listener_set *set)
+{
+	for (size_t i = 0; i < set->n; i++) {
+		struct member *m = &set->members[i];
+
+		group_strand(m, m->fd);
+		for (size_t k = 0; k < m->n_adopted; k++)
+			if (m->adopted[k].listening)
+				group_strand(m, m->adopted[k].fd);
+	}
 }
 
 int listener_set_probe_begin(struct listener_set *set, size_t i, int *ret_fd,

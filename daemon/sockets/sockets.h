@@ -41,6 +41,11 @@ struct sockets_options {
 	               * are owned by `sockets` once sockets_new() has succeeded */
 	int *passed;
 	char **passed_names;
+	/* Takes a client's connection (`fd`, owned from now on) out of the queue of a listener that
+	 * nobody will ever accept from, while its address is steered; `path` is the public one of a
+	 * UNIX socket, else NULL. NULL: such ones are reset. */
+	void (*stranded)(void *data, int fd, const char *path);
+	void *stranded_data;
 };
 
 /* Finds out what the kernel permits. */
@@ -81,6 +86,9 @@ enum rescue listener_set_rescue(const struct listener_set *set, size_t i);
 uint32_t listener_set_generation(const struct listener_set *set);
 const struct service_config *listener_set_service(const struct listener_set *set);
 
+/* Shall accept(2) wait on the socket of listener i? All who have a descriptor of it have the same
+ * flag. */
+int listener_set_blocking(const struct listener_set *set, size_t i, bool blocking);
 /* The sockets at which listener i gets connections, at most `max`: ours, or those that the program
  * bound itself as soon as there are any. */
 size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size_t max);
@@ -107,6 +115,9 @@ struct share {
  * effect before it returns. */
 int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool sticky,
         struct ho_error *reterr);
+
+/* Everything that waits in the queues of the set goes to `stranded`. */
+void listener_set_strand(struct listener_set *set);
 
 /* Where a probe of listener `i` has to come from so that this generation and no other receives it:
  * a bound, not yet connected, non-blocking client socket, and the address to connect to. Until

@@ -31,13 +31,14 @@ SLEEPD = BUILD / "contrib/examples/sleepd"
 LOAD = BUILD / "tests/tools/handoff-load"
 WORKER = (sys.executable, HERE / "worker.py")
 LIMIT = 30  # seconds
+FAST = bool(os.environ.get("HANDOFF_FAST"))
 NOBODY = 65534
 CLONE_NEWNET = 0x40000000
 SCHEMAS = {
     name: jsonschema.Draft202012Validator(
         json.loads((SOURCE / f"docs/schema/{name}.schema.json").read_text())
     )
-    for name in ("status", "event", "result", "connections")
+    for name in ("status", "event", "result", "connections", "logs")
 }
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|runtime error:|handoffd: .* this cannot be:")
 
@@ -95,7 +96,7 @@ class Http:
         while b"\r\n\r\n" not in self.buffer:
             self.more()
         head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
-        size = int(re.search(rb"Content-Length: (\d+)", head)[1])
+        size = int(re.search(rb"(?i)Content-Length: (\d+)", head)[1])
         while len(self.buffer) < size:
             self.more()
         body, self.buffer = self.buffer[:size], self.buffer[size:]
@@ -387,6 +388,11 @@ class Daemon:
         """For `start` of wait_event: what happens from here on."""
         return len(self.events.items)
 
+    def wait_output(self, pattern, start=0):
+        return self.output.wait(
+            lambda line: re.search(pattern, line), f"the line of output {pattern!r}", start
+        )
+
     def wait_event(self, name, start=0, **fields):
         def wanted(event):
             return event["event"] == name and all(event.get(k) == v for k, v in fields.items())
@@ -515,6 +521,7 @@ class Daemon:
         log = self.log.items[-300:] if self.log else []
         events = self.events.items[-300:] if self.events else []
         yield "log", "\n".join(log)
+        yield "output", "\n".join(self.output.items[-300:]) if self.output else ""
         yield "events", "\n".join(
             " ".join(f"{k}={v!r}" for k, v in e.items() if v is not None) for e in events
         )

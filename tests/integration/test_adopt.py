@@ -5,11 +5,12 @@ import ctypes
 import os
 import pathlib
 import platform
+import signal
 import struct
 
 import pytest
 from binders import PYTHON, binder, configured, node
-from harness import NOBODY, Http, Load, generation, get, service
+from harness import NOBODY, Http, Load, generation, get, pid, service
 
 
 def migrate_requests():
@@ -175,6 +176,72 @@ def test_old_connections_are_counted(daemon):
         assert (old["state"], old["in_flight"]) == ("draining", 1)
         assert "generation=1" in idle.get("/?n=2")
     daemon.wait_event("generation-gone", generation=1)
+
+
+@pytest.mark.parametrize("mode", ["auto", "adopt"])
+def test_closed_while_it_serves(daemon, mode):
+    """Nobody asks about close(2): it is seen when a client comes. He waits for the next socket."""
+    configured(daemon, binder("reopens"), mode).start()
+    assert generation(daemon.target) == 1
+    for _ in range(2):
+        start, lines = daemon.now(), len(daemon.output.items)
+        daemon.kill(daemon.worker(1), signal.SIGUSR1)
+        said(daemon, "closed", lines)
+        with Http(daemon.target) as client:
+            client.send()
+            assert str(daemon.port) in daemon.wait_event("socket-closed", start)["text"]
+            daemon.kill(daemon.worker(1), signal.SIGUSR2)
+            daemon.wait_event("socket-adopted", start)
+            assert "generation=1" in client.receive()[1]
+    assert len(daemon.seen("socket-closed")) == 2
+    assert daemon.reload("web")["generation"] == 2
+
+
+def said(daemon, text, start=0):
+    return daemon.output.wait(lambda line: text in line, f"the word {text!r}", start)
+
+
+def both(target, known):
+    """The pids that answer: waits until there is another one than the known."""
+    for _ in range(300):
+        answered = pid(target)
+        if answered != known:
+            return answered
+    raise AssertionError("nobody else answers")
+
+
+def test_one_of_two_sockets_is_closed(daemon):
+    """Whoever waits there moves to the other one."""
+    configured(daemon, binder("one_of_two")).start()
+    child = both(daemon.target, daemon.worker(1))
+    with Load(daemon.target, rate=200, keepalive=0, slow=0):
+        daemon.kill(child, signal.SIGUSR1)
+        said(daemon, "closed")
+        for _ in range(100):
+            assert pid(daemon.target) != child
+    assert not daemon.seen("socket-closed")
+
+
+def test_a_second_socket_later(daemon):
+    """Of a generation that serves: it has its part at once."""
+    configured(daemon, binder("a_second_later")).start()
+    main = daemon.worker(1)
+    assert {pid(daemon.target) for _ in range(20)} == {main}
+    child = int(pathlib.Path(f"/proc/{main}/task/{main}/children").read_text())
+    start = daemon.now()
+    daemon.kill(child, signal.SIGUSR1)
+    daemon.wait_event("socket-adopted", start)
+    assert both(daemon.target, main) == child
+
+
+def test_more_sockets_than_possible(daemon):
+    configured(daemon, binder("many"), "adopt").start()
+    assert "more than 64 sockets" in daemon.wait_event("socket-refused")["text"]
+    said(daemon, "socket 65: No buffer space available")
+    assert len(daemon.seen("socket-adopted")) == 64
+    with Load(daemon.target, rate=200, keepalive=0, slow=0):
+        assert daemon.reload("web")["generation"] == 2
+    assert generation(daemon.target) == 2
 
 
 def test_many_workers_have_one_port(daemon):

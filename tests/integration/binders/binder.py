@@ -9,6 +9,7 @@ import signal
 import socket
 import socketserver
 import sys
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "programs/apps/python"))
@@ -138,6 +139,66 @@ def path_and_others():
 
 def abstract():
     UnixServer("\0" + PORT[1:], Handler).serve_forever()
+
+
+def in_thread(server):
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+def reopens():
+    """Closes its socket on SIGUSR1, and has a new one on SIGUSR2."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
+    server = in_thread(http.server.ThreadingHTTPServer(("", PORT), Handler))
+    while True:
+        if signal.sigwait({signal.SIGUSR1, signal.SIGUSR2}) == signal.SIGUSR1:
+            server.shutdown()
+            server.server_close()
+            print("closed", flush=True)
+        else:
+            server = in_thread(http.server.ThreadingHTTPServer(("", PORT), Handler))
+
+
+def one_of_two():
+    """Two processes; on SIGUSR1 one of them closes its socket and lives on, or it has one only then."""
+    http.server.ThreadingHTTPServer.allow_reuse_port = True
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    child = os.fork()
+    if child:
+        signal.signal(signal.SIGTERM, lambda *_: (os.kill(child, signal.SIGTERM), os._exit(0)))
+        return serve()
+    later = sys.argv[1] == "a_second_later"
+    server = None if later else in_thread(http.server.ThreadingHTTPServer(("", PORT), Handler))
+    signal.sigwait({signal.SIGUSR1})
+    if later:
+        serve()
+    server.shutdown()
+    server.server_close()
+    print("closed", flush=True)
+    signal.pause()
+
+
+a_second_later = one_of_two
+
+
+def many():
+    """As many sockets as it may have."""
+    sockets = []
+    try:
+        for _ in range(100):
+            sockets.append(socket.socket())
+            sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sockets[-1].bind(("", PORT))
+            sockets[-1].listen()
+    except OSError as error:
+        print(f"socket {len(sockets)}: {os.strerror(error.errno)}", flush=True)
+        sockets.pop().close()
+    for s in sockets:
+        server = http.server.ThreadingHTTPServer(("", PORT), Handler, bind_and_activate=False)
+        server.socket.close()
+        server.socket = s
+        in_thread(server)
+    signal.pause()
 
 
 def other_port():
