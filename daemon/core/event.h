@@ -26,7 +26,9 @@
 	X(STEER_FAILED)                                                                            \
 	X(QUIET_CHECKED)                                                                           \
 	X(INFLIGHT) /* how many connections a watched generation has */                            \
-	X(WATCH_FAILED)
+	X(WATCH_FAILED)                                                                            \
+	X(SOCKET_ADOPTED) /* its program listens on a socket of its own */                         \
+	X(FROZEN)         /* it stands still, as far as that is possible, and was counted */
 
 enum event_type {
 #define X(id) EVENT_##id,
@@ -79,7 +81,8 @@ struct event {
 		struct {
 			uint64_t total, idle;
 			usec_t oldest;
-		} inflight;
+			bool unknown; /* FROZEN: it could not be counted */
+		} inflight; /* and FROZEN */
 	};
 	/* CONFIG_LOADED, the first one: servers that are taken over */
 	const struct taken_service *taken;

@@ -213,6 +213,11 @@ def loopback_from_two():
         sys.exit(str(error))
 
 
+def tells_of_going_on():
+    signal.signal(signal.SIGCONT, lambda *_: print("goes on", flush=True))
+    serve()
+
+
 def never():
     signal.pause()
 
