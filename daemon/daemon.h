@@ -19,6 +19,7 @@
 #include "system/systemd.h"
 
 struct daemon;
+struct live_door;
 
 /* The shell's side of a generation: what the core's action PREPARE made. */
 struct live_generation {
@@ -28,7 +29,7 @@ struct live_generation {
 	struct release *release;
 	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
-	uint64_t sent_before; /* connections, when the shares were last changed */
+	uint64_t sent_before;     /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
@@ -98,6 +99,9 @@ struct daemon {
 	struct systemd_watchdog *watchdog;
 	struct config_source source;
 	ev_timer timer;
+	ev_timer monitors;     /* the next status for those who watch; runs only for them */
+	usec_t monitors_pause; /* at least between two of them */
+	usec_t monitors_told;  /* when the last one was */
 	ev_prepare prepare;
 	ev_io signals;
 	int signal_fd;
@@ -109,6 +113,8 @@ struct daemon {
 	unsigned n_words;
 	struct kept_fd *kept;
 	size_t n_kept;
+	struct live_door *doors;
+	uint64_t last_door;
 	struct taken_server *servers; /* that are taken over */
 	size_t n_servers;
 	struct taken_service *taken;
@@ -180,12 +186,25 @@ void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_me
 /* A generation is gone: forgets memory that nobody can ask for any more. */
 void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 
+/* live.c: connections passed from one generation to another, by workers that can do that */
+void live_door_open(struct live_worker *w, const struct notify_message *m);
+/* A worker is gone. */
+void live_forget(struct daemon *d, const struct live_worker *w);
+/* Brings those together that should be; to be called after every change. */
+void live_introduce(struct daemon *d);
+
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);
 void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
+/* Keeps the client told until it goes. */
+void daemon_answer_monitor(struct daemon *d, struct control_call *call);
+/* Something has happened: those who watch are told soon. */
+void daemon_hasten_monitors(struct daemon *d);
+/* A callback of daemon.monitors. */
+void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
 

@@ -2,6 +2,7 @@
 /* What the core wants, as calls; what comes of it, as events. The only file that sees every room of
  * the shell; it decides nothing. */
 #include "daemon.h"
+#include "process/memory.h"
 #include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
@@ -317,6 +318,22 @@ static void do_steer(struct daemon *d, const struct action *a)
 	daemon_post(d, &ev);
 }
 
+static void add_memory(pid_t pid, void *arg)
+{
+	*(uint64_t *)arg += process_memory(pid);
+}
+
+static void do_measure(struct daemon *d, const struct action *a)
+{
+	struct event ev = of(a, EVENT_MEASURED);
+
+	if (!a->shell)
+		return;
+	ev.memory = 0;
+	live_generation_processes(a->shell, add_memory, &ev.memory);
+	daemon_post(d, &ev);
+}
+
 static void do_name_cut(struct daemon *d, const struct action *a)
 {
 	struct live_generation *g = a->shell;
@@ -337,6 +354,14 @@ static void do_name_cut(struct daemon *d, const struct action *a)
 
 /* ---- workers ---- */
 
+/* Anew for every worker, and when a generation has left: whoever has the socket can change it, also
+ * for those who share it. */
+static void set_accept_mode(const struct live_generation *g)
+{
+	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++)
+		(void)listener_set_blocking(g->set, i, config_accept_blocks(g->release->service));
+}
+
 static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd *fds)
 {
 	enum sockets_mode mode = g->release->service->sockets;
@@ -349,6 +374,7 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 
 		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
 	}
+	set_accept_mode(g);
 	return n;
 }
 
@@ -461,6 +487,7 @@ static void do_forget_worker(struct daemon *d, const struct action *a)
 	if (*at)
 		*at = w->next;
 	keep_last_words(d, a, w);
+	live_forget(d, w);
 	process_free(w->process);
 	free(w);
 }
@@ -508,14 +535,14 @@ static void do_answer(const struct action *a)
 }
 
 /* Those who wait for the service and asked to be told. */
-static void tell_waiting(struct daemon *d, const struct action *a)
+static void tell_waiting(struct daemon *d, const struct action *a, const struct record *r)
 {
 	const struct service *sv =
 	        a->service ? supervisor_service(d->supervisor, a->service) : NULL;
 
 	for (const struct target *t = sv ? sv->targets : NULL; t; t = t->next)
 		if (t->request->caller)
-			control_progress(t->request->caller, &a->record);
+			control_progress(t->request->caller, r);
 }
 
 static void do_record(struct daemon *d, const struct action *a)
@@ -529,7 +556,8 @@ static void do_record(struct daemon *d, const struct action *a)
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
-	tell_waiting(d, a);
+	tell_waiting(d, a, &r);
+	daemon_hasten_monitors(d);
 }
 
 static void do_tell_systemd(const struct action *a)
@@ -549,10 +577,15 @@ static void do_tell_systemd(const struct action *a)
 
 static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 {
+	const struct service *sv = supervisor_service(d->supervisor, g->service);
+	const struct generation *serving = sv ? service_serving(sv) : NULL;
+
 	stop_probes(d, g);
 	if (leave && g->set)
 		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
+	if (serving && serving->shell && serving->shell != g)
+		set_accept_mode(serving->shell);
 	live_generation_free(g);
 }
 
@@ -612,6 +645,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_THAW:
 		do_thaw(a->shell);
+		break;
+	case ACTION_MEASURE:
+		do_measure(d, a);
 		break;
 	case ACTION_NAME_CUT:
 		do_name_cut(d, a);

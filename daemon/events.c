@@ -119,6 +119,7 @@ void daemon_run_events(struct daemon *d)
 		config_source_load(d);
 		run_queue(d);
 	}
+	live_introduce(d);
 	if (d->out_of_memory) {
 		d->out_of_memory = false;
 		log_line(RECORD_ERROR, "memory is short: an event was lost");
@@ -251,6 +252,9 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 		return;
 	case NOTIFY_KEEP:
 		kept_claim(data, w->service, w->generation, m);
+		return;
+	case NOTIFY_LIVE:
+		live_door_open(w, m);
 		return;
 	case NOTIFY_FETCH:
 		kept_fetch(data, w->service, m);
@@ -406,6 +410,11 @@ static void on_status(void *data, struct control_call *call, const char *service
 	daemon_answer_status(data, call, service);
 }
 
+static void on_monitor(void *data, struct control_call *call)
+{
+	daemon_answer_monitor(data, call);
+}
+
 static void on_services(void *data, struct control_call *call)
 {
 	daemon_answer_services(data, call);
@@ -504,6 +513,7 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 const struct control_handlers daemon_control_handlers = {
         .status = on_status,
         .services = on_services,
+        .monitor = on_monitor,
         .request = on_request,
         .gone = on_gone,
         .logs = on_logs,

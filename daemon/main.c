@@ -421,7 +421,8 @@ static int open_all(struct daemon *d, struct ho_error *e)
 	if (r < 0)
 		return r;
 	ev_init(&d->timer, on_timer);
-	d->timer.data = d;
+	ev_init(&d->monitors, daemon_on_monitors);
+	d->timer.data = d->monitors.data = d;
 	ev_prepare_init(&d->prepare, on_prepare);
 	d->prepare.data = d;
 	ev_prepare_start(d->loop, &d->prepare);

@@ -49,8 +49,8 @@ static void note_fixed(struct daemon *d, const struct config *new)
  * nothing yet. */
 void config_source_note_inert(const struct config *c)
 {
-	static const char *const inert[] = {"rollout.step", "rollout.order",
-	        "rollout.max-old-memory", "watch", "watch-ignore", "watch-debounce", "build"};
+	static const char *const inert[] = {
+	        "rollout.order", "watch", "watch-ignore", "watch-debounce", "build"};
 
 	for (size_t i = 0; i < c->n_services; i++) {
 		const struct service_config *s = &c->services[i];

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define MONITORS_PAUSE (100 * USEC_PER_MSEC)
+
 /* Everything a picture owns. */
 struct picture {
 	struct view view;
@@ -127,8 +129,8 @@ static void show_workers(struct picture *p, const struct generation *g, struct v
 	}
 }
 
-static void show_generation(struct picture *p, const struct supervisor *s,
-        const struct generation *g, const struct inflight *count)
+static void show_generation(
+        struct picture *p, const struct generation *g, const struct inflight *count)
 {
 	struct view_generation *v = &p->generations[p->n_generations++];
 	bool old = generation_is_old(g);
@@ -144,16 +146,18 @@ static void show_generation(struct picture *p, const struct supervisor *s,
 	        .deadline_in = USEC_INFINITY,
 	        .promote_in = USEC_INFINITY,
 	        .observed = -1,
-	        .oldest = old ? g->oldest : 0,
+	        .oldest = count ? count->oldest
+	                  : old ? g->oldest
+	                        : 0,
 	        .reason = g->state == GENERATION_FAILED || g->rolled_back ? g->reason : "",
 	};
 	if (g->state == GENERATION_DRAINING || g->state == GENERATION_STOPPING) {
 		v->drain_by = drain_by(g);
-		v->deadline_in =
-		        g->deadline == USEC_INFINITY ? g->deadline : usec_sub(g->deadline, s->now);
+		v->deadline_in = g->deadline == USEC_INFINITY ? g->deadline
+		                                              : usec_sub(g->deadline, now_usec());
 	}
 	if (g->state == GENERATION_CANARY && g->promote_at != USEC_INFINITY)
-		v->promote_in = usec_sub(g->promote_at, s->now);
+		v->promote_in = usec_sub(g->promote_at, now_usec());
 	v->sent_known = live(g) && live(g)->set && listener_set_sent(live(g)->set, &v->sent) == 0;
 	v->sent_now = v->sent_known ? v->sent - live(g)->sent_before : 0;
 	show_workers(p, g, v);
@@ -192,8 +196,7 @@ static void show_listeners(struct picture *p, const struct service *sv, struct v
 	}
 }
 
-static void show_service(
-        struct picture *p, const struct supervisor *s, const struct service *sv, bool counted)
+static void show_service(struct picture *p, const struct service *sv, bool counted)
 {
 	struct view_service *v = &p->services[p->n_services++];
 	const struct generation *serving = service_serving(sv);
@@ -217,7 +220,7 @@ static void show_service(
 		for (set = 0; counted && live(g) && live(g)->set && p->sets[set]; set++)
 			if (p->sets[set] == live(g)->set)
 				count = &p->counts[set];
-		show_generation(p, s, g, count);
+		show_generation(p, g, count);
 	}
 	observe_shares(v);
 }
@@ -245,7 +248,8 @@ static bool count_all(struct daemon *d, struct picture *p, const char *name)
 	return true;
 }
 
-void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service)
+/* Of one service, or of all. */
+static bool picture_take(struct daemon *d, const char *service, struct picture *p)
 {
 	static const char *const states[] = {
 	        [SUPERVISOR_STARTING] = "starting",
@@ -253,27 +257,18 @@ void daemon_answer_status(struct daemon *d, struct control_call *call, const cha
 	        [SUPERVISOR_STOPPING] = "stopping",
 	};
 	const struct supervisor *s = d->supervisor;
-	struct picture p = {0};
 	bool counted;
 
-	if (service && !supervisor_find(s, service)) {
-		char text[160];
-		struct text t = TEXT_ON(text);
-
-		text_add(&t, "no service is named \"%s\"", service);
-		control_answer_error(call, CODE_USAGE, text);
-		return;
+	*p = (struct picture){0};
+	if (!make_room(p, s, service)) {
+		picture_done(p);
+		return false;
 	}
-	if (!make_room(&p, s, service)) {
-		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
-		picture_done(&p);
-		return;
-	}
-	counted = count_all(d, &p, service);
+	counted = count_all(d, p, service);
 	for (size_t i = 0; i < s->n_slots; i++)
 		if (wanted(s->services[i], service))
-			show_service(&p, s, s->services[i], counted);
-	p.view = (struct view){
+			show_service(p, s->services[i], counted);
+	p->view = (struct view){
 	        .pid = getpid(),
 	        .version = HANDOFF_VERSION,
 	        .environment = s->config ? s->config->environment : "",
@@ -281,11 +276,91 @@ void daemon_answer_status(struct daemon *d, struct control_call *call, const cha
 	        .steering = steering_to_string(sockets_steering(d->sockets)),
 	        .config_error = s->config_error,
 	        .now = now_usec(),
-	        .services = p.services,
-	        .n_services = p.n_services,
+	        .services = p->services,
+	        .n_services = p->n_services,
 	};
+	return true;
+}
+
+void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service)
+{
+	struct picture p;
+
+	if (service && !supervisor_find(d->supervisor, service)) {
+		char text[160];
+		struct text t = TEXT_ON(text);
+
+		text_add(&t, "no service is named \"%s\"", service);
+		control_answer_error(call, CODE_USAGE, text);
+		return;
+	}
+	if (!picture_take(d, service, &p)) {
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		return;
+	}
 	control_answer_status(call, &p.view);
 	picture_done(&p);
+}
+
+static void tell_monitors_in(struct daemon *d, usec_t pause)
+{
+	ev_timer_stop(d->loop, &d->monitors);
+	ev_now_update(d->loop);
+	ev_timer_set(&d->monitors, (double)pause / USEC_PER_SEC, 0.);
+	ev_timer_start(d->loop, &d->monitors);
+}
+
+/* Not so often that it costs more than two per cent of a processor. */
+static void plan_monitors(struct daemon *d, usec_t begun)
+{
+	d->monitors_told = now_usec();
+	d->monitors_pause = (d->monitors_told - begun) * 50;
+	if (d->monitors_pause < MONITORS_PAUSE)
+		d->monitors_pause = MONITORS_PAUSE;
+	tell_monitors_in(d, d->monitors_pause > USEC_PER_SEC ? d->monitors_pause : USEC_PER_SEC);
+}
+
+void daemon_hasten_monitors(struct daemon *d)
+{
+	usec_t in;
+
+	if (!ev_is_active(&d->monitors))
+		return;
+	in = usec_sub(d->monitors_told + d->monitors_pause, now_usec());
+	if (ev_timer_remaining(d->loop, &d->monitors) * USEC_PER_SEC > (double)in)
+		tell_monitors_in(d, in);
+}
+
+void daemon_answer_monitor(struct daemon *d, struct control_call *call)
+{
+	usec_t begun = now_usec();
+	struct picture p;
+
+	if (!picture_take(d, NULL, &p)) {
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		return;
+	}
+	control_monitor(call, &p.view);
+	picture_done(&p);
+	if (!ev_is_active(&d->monitors))
+		plan_monitors(d, begun);
+}
+
+void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	struct daemon *d = timer->data;
+	usec_t begun = now_usec();
+	struct picture p;
+
+	(void)loop;
+	(void)events;
+	if (!d->control || !control_has_monitors(d->control))
+		return;
+	if (picture_take(d, NULL, &p)) {
+		control_publish_status(d->control, &p.view);
+		picture_done(&p);
+	}
+	plan_monitors(d, begun);
 }
 
 void daemon_answer_services(struct daemon *d, struct control_call *call)

@@ -243,41 +243,42 @@ unsigned handoff_serving(const struct handoff *h);
 int handoff_every(struct handoff *h, double seconds, int flags, int (*f)(void *data), void *data,
         struct handoff_timer **ret);
 
-/* Ends it and frees it; allowed also in its own callback. NULL is fine; a timer that has ended by its
- * callback's word must not be given any more. */
+/* Ends it and frees it; allowed also in its own callback. NULL is fine; a timer that has ended by
+ * its callback's word must not be given any more. */
 void handoff_timer_stop(struct handoff_timer *t);
 
 /* ---- Experimental: may change until the next version ---- */
 
 /* -- Kept memory -- */
 
-/* Fills new memory, which is all zero. `old`: what an older generation has under the same name, if it
- * is of another layout (and read only: generations that use it go on with it), else NULL; take over
- * what makes sense. It is called with both locked, in the process that came first, and must not call
- * handoff_keep(); 0, or a negative
- * errno which handoff_keep() hands on: then the next one who asks is asked to fill it. */
+/* Fills new memory, which is all zero. `old`: what an older generation has under the same name, if
+ * it is of another layout (and read only: generations that use it go on with it), else NULL; take
+ * over what makes sense. It is called with both locked, in the process that came first, and must
+ * not call handoff_keep(); 0, or a negative errno which handoff_keep() hands on: then the next one
+ * who asks is asked to fill it. */
 typedef int (*handoff_keep_init)(
-	void *memory, const void *old, size_t old_size, unsigned old_version, void *data);
+        void *memory, const void *old, size_t old_size, unsigned old_version, void *data);
 
 /* Memory of this name, for all workers of this generation and those to come: made and filled once,
- * then the same at each call, in each worker, after a reload and after a crash. Another `version` or
- * `size` is another layout: it gets memory of its own, filled from the old one by `init`. A
- * generation that failed or was turned back takes its layout with it; the older one has what it had.
+ * then the same at each call, in each worker, after a reload and after a crash. Another `version`
+ * or `size` is another layout: it gets memory of its own, filled from the old one by `init`. A
+ * generation that failed or was turned back takes its layout with it; the older one has what it
+ * had.
  *
  * Generations that use the same layout share it at the same time: change it with atomic operations,
- * or between handoff_keep_lock() and handoff_keep_unlock(). It is at another address in each process:
- * no pointers in it. It cannot be unmapped.
+ * or between handoff_keep_lock() and handoff_keep_unlock(). It is at another address in each
+ * process: no pointers in it. It cannot be unmapped.
  *
  * `init` may be NULL: zeros. Without handoffd it is the process's own; under systemd alone it is in
  * the descriptor store (FileDescriptorStoreMax=), for a service of one process.
  *
  * NULL on failure, with errno: EINVAL (name: 1 to 63 printable characters, no blank and no colon),
- * EEXIST (this generation has it in another layout), ENOSPC (handoffd keeps 32 things of a service),
- * ETIMEDOUT (no answer from handoffd in 5 s, or somebody fills it for more than 30 s), ECONNREFUSED
- * (handoffd is gone), what `init` returned, and those of memfd_create(2) and
- * mmap(2). Blocks for as long as the answer takes: to be called at the start. */
+ * EEXIST (this generation has it in another layout), ENOSPC (handoffd keeps 32 things of a
+ * service), ETIMEDOUT (no answer from handoffd in 5 s, or somebody fills it for more than 30 s),
+ * ECONNREFUSED (handoffd is gone), what `init` returned, and those of memfd_create(2) and mmap(2).
+ * Blocks for as long as the answer takes: to be called at the start. */
 void *handoff_keep(
-	const char *name, unsigned version, size_t size, handoff_keep_init init, void *data);
+        const char *name, unsigned version, size_t size, handoff_keep_init init, void *data);
 
 /* The lock of kept memory, for threads and processes. Waits so many milliseconds, without end if
  * that is negative. 0, or 1 if whoever had it has died: what it changed may be half done, make it
@@ -291,13 +292,67 @@ void handoff_keep_unlock(void *memory);
  * memory or for a descriptor. Blocks as handoff_keep(). */
 int handoff_keep_fd(const char *name, int fd);
 
-/* A new descriptor for what is kept under a name now; the caller's, close-on-exec. -ENOENT: nothing.
- * Blocks as handoff_keep(). */
+/* A new descriptor for what is kept under a name now; the caller's, close-on-exec. -ENOENT:
+ * nothing. Blocks as handoff_keep(). */
 int handoff_kept_fd(const char *name);
 
 /* What is kept under this name, memory or descriptor, is not kept any more; whoever has it, has it
  * still. Returns as handoff_keep_fd(). Blocks as handoff_keep(). */
 int handoff_forget(const char *name);
+
+/* -- Live connections -- */
+
+struct handoff_live;
+
+#define HANDOFF_PASS_MAX 65536 /* bytes of the state of a connection */
+
+/* All are called from the loop. In them every function may be called, but handoff_live_free(). */
+struct handoff_live_calls {
+	/* Connections can be passed: this generation drains, and the one that serves understands
+	 * the state. Pass those that are fit for it until handoff_pass() fails; called again
+	 * whenever there is room for more. NULL: never passes any. */
+	void (*wanted)(struct handoff_live *live, void *data);
+
+	/* What became of one that was passed. 0: it was taken; close the descriptor, send and
+	 * receive nothing. Negative: it was refused (what `taken` returned there, or -EMFILE), or
+	 * -ECONNRESET, -ENOBUFS: it could not be sent; it is this process's own as before. NULL if
+	 * `wanted` is. */
+	void (*passed)(void *connection, int result, void *data);
+
+	/* One comes, with its state, which was made in this version of it. 0: taken, `fd` is the
+	 * program's. Negative errno: refused, the other one goes on with it. It must not be written
+	 * or read in this call, only made ready for the loop; it still can be taken back as long as
+	 * the call lasts. `fd` is close-on-exec, its other flags are as they were. `state` is not
+	 * aligned. NULL: never takes any. */
+	int (*taken)(int fd, const void *state, size_t size, unsigned version, void *data);
+};
+
+/* Passes connections to the generation that takes over, and takes them from the one before.
+ * `version` is that of the states that this program makes, `oldest` the oldest one that it
+ * understands. To be called before the program says that it is ready. Without handoffd nothing is
+ * ever wanted or comes.
+ *
+ * It keeps the loop running until it is freed. -EINVAL: no loop, no calls, `wanted` without
+ * `passed`, or `oldest` is more than `version`. -ENOMEM. */
+int handoff_live_new(struct ev_loop *loop, unsigned version, unsigned oldest,
+        const struct handoff_live_calls *calls, void *data, struct handoff_live **ret);
+
+/* Ends it. What is on its way may be taken by the other side: `passed` is not called any more, and
+ * the program must not touch these. For the end of a process; NULL is fine. */
+void handoff_live_free(struct handoff_live *live);
+
+/* Passes a connection, with its state: whatever the other side needs to go on, what was read and
+ * not yet dealt with, and what is still to be written. `connection` is for the callback `passed`,
+ * which is called for each that this has returned 0 for. Until then the program keeps `fd` open and
+ * leaves it alone: its watchers stopped, nothing read, nothing written.
+ *
+ * -EAGAIN: there is no room now; `wanted` will be called. -ENOTCONN: nobody takes any. -EMSGSIZE:
+ * more than HANDOFF_PASS_MAX. -EBADF: `fd` is negative. In all these cases it is as before. */
+int handoff_pass(
+        struct handoff_live *live, int fd, const void *state, size_t size, void *connection);
+
+/* Is there somebody who takes? */
+int handoff_live_wanted(const struct handoff_live *live);
 
 #ifdef __cplusplus
 }

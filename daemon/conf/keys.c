@@ -18,6 +18,12 @@ static const char *const listen_pid_words[] = {
         [LISTEN_PID_PARENT] = "parent",
         NULL,
 };
+static const char *const accept_words[] = {
+        [ACCEPT_AUTO] = "auto",
+        [ACCEPT_NON_BLOCKING] = "non-blocking",
+        [ACCEPT_BLOCKING] = "blocking",
+        NULL,
+};
 static const char *const drain_words[] = {
         [DRAIN_AUTO] = "auto",
         [DRAIN_IDLE] = "idle",
@@ -97,6 +103,8 @@ static const struct key service_keys[] = {
                 SERVICE(dialects), 0, 0, NULL},
         {"listen-pid", "listen-pid", "WHOSE", "LISTEN_PID: child, none or parent (child)", KEY_WORD,
                 SERVICE(listen_pid), 0, 0, listen_pid_words},
+        {"accept", "accept", "HOW", "passed sockets: auto, blocking or non-blocking (auto)",
+                KEY_WORD, SERVICE(accept), 0, 0, accept_words},
         {"restart", "restart", "WHEN", "always or never (always)", KEY_WORD, SERVICE(restart), 0, 0,
                 restart_words},
         {"umask", "umask", "OCTAL", "file mode mask of the command", KEY_OCTAL, SERVICE(umask), 0,

@@ -60,6 +60,8 @@ struct control_handlers {
 	void (*status)(void *data, struct control_call *call, const char *service);
 	/* Answer at once with control_answer_services(). */
 	void (*services)(void *data, struct control_call *call);
+	/* Answer with control_monitor(), or an error. */
+	void (*monitor)(void *data, struct control_call *call);
 	/* Answer when it is done, with control_answer(); the strings of `spec` live during the
 	 * call only. spec->id is set and unique. */
 	void (*request)(void *data, struct control_call *call, const struct request_spec *spec);
@@ -87,6 +89,12 @@ void control_flush(struct control *c);
 
 void control_answer_services(struct control_call *call, const char *const *names, size_t n);
 void control_answer_status(struct control_call *call, const struct view *view);
+/* Continues the call with a first status; those of control_publish_status() follow until the client
+ * goes. */
+void control_monitor(struct control_call *call, const struct view *view);
+bool control_has_monitors(const struct control *c);
+/* To every monitor; one that has not read the last one yet misses this one. */
+void control_publish_status(struct control *c, const struct view *view);
 /* Continues a call that asked for more, and is nothing for others; several may come before the
  * answer. */
 void control_progress(struct control_call *call, const struct record *record);

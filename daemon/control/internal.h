@@ -24,6 +24,13 @@
 
 struct method;
 
+/* What a call gets until its client goes. */
+enum follow {
+	FOLLOW_NOTHING,
+	FOLLOW_EVENTS,
+	FOLLOW_STATUS,
+};
+
 struct peer {
 	uid_t uid;
 	pid_t pid;
@@ -39,7 +46,7 @@ struct control_call {
 	uint32_t id;               /* of the request that it waits for, 0: none */
 	bool more, oneway;
 	bool overlaps; /* the next call may start before this one is answered */
-	bool follows;  /* events, until the client goes */
+	enum follow follows;
 	bool done;
 	const struct control_stream *stream; /* gives the answer piece by piece */
 	void *stream_data;
@@ -61,6 +68,7 @@ struct client {
 	size_t held;         /* bytes of replies that wait for their turn */
 	size_t follower_max; /* bytes that may wait when it follows events */
 	bool ended;          /* nothing more is read: answer what came, then close */
+	bool slow;           /* it follows events and does not read them */
 	bool dropped;        /* closed at the next turn of the loop */
 };
 

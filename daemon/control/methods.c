@@ -317,6 +317,16 @@ static void run_one(struct control_call *call, const struct method *m, json_t *p
 		spec.roll.release = path;
 		spec.roll.confined = !call->client->peer.may_run;
 	}
+	if (m->kind == REQUEST_SCALE) {
+		json_t *workers = json_object_get(parameters, "workers");
+		json_int_t n = json_integer_value(workers);
+
+		if (!json_is_integer(workers) || n < 1 || n > CONFIG_MAX_WORKERS) {
+			invalid(call, "workers");
+			return;
+		}
+		spec.workers = (unsigned)n;
+	}
 	spec.services = &service;
 	send_request(call, &spec);
 }
@@ -346,6 +356,18 @@ static void run_status(struct control_call *call, const struct method *m, json_t
 	(void)m;
 	if (get_name(call, parameters, "service", &service))
 		c->handlers.status(c->handlers.data, call, service);
+}
+
+static void run_monitor(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	if (!call->more || call->oneway)
+		call_error(call, ERROR_EXPECTED_MORE, json_object());
+	else
+		c->handlers.monitor(c->handlers.data, call);
 }
 
 static void run_services(struct control_call *call, const struct method *m, json_t *parameters)
@@ -446,6 +468,7 @@ static const char *const wait_waits[] = {"serving", "drained", NULL};
 /* clang-format off */
 static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".GetStatus", .run = run_status, .parameters = {"service"}},
+	{.name = INTERFACE_MANAGER ".Monitor", .run = run_monitor},
 	{.name = INTERFACE_MANAGER ".ListServices", .run = run_services},
 	{.name = INTERFACE_MANAGER ".Reload", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_RELOAD, .waits = reload_waits,
@@ -456,6 +479,9 @@ static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".Promote", .run = run_one, .changes = true,
 		.kind = REQUEST_PROMOTE, .waits = reload_waits,
 		.parameters = {"service", "wait", "timeout", "canary", "hold"}},
+	{.name = INTERFACE_MANAGER ".Scale", .run = run_one, .changes = true,
+		.kind = REQUEST_SCALE, .waits = start_waits,
+		.parameters = {"service", "workers", "wait", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Abort", .run = run_one, .changes = true,
 		.kind = REQUEST_ABORT, .waits = reload_waits, .parameters = {"service", "wait", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Rollback", .run = run_one, .changes = true,

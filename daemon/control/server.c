@@ -269,6 +269,12 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 	struct client *k = w->data;
 
 	(void)revents;
+	if (k->slow) {
+		struct control_handlers *h = &k->control->handlers;
+
+		h->refused(h->data, k->peer.uid, k->peer.pid, "Events",
+		        "it does not read them, and was disconnected");
+	}
 	if (k->dropped || wire_writer_send(&k->writer, k->fd)) {
 		client_free(k);
 		return;
@@ -436,28 +442,40 @@ void control_progress(struct control_call *call, const struct record *record)
 	        call, json_pack("{s:o}", "progress", record_to_json(record, realtime_usec())));
 }
 
+/* Does the client get this now? */
+static bool follows(const struct client *k, enum follow what)
+{
+	return k->first && k->first->follows == what && !k->dropped;
+}
+
+static char *encode_continued(json_t *parameters, size_t *ret_size)
+{
+	_cleanup_json_ json_t *message =
+	        json_pack("{s:o, s:b}", "parameters", parameters, "continues", 1);
+
+	return message ? wire_encode(message, ret_size) : NULL;
+}
+
 /* One message for all followers. */
 static void tell_followers(struct control *c, json_t *event)
 {
-	_cleanup_json_ json_t *message = NULL;
 	_cleanup_free_ char *bytes = NULL;
 	size_t size = 0;
 
 	for (struct client *k = c->clients; k; k = k->next) {
-		if (!k->first || !k->first->follows || k->dropped)
+		if (!follows(k, FOLLOW_EVENTS))
 			continue;
-		if (!bytes) {
-			message = json_pack(
-			        "{s:{s:[O]}, s:b}", "parameters", "events", event, "continues", 1);
-			bytes = message ? wire_encode(message, &size) : NULL;
-			if (!bytes)
-				return;
-		}
+		if (!bytes)
+			bytes = encode_continued(json_pack("{s:[O]}", "events", event), &size);
+		if (!bytes)
+			return;
 		if (wire_writer_waiting(&k->writer) + size > k->follower_max ||
-		        wire_writer_add(&k->writer, bytes, size))
+		        wire_writer_add(&k->writer, bytes, size)) {
+			k->slow = true;
 			client_drop(k);
-		else
+		} else {
 			ev_io_start(c->loop, &k->out);
+		}
 	}
 }
 
@@ -503,13 +521,51 @@ void call_events(struct control_call *call, size_t lines, bool follow)
 		return;
 	}
 	call_continue(call, events);
-	call->follows = true;
+	call->follows = FOLLOW_EVENTS;
 	k->follower_max = wire_writer_waiting(&k->writer) + CONTROL_FOLLOWER_MAX;
+}
+
+static json_t *status_reply(const struct view *view)
+{
+	usec_t at = realtime_usec() - (now_usec() - view->now);
+
+	return json_pack("{s:o}", "status", status_to_json(view, at));
 }
 
 void control_answer_status(struct control_call *call, const struct view *view)
 {
-	usec_t at = realtime_usec() - (now_usec() - view->now);
+	call_reply(call, status_reply(view));
+}
 
-	call_reply(call, json_pack("{s:o}", "status", status_to_json(view, at)));
+void control_monitor(struct control_call *call, const struct view *view)
+{
+	call_continue(call, status_reply(view));
+	call->follows = FOLLOW_STATUS;
+}
+
+bool control_has_monitors(const struct control *c)
+{
+	for (const struct client *k = c->clients; k; k = k->next)
+		if (follows(k, FOLLOW_STATUS))
+			return true;
+	return false;
+}
+
+void control_publish_status(struct control *c, const struct view *view)
+{
+	_cleanup_free_ char *bytes = NULL;
+	size_t size = 0;
+
+	for (struct client *k = c->clients; k; k = k->next) {
+		if (!follows(k, FOLLOW_STATUS) || wire_writer_waiting(&k->writer))
+			continue;
+		if (!bytes)
+			bytes = encode_continued(status_reply(view), &size);
+		if (!bytes)
+			return;
+		if (wire_writer_add(&k->writer, bytes, size))
+			client_drop(k);
+		else
+			ev_io_start(c->loop, &k->out);
+	}
 }

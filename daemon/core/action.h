@@ -28,6 +28,7 @@ struct request;
 	X(STOP_WATCH)                                                                              \
 	X(FREEZE)   /* stop its processes and count its connections again (FROZEN) */              \
 	X(THAW)     /* they go on */                                                               \
+	X(MEASURE)  /* the memory of the generation (MEASURED) */                                  \
 	X(NAME_CUT) /* tell which connections are being cut */                                     \
 	X(RELEASE)  /* close the generation's listeners and forget it */                           \
 	X(FORGET_SERVICE)                                                                          \
@@ -62,8 +63,9 @@ struct action {
 	void *shell; /* the shell's own object: of the worker, the generation or the service */
 	union {
 		int signo;
-		bool http; /* PROBE: an answer is wanted, else to be taken from the queue */
-		bool leave; /* RELEASE: the sockets are a foreign server's, which goes on with them */
+		bool http;  /* PROBE: an answer is wanted, else to be taken from the queue */
+		bool leave; /* RELEASE: the sockets are a foreign server's, which goes on with them
+		             */
 		struct prepare prepare;
 		const char *from; /* POINT_BACK: a directory; lives in the list */
 		struct request *request;

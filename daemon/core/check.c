@@ -17,12 +17,12 @@ static const char *check_worker(const struct generation *g, const struct worker 
 	FAIL_IF(running && !w->pid);
 	FAIL_IF(w->state == WORKER_ABSENT && w->pid);
 	FAIL_IF(running && g->told);
-	FAIL_IF(w->messaged &&
+	FAIL_IF(w->messaged && !w->surplus &&
 	        !g->by_message); /* who was told by message is told again at the end */
 	/* 4: nobody is told to stop before the generation is quiet, nor, by `idle`, before it is
 	 * drained, unless it is past its deadline, failed, or everything is stopped at once */
 	if (w->state == WORKER_STOPPING && w->pid && !g->killed)
-		FAIL_IF(!(g->state == GENERATION_FAILED || g->overdue || g->quiet));
+		FAIL_IF(!(g->state == GENERATION_FAILED || g->overdue || g->quiet || w->surplus));
 	return NULL;
 }
 
@@ -76,6 +76,7 @@ static const char *check_targets(const struct service *sv)
 		FAIL_IF(t->phase == TARGET_ROLLING &&
 		        !(sv->rolling && sv->rolling->id == t->generation));
 		FAIL_IF(t->phase == TARGET_TURNING && !(sv->rolling && sv->rolling->abort_outcome));
+		FAIL_IF(t->phase == TARGET_SCALING && !service_find(sv, t->generation));
 		FAIL_IF(t->phase == TARGET_STOPPING && sv->state != SERVICE_STOPPING &&
 		        !sv->start_again && !sv->remove);
 		FAIL_IF(t->phase == TARGET_PENDING && t->request->kind != REQUEST_WAIT &&

@@ -131,6 +131,18 @@ bool address_equal(const struct address *a, const struct address *b)
 	return !strcmp(a->path, b->path);
 }
 
+bool config_accept_blocks(const struct service_config *s)
+{
+	/* Those who pass sockets in these ways pass them so, and PHP-FPM, for one, ends a process
+	 * that finds nothing to accept. Most others set what they need; nginx, Tokio and unicorn
+	 * do not, and need the contrary. */
+	const unsigned blocking =
+	        DIALECT_SERVER_STARTER | DIALECT_EINHORN | DIALECT_PHP_FPM | DIALECT_STDIN;
+
+	return s->accept == ACCEPT_AUTO ? (s->dialects & blocking) != 0
+	                                : s->accept == ACCEPT_BLOCKING;
+}
+
 const char *ready_by_to_string(enum ready_by by)
 {
 	static const char *const names[] = {

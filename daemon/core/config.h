@@ -72,6 +72,7 @@ enum {
 };
 
 enum listen_pid { LISTEN_PID_CHILD, LISTEN_PID_NONE, LISTEN_PID_PARENT };
+enum accept_mode { ACCEPT_AUTO, ACCEPT_NON_BLOCKING, ACCEPT_BLOCKING };
 
 enum ready_by {
 	READY_AUTO,
@@ -143,6 +144,7 @@ struct service_config {
 	enum sockets_mode sockets;
 	unsigned dialects;
 	enum listen_pid listen_pid;
+	enum accept_mode accept;
 	struct ready_config ready;
 	struct drain_config drain;
 	struct rollout_config rollout;
@@ -198,6 +200,8 @@ const struct service_config *config_find_from(const struct config *c, const char
 bool address_equal(const struct address *a, const struct address *b);
 
 const char *ready_by_to_string(enum ready_by by);
+/* Does accept(2) wait on the sockets that the service is given? */
+bool config_accept_blocks(const struct service_config *s);
 const char *sockets_mode_to_string(enum sockets_mode m);
 
 #endif

@@ -28,7 +28,8 @@
 	X(INFLIGHT) /* how many connections a watched generation has */                            \
 	X(WATCH_FAILED)                                                                            \
 	X(SOCKET_ADOPTED) /* its program listens on a socket of its own */                         \
-	X(FROZEN)         /* it stands still, as far as that is possible, and was counted */
+	X(FROZEN)         /* it stands still, as far as that is possible, and was counted */       \
+	X(MEASURED)       /* how much memory a generation has */
 
 enum event_type {
 #define X(id) EVENT_##id,
@@ -77,12 +78,13 @@ struct event {
 			uint64_t number; /* EXTEND: µs; HELLO: 0 no channel, 1 one, 2 it drains
 			                    by message */
 		} said;
-		bool ok; /* PROBE_DONE, QUIET_CHECKED */
+		uint64_t memory; /* bytes */
+		bool ok;         /* PROBE_DONE, QUIET_CHECKED */
 		struct {
 			uint64_t total, idle;
 			usec_t oldest;
 			bool unknown; /* FROZEN: it could not be counted */
-		} inflight; /* and FROZEN */
+		} inflight;           /* and FROZEN */
 	};
 	/* CONFIG_LOADED, the first one: servers that are taken over */
 	const struct taken_service *taken;

@@ -67,7 +67,7 @@ struct generation {
 	void *shell;           /* the shell's object: listeners, release */
 
 	bool preparing, prepared;
-	bool taken;                       /* the server that ran before us, see taken.h */
+	bool taken; /* the server that ran before us, see taken.h */
 	bool shared, migrates, probeable, divisible; /* see EVENT_PREPARED */
 	char *release;                /* directory it was started from, or NULL; owned */
 	bool linked;                  /* the release link was moved for it */
@@ -107,9 +107,20 @@ struct generation {
 	uint64_t in_flight, idle, cut;
 	usec_t oldest;
 
+	uint64_t memory; /* bytes, when it was last measured */
+
 	struct worker *workers;
 	unsigned n_workers;
+	unsigned open; /* so many shall run, from the first on */
+
+	/* rolled out in steps */
+	unsigned step;      /* workers at a time; 0: all at once */
+	unsigned step_from; /* workers that the old one had */
+	bool opening;       /* the workers of the step are being started */
 };
+
+/* Most actions that one step can ask for a worker. */
+#define ACTIONS_OF_WORKER 10
 
 /* Frees what it owns and empties it. */
 void roll_done(struct roll *r);
@@ -151,6 +162,8 @@ bool generation_is_old(const struct generation *g);
 bool generation_has_listeners(const struct generation *g);
 
 void generation_start_worker(struct generation *g, struct worker *w);
+/* Sends drain.signal. */
+void generation_signal_worker(struct generation *g, struct worker *w);
 /* Tells every worker to stop. */
 void generation_tell(struct generation *g);
 /* Are its workers told to drain by message? */

@@ -28,6 +28,7 @@ enum record_level {
 	X(GENERATION_STOPPING, "generation-stopping", INFO)                                        \
 	X(GENERATION_GONE, "generation-gone", INFO)                                                \
 	X(CONNECTIONS_CUT, "connections-cut", WARNING)                                             \
+	X(GENERATION_SCALED, "generation-scaled", NOTICE)                                          \
 	X(GENERATION_HASTENED, "generation-hastened", NOTICE)                                      \
 	X(CANARY_ABORTED, "canary-aborted", ERROR)                                                 \
 	X(ROLLED_BACK, "rolled-back", ERROR)                                                       \

@@ -2,6 +2,7 @@
 /* The story of a reload: roll -> (generation.c: start, ready) -> turn -> retire the old one; and
  * failed -> undo -> answer. */
 #include "core/service.h"
+#include "core/scale.h"
 #include "core/supervisor.h"
 #include "core/taken.h"
 #include "core/turn.h"
@@ -26,7 +27,6 @@ const char *service_state_to_string(enum service_state s)
 /* Most actions that one step can ask for a service, and for a worker of a generation. */
 #define ACTIONS_OF_SERVICE 24
 #define ACTIONS_OF_GENERATION 24
-#define ACTIONS_OF_WORKER 10
 
 static long actions_of(const struct generation *g)
 {
@@ -46,7 +46,7 @@ struct service *service_new(struct supervisor *s, uint32_t id, const char *name)
 	sv->supervisor = s;
 	sv->id = id;
 	sv->state = SERVICE_STARTING;
-	sv->retry_at = USEC_INFINITY;
+	sv->retry_at = sv->measure_at = USEC_INFINITY;
 	sv->timer = (struct timer){.at = USEC_INFINITY, .owner = TIMER_OF_SERVICE};
 	(void)copy_string(sv->name, sizeof sv->name, name);
 	return sv;
@@ -85,6 +85,13 @@ struct generation *service_find(const struct service *sv, uint32_t generation)
 		if (sv->generations[i]->id == generation)
 			return sv->generations[i];
 	return NULL;
+}
+
+struct generation *service_heir(const struct service *sv, const struct generation *g)
+{
+	if (g->state != GENERATION_DRAINING && g->state != GENERATION_STOPPING)
+		return NULL;
+	return service_serving(sv);
 }
 
 unsigned service_old(const struct service *sv, uint32_t than)
@@ -210,15 +217,17 @@ static struct generation *new_generation(struct service *sv)
 	struct supervisor *s = sv->supervisor;
 	const struct generation *serving = service_serving(sv);
 	struct lineage *back = sv->waiting_roll.back && serving ? serving->lineage : NULL;
+	const struct service_config *settings = back ? back->settings : sv->wanted_settings;
+	bool scaled = sv->scaled && sv->scaled_from == settings->workers;
 	struct generation *g;
 
-	const struct service_config *settings = back ? back->settings : sv->wanted_settings;
-
 	g = generation_new(sv, sv->last_generation + 1, back ? back->config : sv->wanted, settings,
-	        settings->workers, s->now);
+	        scaled ? sv->scaled : settings->workers, s->now);
 	if (!g || !generation_set_roll(g, &sv->waiting_roll, back) ||
 	        supervisor_reserve(s, actions_of(g), 0) < 0)
 		return generation_free(g);
+	if (serving)
+		step_plan(g, serving);
 	if (g->roll.kind == REQUEST_RELOAD && !sv->attempted)
 		g->roll.kind = REQUEST_START;
 	return g;
@@ -384,7 +393,7 @@ static bool drop_gone(struct service *sv)
 /* A canary for which nobody has set an end; it makes room for what comes. */
 static bool is_held(const struct generation *g)
 {
-	return g && g->state == GENERATION_CANARY && g->hold == USEC_INFINITY &&
+	return g && g->state == GENERATION_CANARY && !g->step && g->hold == USEC_INFINITY &&
 	       g->abort_at == USEC_INFINITY;
 }
 
@@ -433,6 +442,52 @@ static bool advance(struct service *sv)
 	return false;
 }
 
+/* The memory of old generations is looked at only where there is a limit, and something old. */
+#define MEASURE_EVERY_USEC (5 * USEC_PER_SEC)
+
+static bool is_kept(const struct generation *g)
+{
+	return g->state == GENERATION_WARM || g->state == GENERATION_DRAINING;
+}
+
+static void measure(struct service *sv)
+{
+	struct supervisor *s = sv->supervisor;
+	bool any = false;
+
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		any |= is_kept(sv->generations[i]);
+	if (!any || !sv->wanted_settings->rollout.max_old_memory) {
+		sv->measure_at = USEC_INFINITY;
+		return;
+	}
+	if (sv->measure_at != USEC_INFINITY && s->now < sv->measure_at)
+		return;
+	sv->measure_at = usec_add(s->now, MEASURE_EVERY_USEC);
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		if (is_kept(sv->generations[i]))
+			supervisor_act(s, ACTION_MEASURE, sv, sv->generations[i], NULL);
+}
+
+void service_measured(struct service *sv)
+{
+	uint64_t limit = sv->wanted_settings->rollout.max_old_memory, sum = 0;
+
+	for (unsigned i = sv->n_generations; i-- > 0;) {
+		struct generation *g = sv->generations[i];
+
+		if (!is_kept(g) || g->deadline <= sv->supervisor->now)
+			continue;
+		sum += g->memory;
+		if (limit && sum > limit)
+			generation_hasten(g, action_text(sv->supervisor->out,
+			                             "old generations have %llu MiB, "
+			                             "rollout.max-old-memory allows %llu",
+			                             (unsigned long long)(sum >> 20),
+			                             (unsigned long long)(limit >> 20)));
+	}
+}
+
 static void set_timer(struct service *sv)
 {
 	usec_t at = sv->rolling || service_serving(sv) || sv->n_generations == GENERATIONS_MAX
@@ -445,6 +500,7 @@ static void set_timer(struct service *sv)
 		if (next < at)
 			at = next;
 	}
+	at = sv->measure_at < at ? sv->measure_at : at;
 	timer_set(&sv->supervisor->timers, &sv->timer, sv->turn == TURN_NONE ? at : USEC_INFINITY);
 }
 
@@ -463,7 +519,11 @@ void service_settle(struct service *sv)
 		changed |= drop_gone(sv);
 		changed |= advance(sv);
 	}
+	if (sv->turn == TURN_NONE)
+		measure(sv);
 	set_timer(sv);
+	if (sv->targets && sv->turn == TURN_NONE)
+		targets_check(sv);
 	rolling = (sv->rolling && sv->rolling->state != GENERATION_CANARY) || sv->waiting;
 	if (rolling != sv->counted_rolling)
 		s->rolling += rolling ? 1 : -1u;

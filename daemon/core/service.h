@@ -66,7 +66,8 @@ struct service {
 	bool counted_rolling;
 	bool touched;  /* by a configuration: to be settled */
 	bool finished; /* its program ended by itself and is not to be restarted */
-	usec_t retry_at;
+	usec_t retry_at, measure_at;
+	unsigned scaled, scaled_from; /* workers instead of what the settings say; 0: as they say */
 	unsigned failures;
 	uint64_t cut; /* connections cut since the last result */
 
@@ -81,6 +82,9 @@ struct service *service_new(struct supervisor *s, uint32_t id, const char *name)
 struct service *service_free(struct service *sv);
 
 struct generation *service_serving(const struct service *sv);
+/* Who takes the connections of this generation over that can be passed: the one that serves, as
+ * soon as there is no way back to this one; NULL: nobody yet. */
+struct generation *service_heir(const struct service *sv, const struct generation *g);
 struct generation *service_find(const struct service *sv, uint32_t generation);
 /* Old generations that still have something, and are older than `than`. */
 unsigned service_old(const struct service *sv, uint32_t than);
@@ -102,6 +106,9 @@ void service_stay_stopped(struct service *sv);
 /* What came of a request of this kind: for those who wait, and for status. */
 void service_result(struct service *sv, enum request_kind kind, uint32_t generation,
         enum outcome_code code, const char *outcome, const char *text);
+
+/* The memory of an old generation is known: are they too many? */
+void service_measured(struct service *sv);
 
 /* Does all that can be done now and sets the timer; called at the end of every event that touched
  * it. */

@@ -358,7 +358,7 @@ static void on_prepared(struct generation *g, const struct event *ev)
 	if (g->shared)
 		supervisor_record(
 		        g->service->supervisor, RECORD_STEERING_SHARED, g->service, g, NULL);
-	for (unsigned i = 0; i < g->n_workers; i++)
+	for (unsigned i = 0; i < g->open; i++)
 		generation_start_worker(g, &g->workers[i]);
 }
 
@@ -474,6 +474,10 @@ static void generation_event(struct generation *g, const struct event *ev)
 		break;
 	case EVENT_WATCH_FAILED:
 		drain_uncountable(g, ev->text);
+		break;
+	case EVENT_MEASURED:
+		g->memory = ev->memory;
+		service_measured(g->service);
 		break;
 	case EVENT_WORKER_STARTED:
 	case EVENT_WORKER_START_FAILED:
@@ -700,6 +704,7 @@ void supervisor_step(
 	case EVENT_FROZEN:
 	case EVENT_INFLIGHT:
 	case EVENT_WATCH_FAILED:
+	case EVENT_MEASURED:
 		service_event(s, ev);
 		break;
 	case EVENT_TYPE_COUNT:

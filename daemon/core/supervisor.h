@@ -21,6 +21,7 @@
 enum target_phase {
 	TARGET_PENDING, /* the generation that will carry it has not been started */
 	TARGET_ROLLING,
+	TARGET_SCALING,
 	TARGET_TURNING, /* back, to what served before */
 	TARGET_BAKING,
 	TARGET_DRAINING,
@@ -50,8 +51,9 @@ struct request {
 	enum request_kind kind;
 	enum wait_for wait;
 	struct roll_options roll;
-	char *release; /* of it; owned */
-	char *cause;   /* owned */
+	char *release;    /* of it; owned */
+	unsigned workers; /* of SCALE */
+	char *cause;      /* owned */
 	struct timer timer;
 	bool loading; /* waits for the configuration */
 	bool all;
@@ -138,6 +140,8 @@ void targets_canary(struct service *sv, const struct generation *g);
 void targets_turned(struct service *sv, uint32_t generation, const char *outcome);
 /* And those who asked for any turn have it not. */
 void targets_not_turned(struct service *sv, const char *why);
+/* A worker has ended that was to be one more. */
+void targets_not_scaled(struct service *sv, const char *why);
 /* Going back takes a new generation. */
 void targets_pending(struct service *sv);
 void targets_forget_pending(struct service *sv, const char *why);

@@ -2,6 +2,7 @@
 /* A blocking client of the control socket. What handoffd sends is checked as if it were a stranger.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -35,6 +36,7 @@ int client_open(struct client *c, const struct ctl *ctl)
 	int e;
 
 	c->fd = -1;
+	c->patient = false;
 	wire_reader_init(&c->reader, WIRE_MAX_REPLY);
 	e = find_path(c, ctl);
 	if (e)
@@ -123,26 +125,15 @@ static int explain(const json_t *reply, const char *error, json_t **ret_failure)
 	return (int)code;
 }
 
-int client_receive(struct client *c, json_t **ret, bool *ret_continues, json_t **ret_failure)
+/* The reply that was read. */
+static int take_reply(const struct client *c, const json_t *reply, json_t **ret,
+        bool *ret_continues, json_t **ret_failure)
 {
-	_cleanup_json_ json_t *reply = NULL;
-	struct ho_error e;
-	const char *error;
-	json_t *parameters;
-	int r;
+	const char *error = json_string_value(json_object_get(reply, "error"));
+	json_t *parameters = json_object_get(reply, "parameters");
 
-	while (!(r = wire_reader_next(&c->reader, &reply, &e))) {
-		r = wire_reader_fill(&c->reader, c->fd);
-		if (r <= 0)
-			return lost(c, -r);
-	}
-	if (r < 0)
-		return complain(
-		        CODE_FAILED, "%s does not speak as handoffd does: %s", c->path, e.text);
-	error = json_string_value(json_object_get(reply, "error"));
 	if (error)
 		return explain(reply, error, ret_failure);
-	parameters = json_object_get(reply, "parameters");
 	if (!json_is_object(parameters))
 		return complain(CODE_FAILED,
 		        "%s does not speak as handoffd does: a reply has no parameters", c->path);
@@ -150,6 +141,55 @@ int client_receive(struct client *c, json_t **ret, bool *ret_continues, json_t *
 	if (ret_continues)
 		*ret_continues = json_is_true(json_object_get(reply, "continues"));
 	return 0;
+}
+
+int client_receive_now(struct client *c, json_t **ret, bool *ret_continues, json_t **ret_failure)
+{
+	_cleanup_json_ json_t *reply = NULL;
+	struct ho_error e;
+	int r = wire_reader_next(&c->reader, &reply, &e);
+
+	if (!r) {
+		r = wire_reader_fill(&c->reader, c->fd);
+		if (r == -EAGAIN && c->patient)
+			return CLIENT_NOTHING;
+		if (r <= 0)
+			return lost(c, -r);
+		r = wire_reader_next(&c->reader, &reply, &e);
+		if (!r)
+			return CLIENT_NOTHING;
+	}
+	if (r < 0)
+		return complain(
+		        CODE_FAILED, "%s does not speak as handoffd does: %s", c->path, e.text);
+	return take_reply(c, reply, ret, ret_continues, ret_failure);
+}
+
+int client_receive(struct client *c, json_t **ret, bool *ret_continues, json_t **ret_failure)
+{
+	int r;
+
+	do
+		r = client_receive_now(c, ret, ret_continues, ret_failure);
+	while (r == CLIENT_NOTHING);
+	return r;
+}
+
+int client_follow(struct client *c, const struct ctl *ctl, const char *method, json_t *parameters)
+{
+	int r = client_open(c, ctl);
+
+	if (r) {
+		json_decref(parameters);
+		return r;
+	}
+	r = client_send(c, method, parameters, true);
+	if (!r && fcntl(c->fd, F_SETFL, O_NONBLOCK))
+		r = complain(CODE_FAILED, "the connection to %s: %s", c->path, strerror(errno));
+	c->patient = true;
+	if (r)
+		client_close(c);
+	return r;
 }
 
 int client_ask(const struct ctl *ctl, const char *method, json_t *parameters, json_t **ret)

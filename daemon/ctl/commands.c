@@ -20,6 +20,7 @@ const struct ctl_option ctl_options[] = {
                 "how long the old generation stays whole for a rollback"},
         {"for", 'F' + 256, TAKES_FOR, "serving|drained", "what to wait for (serving)"},
         {"follow", 'f', TAKES_FOLLOW, NULL, "go on with what happens from now on"},
+        {"watch", 'W', TAKES_WATCH, NULL, "show it again whenever it changes, until q"},
         {"lines", 'n', TAKES_LINES, "N", "the newest N (all that are kept; 10 with --follow)"},
         {"generation", 'g', TAKES_GENERATION, "N", "of this one only"},
         {"config", 'c', TAKES_CONFIG, "FILE", "configuration file"},
@@ -29,8 +30,10 @@ const struct ctl_option ctl_options[] = {
 _Static_assert(ARRAY_SIZE(ctl_options) <= MAX_OPTIONS + 1, "too many options");
 
 const struct command commands[] = {
-        {"status", "[SERVICE]", 0, 1, TAKES_JSON, command_status,
+        {"status", "[SERVICE]", 0, 1, TAKES_JSON | TAKES_WATCH, command_status,
                 "services, generations, workers, connections, the last result"},
+        {"top", "", 0, 0, TAKES_ALL, command_top,
+                "a live view for a terminal: generations, connections, memory"},
         {"reload", "[SERVICE...]", 0, -1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT | TAKES_ROLL,
                 command_reload, "start a new generation (of all services), wait until it serves"},
         {"deploy", "SERVICE", 1, 1,
@@ -43,6 +46,8 @@ const struct command commands[] = {
                 "undo a held canary, or a start that is under way"},
         {"rollback", "SERVICE", 1, 1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_rollback,
                 "go back to the generation before, at once where it is still there"},
+        {"scale", "SERVICE N", 2, 2, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_scale,
+                "run N workers, without a new generation"},
         {"stop", "SERVICE...", 1, -1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_stop,
                 "finish the connections, then stop"},
         {"start", "SERVICE...", 1, -1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_start,

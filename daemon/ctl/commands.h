@@ -20,6 +20,7 @@ enum {
 	TAKES_CANARY = 1 << 8, /* a part of it: that of a canary */
 	TAKES_RELEASE = 1 << 9,
 	TAKES_GENERATION = 1 << 10,
+	TAKES_WATCH = 1 << 11,
 };
 
 /* `value` names what the option takes, and so how it is completed: words with | between them, PATH,

@@ -5,6 +5,7 @@
 #define CTL_CTL_H
 
 #include <stdio.h>
+#include <time.h>
 
 #include "core/base.h"
 #include "core/request.h"
@@ -19,7 +20,7 @@ struct ctl {
 	bool has_canary, has_hold, has_keep_warm;
 	unsigned canary; /* of SHARE_ALL */
 	usec_t hold, keep_warm;
-	bool follow;
+	bool follow, watch;
 	uint64_t lines;
 	bool lines_set;
 	const char *config, *environment;
@@ -31,11 +32,13 @@ struct ctl {
 };
 
 int command_status(struct ctl *ctl);
+int command_top(struct ctl *ctl);
 int command_reload(struct ctl *ctl);
 int command_deploy(struct ctl *ctl);
 int command_promote(struct ctl *ctl);
 int command_abort(struct ctl *ctl);
 int command_rollback(struct ctl *ctl);
+int command_scale(struct ctl *ctl);
 int command_stop(struct ctl *ctl);
 int command_start(struct ctl *ctl);
 int command_restart(struct ctl *ctl);
@@ -50,6 +53,7 @@ struct client {
 	int fd;
 	char path[108];
 	struct wire_reader reader;
+	bool patient; /* of client_follow() */
 };
 /* Connects. Each function here gives an exit code and has printed why when it is not 0. */
 int client_open(struct client *c, const struct ctl *ctl);
@@ -60,6 +64,12 @@ int client_send(struct client *c, const char *method, json_t *parameters, bool m
  * reply that is an error gives its exit code; `ret_failure`, if not NULL, then gets the parameters
  * of the error Failed instead of their text being printed. */
 int client_receive(struct client *c, json_t **ret, bool *ret_continues, json_t **ret_failure);
+/* The same without waiting, of a client of client_follow() whose descriptor is readable, or that
+ * has given something just now. CLIENT_NOTHING: no whole reply is there yet. */
+int client_receive_now(struct client *c, json_t **ret, bool *ret_continues, json_t **ret_failure);
+#define CLIENT_NOTHING (-1)
+/* Open and send a call with "more", for client_receive_now(). Closed again if that fails. */
+int client_follow(struct client *c, const struct ctl *ctl, const char *method, json_t *parameters);
 /* Open, send, receive one reply, close. */
 int client_ask(const struct ctl *ctl, const char *method, json_t *parameters, json_t **ret);
 
@@ -79,8 +89,46 @@ const char *member(const json_t *object, const char *key);
 void add_duration(struct text *t, const json_t *seconds);
 /* Bytes, with a unit. */
 void add_bytes(struct text *t, double bytes);
+/* RFC 3339 in UTC; false: it is not. */
+bool read_time(const char *rfc3339, time_t *ret);
 /* RFC 3339 in UTC as the local time of the day, with the date if that is another day. */
 void add_local_time(struct text *t, const char *rfc3339);
+
+/* NO_COLOR and dumb terminals have none. */
+bool wants_colour(void);
+/* Does the terminal, or whoever reads, know UTF-8? */
+bool wants_utf8(void);
+
+/* watch.c */
+/* `draw` prints handoffd's status to `f`, and again whenever there is a newer one or the terminal
+ * has changed, on the whole terminal or one behind the other, until it returns an exit code, q is
+ * typed or handoffd ends. */
+int watch(const struct ctl *ctl, bool on_screen,
+        int (*draw)(void *data, FILE *f, json_t *status, unsigned columns), void *data);
+
+/* screen.c: the terminal as a whole, given back as it was when the program ends, however it does */
+struct screen;
+bool screen_possible(void);
+/* Needs a terminal on both ends. */
+int screen_open(struct screen **ret);
+struct screen *screen_close(struct screen *s);
+/* The terminal as it was, for something that is said at the end; may be called at any time. */
+void screen_restore(void);
+unsigned screen_columns(const struct screen *s);
+/* What is shown from now on: lines, which are cut at the right and at the bottom. Colours of ours
+ * may be in it, but nothing else that commands a terminal. */
+void screen_show(struct screen *s, const char *text);
+enum screen_event {
+	SCREEN_READABLE, /* the descriptor, perhaps */
+	SCREEN_RESIZED,
+	SCREEN_QUIT, /* q, or a signal */
+};
+enum screen_event screen_wait(struct screen *s, int fd);
+
+/* memory.c */
+/* Bytes that a process and its descendants use, shared ones in parts (PSS) where we may look, else
+ * all of those that are resident; 0: it is not known. */
+uint64_t tree_memory(pid_t pid);
 
 /* progress.c */
 struct progress;
@@ -88,6 +136,11 @@ struct progress;
 struct progress *progress_new(void);
 /* Shows one event: repaints the line of a terminal, else prints one. */
 void progress_show(struct progress *p, const json_t *event);
+/* On a terminal: handoffd's status, for the numbers. */
+bool progress_wants_status(const struct progress *p);
+void progress_status(struct progress *p, const json_t *status);
+/* The service belongs to it, also before anything happens. */
+void progress_expect(struct progress *p, const char *service);
 /* Clears the line. Returns NULL. */
 struct progress *progress_free(struct progress *p);
 

@@ -53,6 +53,9 @@ static int take_option(struct ctl *ctl, const struct ctl_option *o, const char *
 	case 'f':
 		ctl->follow = true;
 		return 0;
+	case 'W':
+		ctl->watch = true;
+		return 0;
 	case 'n':
 		ctl->lines_set = parse_number(value, 1000000, &ctl->lines);
 		if (ctl->lines_set)

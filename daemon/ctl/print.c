@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#include <langinfo.h>
+#include <locale.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -49,6 +51,7 @@ int complain(int code, const char *format, ...)
 	if (vasprintf(&text, format, ap) < 0)
 		text = NULL;
 	va_end(ap);
+	screen_restore();
 	(void)fputs("handoffctl: ", stderr);
 	put_text(stderr, text ? text : "memory is short", 0);
 	(void)fputc('\n', stderr);
@@ -73,6 +76,19 @@ unsigned terminal_columns(void)
 	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_col < 20)
 		return 80;
 	return size.ws_col;
+}
+
+bool wants_colour(void)
+{
+	const char *no = getenv("NO_COLOR");
+
+	return terminal_columns() && !(no && *no);
+}
+
+bool wants_utf8(void)
+{
+	(void)setlocale(LC_CTYPE, "");
+	return !strcmp(nl_langinfo(CODESET), "UTF-8");
 }
 
 const char *member(const json_t *object, const char *key)
@@ -112,15 +128,24 @@ void add_bytes(struct text *t, double bytes)
 	text_add(t, "%.*f%s", i && bytes < 10 ? 1 : 0, bytes, units[i]);
 }
 
+bool read_time(const char *rfc3339, time_t *ret)
+{
+	struct tm tm = {0};
+
+	if (!strptime(rfc3339, "%Y-%m-%dT%H:%M:%S", &tm))
+		return false;
+	*ret = timegm(&tm);
+	return true;
+}
+
 void add_local_time(struct text *t, const char *rfc3339)
 {
-	struct tm tm = {0}, today;
+	struct tm tm, today;
 	time_t now = time(NULL), then;
 	char buffer[32];
 
-	if (!strptime(rfc3339, "%Y-%m-%dT%H:%M:%S", &tm))
+	if (!read_time(rfc3339, &then))
 		return;
-	then = timegm(&tm);
 	if (!localtime_r(&then, &tm) || !localtime_r(&now, &today))
 		return;
 	if (strftime(buffer, sizeof buffer,

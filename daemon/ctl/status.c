@@ -6,6 +6,7 @@
 #include "wire/interface.h"
 
 struct out {
+	FILE *f;
 	char line[2048];
 	struct text t;
 	unsigned columns; /* of a terminal; longer lines are cut there */
@@ -19,8 +20,8 @@ static struct text *begin(struct out *o)
 
 static void end(struct out *o)
 {
-	put_text(stdout, o->line, o->columns);
-	(void)fputc('\n', stdout);
+	put_text(o->f, o->line, o->columns);
+	(void)fputc('\n', o->f);
 }
 
 static json_int_t number(const json_t *object, const char *key)
@@ -87,7 +88,7 @@ static void print_generation(struct out *o, const json_t *g)
 		text_add(t, "  %s", member(g, "release"));
 	end(o);
 	if (*member(g, "reason"))
-		put_lines(stdout, "     ", member(g, "reason"));
+		put_lines(o->f, "     ", member(g, "reason"));
 	json_array_foreach(json_object_get(g, "workers"), i, worker) print_worker(o, worker);
 }
 
@@ -140,11 +141,11 @@ static void print_service(struct out *o, const json_t *s)
 	print_last(o, json_object_get(s, "last_result"));
 }
 
-static void print_status(const json_t *status)
+static void print_status(FILE *f, const json_t *status, unsigned columns)
 {
-	struct out o = {.columns = terminal_columns()};
+	struct out o = {.f = f, .columns = columns};
 	struct text *t = begin(&o);
-	json_t *service;
+	json_t *s;
 	size_t i;
 
 	text_add(t, "handoffd %s  pid %" JSON_INTEGER_FORMAT "  %s  environment %s  steering %s",
@@ -152,31 +153,57 @@ static void print_status(const json_t *status)
 	        member(status, "environment"), member(status, "steering"));
 	end(&o);
 	if (*member(status, "config_error")) {
-		(void)fputs("the last configuration was refused, the one before it is in use:\n",
-		        stdout);
-		put_lines(stdout, "  ", member(status, "config_error"));
+		(void)fputs(
+		        "the last configuration was refused, the one before it is in use:\n", f);
+		put_lines(f, "  ", member(status, "config_error"));
 	}
-	json_array_foreach(json_object_get(status, "services"), i, service)
-	        print_service(&o, service);
+	json_array_foreach(json_object_get(status, "services"), i, s) print_service(&o, s);
+}
+
+/* As if nothing but the service were there. */
+static int keep_service(json_t *status, const char *service)
+{
+	json_t *services = json_object_get(status, "services");
+
+	for (size_t i = json_array_size(services); i-- > 0;)
+		if (strcmp(member(json_array_get(services, i), "name"), service))
+			(void)json_array_remove(services, i);
+	if (!json_array_size(services))
+		return complain(CODE_USAGE, "no service is named \"%s\"", service);
+	return 0;
+}
+
+static int draw(void *data, FILE *f, json_t *status, unsigned columns)
+{
+	const struct ctl *ctl = data;
+	int r = ctl->n_arguments ? keep_service(status, ctl->arguments[0]) : 0;
+
+	if (r)
+		return r;
+	if (ctl->json) {
+		(void)json_dumpf(status, f, JSON_REAL_PRECISION(15));
+		(void)fputc('\n', f);
+	} else {
+		print_status(f, status, columns);
+	}
+	return 0;
 }
 
 int command_status(struct ctl *ctl)
 {
-	json_t *parameters = ctl->n_arguments
-	                             ? json_pack("{s:o}", "service", wire_string(ctl->arguments[0]))
-	                             : json_object();
 	_cleanup_json_ json_t *reply = NULL;
-	json_t *status;
-	int r = client_ask(ctl, INTERFACE_MANAGER ".GetStatus", parameters, &reply);
+	json_t *parameters;
+	int r;
 
+	if (ctl->watch)
+		return watch(ctl, !ctl->json && screen_possible(), draw, ctl);
+	parameters = ctl->n_arguments
+	                     ? json_pack("{s:o}", "service", wire_string(ctl->arguments[0]))
+	                     : json_object();
+	r = client_ask(ctl, INTERFACE_MANAGER ".GetStatus", parameters, &reply);
 	if (r)
 		return r;
-	status = json_object_get(reply, "status");
-	if (!json_is_object(status))
+	if (!json_is_object(json_object_get(reply, "status")))
 		return complain(CODE_FAILED, "handoffd answered without a status");
-	if (ctl->json)
-		put_json(status);
-	else
-		print_status(status);
-	return 0;
+	return draw(ctl, stdout, json_object_get(reply, "status"), terminal_columns());
 }

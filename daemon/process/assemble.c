@@ -152,9 +152,7 @@ static int make_environment(const struct process_spec *spec, const char *notify_
 		return ho_error_set(reterr, e->failed,
 		        "cannot build the environment of service \"%s\": %s", r->service->name,
 		        e->failed == -E2BIG ? "it is too large" : "no memory");
-	if (s->input->n_fds && (r->service->dialects & DIALECT_SYSTEMD) &&
-	        r->service->listen_pid == LISTEN_PID_CHILD)
-		a->listen_pid = environment_get(e, "LISTEN_PID");
+	a->listen_pid = dialect_pid(e, r->service->dialects, s->input);
 	return 0;
 }
 

@@ -15,8 +15,14 @@ static int fd_number(size_t i)
 	return DIALECT_FIRST_FD + (int)i;
 }
 
-/* "127.0.0.1:80", "[::1]:80", "/run/x.sock", "@abstract"; false if the address is not known. */
-static bool address_add(struct text *t, const struct address *a)
+int dialect_einhorn_fd(size_t n_fds)
+{
+	return fd_number(n_fds);
+}
+
+/* "127.0.0.1:80", "[::1]:80" (bare: "::1:80"), "/run/x.sock", "@abstract"; false if the address is
+ * not known. */
+static bool address_add(struct text *t, const struct address *a, bool bare)
 {
 	char ip[INET6_ADDRSTRLEN];
 
@@ -25,10 +31,10 @@ static bool address_add(struct text *t, const struct address *a)
 	case ADDRESS_UDP:
 		if (!inet_ntop(a->ipv6 ? AF_INET6 : AF_INET, a->ip, ip, sizeof ip))
 			return false;
-		if (a->ipv6 && a->scope_id)
+		if (a->ipv6 && a->scope_id && !bare)
 			text_add(t, "[%s%%%u]:%u", ip, a->scope_id, a->port);
 		else
-			text_add(t, a->ipv6 ? "[%s]:%u" : "%s:%u", ip, a->port);
+			text_add(t, a->ipv6 && !bare ? "[%s]:%u" : "%s:%u", ip, a->port);
 		return true;
 	case ADDRESS_UNIX:
 		text_add(t, "%s", a->path);
@@ -64,7 +70,7 @@ static void add_systemd(struct environment *e, const struct dialect_input *in)
 		environment_set(e, "LISTEN_PID", "0000000000");
 		break;
 	case LISTEN_PID_PARENT:
-		environment_set(e, "LISTEN_PID", "parent:%ld", (long)in->parent);
+		environment_set(e, "LISTEN_PID", "parent:0000000000");
 		break;
 	case LISTEN_PID_NONE:
 		environment_unset(e, "LISTEN_PID");
@@ -74,7 +80,7 @@ static void add_systemd(struct environment *e, const struct dialect_input *in)
 
 /* "address=fd" joined by `separator`. */
 static void add_pairs(struct environment *e, const struct dialect_input *in, const char *key,
-        const char *separator)
+        const char *separator, bool bare)
 {
 	char buffer[LIST_BYTES];
 	struct text t = TEXT_ON(buffer);
@@ -83,7 +89,7 @@ static void add_pairs(struct environment *e, const struct dialect_input *in, con
 		if (in->fds[i].address->kind == ADDRESS_SYSTEMD)
 			continue;
 		text_add(&t, "%s", t.len ? separator : "");
-		if (address_add(&t, in->fds[i].address))
+		if (address_add(&t, in->fds[i].address, bare))
 			text_add(&t, "=%d", fd_number(i));
 	}
 	set_list(e, key, &t);
@@ -91,13 +97,14 @@ static void add_pairs(struct environment *e, const struct dialect_input *in, con
 
 static void add_server_starter(struct environment *e, const struct dialect_input *in)
 {
-	add_pairs(e, in, "SERVER_STARTER_PORT", ";");
+	add_pairs(e, in, "SERVER_STARTER_PORT", ";", false);
 	environment_set(e, "SERVER_STARTER_GENERATION", "%u", in->generation);
 }
 
 static void add_php_fpm(struct environment *e, const struct dialect_input *in)
 {
-	add_pairs(e, in, "FPM_SOCKETS", ",");
+	/* PHP-FPM makes its key by inet_ntop(3), whatever its configuration says */
+	add_pairs(e, in, "FPM_SOCKETS", ",", true);
 }
 
 /* Numbers, each preceded or followed by a separator. */
@@ -125,9 +132,17 @@ static void add_unicorn(struct environment *e, const struct dialect_input *in)
 
 static void add_einhorn(struct environment *e, const struct dialect_input *in)
 {
-	/* The old form only: with EINHORN_FD_COUNT and _MASTER_PID clients insist on a socket for
-	 * their acknowledgement (goji ends if it cannot dial it), and none is listening. */
-	add_numbers(e, in, "EINHORN_FDS", " ", "");
+	char key[32];
+
+	environment_set(e, "EINHORN_MASTER_PID", "%ld", (long)in->parent);
+	environment_set(e, "EINHORN_SOCK_PATH", "/proc/self/fd/%d", dialect_einhorn_fd(in->n_fds));
+	environment_set(e, "EINHORN_CHILD_INDEX", "%u", in->worker);
+	environment_set(e, "EINHORN_FD_COUNT", "%zu", in->n_fds);
+	for (size_t i = 0; i < in->n_fds; i++) {
+		(void)snprintf(key, sizeof key, "EINHORN_FD_%zu", i);
+		environment_set(e, key, "%d", fd_number(i));
+	}
+	add_numbers(e, in, "EINHORN_FDS", " ", ""); /* the old form */
 }
 
 static void add_puma(struct environment *e, const struct dialect_input *in)
@@ -142,7 +157,7 @@ static void add_puma(struct environment *e, const struct dialect_input *in)
 		if (a->kind == ADDRESS_UDP || a->kind == ADDRESS_SYSTEMD)
 			continue;
 		text_add(&t, "%d:%s://", fd_number(i), a->kind == ADDRESS_TCP ? "tcp" : "unix");
-		(void)address_add(&t, a);
+		(void)address_add(&t, a, false);
 		(void)snprintf(key, sizeof key, "PUMA_INHERIT_%u", n++);
 		set_list(e, key, &t);
 	}
@@ -170,6 +185,16 @@ void dialect_add(struct environment *e, unsigned dialects, const struct dialect_
 		if (dialects & dialects_table[i].bit)
 			dialects_table[i].add(e, in);
 	}
+}
+
+char *dialect_pid(const struct environment *e, unsigned dialects, const struct dialect_input *in)
+{
+	char *value =
+	        in->n_fds && (dialects & DIALECT_SYSTEMD) ? environment_get(e, "LISTEN_PID") : NULL;
+
+	if (!value || in->listen_pid == LISTEN_PID_NONE)
+		return NULL;
+	return value + (in->listen_pid == LISTEN_PID_PARENT ? strlen("parent:") : 0);
 }
 
 static void make_key(char *to, size_t size, const char *name)

@@ -9,7 +9,7 @@
 #include "core/base.h"
 #include "core/config.h"
 
-#define FDMAP_MAX_ENTRIES (CONFIG_MAX_LISTENERS + 4) /* 0-2, the sockets, one for readiness */
+#define FDMAP_MAX_ENTRIES (CONFIG_MAX_LISTENERS + 5) /* 0-2, the sockets, readiness, einhorn's */
 #define FDMAP_MAX_STEPS (3 * FDMAP_MAX_ENTRIES + 1)
 
 struct fdmap_entry {

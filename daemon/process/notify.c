@@ -104,6 +104,11 @@ static bool parse_line(char *line, struct notify_message *m)
 		m->kind = NOTIFY_KEEP;
 		return true;
 	}
+	m->text = value_of(line, "HANDOFF_LIVE");
+	if (m->text) {
+		m->kind = NOTIFY_LIVE;
+		return true;
+	}
 	m->text = value_of(line, "STATUS");
 	if (!m->text)
 		return false;
@@ -177,7 +182,7 @@ struct delivery {
 	struct notify *notify;
 	bool alive;
 	bool store, forget, fetch, hello, drains;
-	char name[CONFIG_MAX_NAME], layout[CONFIG_MAX_NAME];
+	char name[CONFIG_MAX_NAME], layout[CONFIG_MAX_NAME], live[CONFIG_MAX_NAME];
 };
 
 static bool deliver(void *arg, const struct notify_message *m)
@@ -192,6 +197,10 @@ static bool deliver(void *arg, const struct notify_message *m)
 	if (m->kind == NOTIFY_KEEP) {
 		if (valid_name(m->text))
 			(void)copy_string(d->layout, sizeof d->layout, m->text);
+		return true;
+	}
+	if (m->kind == NOTIFY_LIVE) {
+		(void)copy_string(d->live, sizeof d->live, m->text);
 		return true;
 	}
 	if (m->kind == NOTIFY_FDSTORE || m->kind == NOTIFY_FDREMOVE || m->kind == NOTIFY_FETCH) {
@@ -241,6 +250,14 @@ static void deliver_fds(struct delivery *d, const struct beside *b)
 		m.fd = b->fds[0];
 		m.candidate = b->fds[1];
 		m.layout = d->layout;
+		d->alive = d->notify->message(d->notify->data, &m);
+	}
+	if (d->alive && d->live[0] && b->n_fds == 1) {
+		m = (struct notify_message){.kind = NOTIFY_LIVE,
+		        .text = d->live,
+		        .fd = b->fds[0],
+		        .candidate = -1,
+		        .page_fd = -1};
 		d->alive = d->notify->message(d->notify->data, &m);
 	}
 }

@@ -21,6 +21,8 @@
 #include "process/channel.h"
 #include "process/checker.h"
 #include "process/credentials.h"
+#include "process/einhorn.h"
+#include "process/ends.h"
 #include "process/notify.h"
 #include "process/output.h"
 #include "process/socket_calls.h"
@@ -52,6 +54,7 @@ struct process {
 	int ready_fd; /* -1: none */
 	ev_io ready_io;
 	struct notify notify;
+	struct einhorn einhorn;
 	struct channel channel;
 	struct output outputs[2]; /* stdout, stderr */
 	struct tail tail, tail_now;
@@ -109,6 +112,7 @@ static void destroy(struct process *p)
 	}
 	(void)close_fd(p->pidfd);
 	notify_stop(&p->notify);
+	einhorn_stop(&p->einhorn);
 	channel_done(&p->channel);
 	output_stop(&p->outputs[0]);
 	output_stop(&p->outputs[1]);
@@ -268,6 +272,16 @@ static void on_notify_readable(struct ev_loop *loop, ev_io *io, int events)
 	(void)let_go(p);
 }
 
+static void on_einhorn_ack(void *data)
+{
+	const struct notify_message m = {.kind = NOTIFY_READY, .fd = -1};
+	struct process *p = data;
+
+	hold(p);
+	(void)deliver(p, &m);
+	(void)let_go(p);
+}
+
 static void on_output_readable(struct ev_loop *loop, ev_io *io, int events)
 {
 	struct process *p = io->data;
@@ -420,43 +434,6 @@ struct process *processes_find(struct processes *ps, pid_t pid)
 	return p;
 }
 
-/* Descriptors that the child shall have, in handoffd until it is started. */
-struct ends {
-	int null_fd, ready, outputs[2];
-};
-
-static void close_ends(struct ends *e)
-{
-	e->null_fd = close_fd(e->null_fd);
-	e->ready = close_fd(e->ready);
-	e->outputs[0] = close_fd(e->outputs[0]);
-	e->outputs[1] = close_fd(e->outputs[1]);
-}
-
-/* A pipe of which our end is non-blocking and the other belongs to the worker's user, so that it
- * can be opened again through /dev/stderr. */
-static int open_pipe(
-        const struct credentials *c, int *ret_ours, int *ret_theirs, struct ho_error *reterr)
-{
-	int ends[2], r = 0;
-
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return ho_error_set(
-		        reterr, -errno, "cannot open a pipe for a worker: %s", strerror(errno));
-	if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 ||
-	        (c->change && fchown(ends[1], c->uid, c->gid) < 0))
-		r = -errno;
-	if (r < 0) {
-		(void)close_fd(ends[0]);
-		(void)close_fd(ends[1]);
-		return ho_error_set(
-		        reterr, r, "cannot prepare a pipe for a worker: %s", strerror(-r));
-	}
-	*ret_ours = ends[0];
-	*ret_theirs = ends[1];
-	return 0;
-}
-
 static int open_ends(
         struct process *p, const struct process_spec *spec, struct ends *e, struct ho_error *reterr)
 {
@@ -467,54 +444,20 @@ static int open_ends(
 	if (e->null_fd < 0)
 		return ho_error_set(reterr, -errno, "cannot open /dev/null: %s", strerror(errno));
 	for (int i = 0; r == 0 && spec->capture && i < 2; i++) {
-		r = open_pipe(c, &fd, &e->outputs[i], reterr);
+		r = ends_pipe(c, &fd, &e->outputs[i], reterr);
 		if (r == 0)
 			output_start(&p->outputs[i], p->ps->loop, fd, on_output_readable);
 	}
+	if (r == 0 && ends_have_einhorn(spec))
+		r = einhorn_start(&p->einhorn, p->ps->loop, &e->einhorn, reterr);
 	if (r < 0 || spec->release->service->ready.by != READY_FD)
 		return r;
-	r = open_pipe(c, &p->ready_fd, &e->ready, reterr);
+	r = ends_pipe(c, &p->ready_fd, &e->ready, reterr);
 	if (r < 0)
 		return r;
 	ev_io_init(&p->ready_io, on_ready_fd_readable, p->ready_fd, EV_READ);
 	p->ready_io.data = p;
 	ev_io_start(p->ps->loop, &p->ready_io);
-	return 0;
-}
-
-/* A standard descriptor of handoffd itself, or /dev/null where it has none. */
-static int inherited(int fd, const struct ends *e)
-{
-	return fcntl(fd, F_GETFD) < 0 ? e->null_fd : fd;
-}
-
-static int map_descriptors(const struct process_spec *spec, const struct ends *e,
-        struct fdmap_plan *ret, struct ho_error *reterr)
-{
-	const struct service_config *s = spec->release->service;
-	bool on_stdin = (s->dialects & DIALECT_STDIN) && spec->n_fds;
-	struct fdmap map = {0};
-	int r;
-
-	r = fdmap_add(&map, on_stdin ? spec->fds[0].fd : e->null_fd, 0);
-	for (int i = 0; r == 0 && i < 2; i++)
-		r = fdmap_add(&map, spec->capture ? e->outputs[i] : inherited(i + 1, e), i + 1);
-	for (size_t i = 0; r == 0 && i < spec->n_fds; i++)
-		r = fdmap_add(&map, spec->fds[i].fd, 3 + (int)i);
-	if (r < 0)
-		return ho_error_set(reterr, r, "cannot plan the descriptors of service \"%s\": %s",
-		        s->name, strerror(-r));
-	if (s->ready.by == READY_FD) {
-		r = s->ready.fd < 3 ? -EINVAL : fdmap_add(&map, e->ready, s->ready.fd);
-		if (r < 0)
-			return ho_error_set(reterr, r,
-			        "service \"%s\": descriptor %d cannot be used for readiness: %s",
-			        s->name, s->ready.fd,
-			        r == -EEXIST
-			                ? "a socket is passed there; take a higher number"
-			                : "0 to 2 are the standard ones, take a higher number");
-	}
-	fdmap_make(&map, ret);
 	return 0;
 }
 
@@ -538,7 +481,7 @@ static int on_asked(void *data, const struct socket_call *call)
 
 static int start(struct process *p, const struct process_spec *spec, struct ho_error *reterr)
 {
-	struct ends ends = {-1, -1, {-1, -1}};
+	struct ends ends = ENDS_NONE;
 	struct fdmap_plan fds = {0};
 	struct spawned spawned = {.pid = -1};
 	struct spawn_plan plan = {0};
@@ -549,13 +492,13 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 	if (r == 0)
 		r = open_ends(p, spec, &ends, reterr);
 	if (r == 0)
-		r = map_descriptors(spec, &ends, &fds, reterr);
+		r = ends_map(spec, &ends, &fds, reterr);
 	if (r == 0) {
 		plan = make_plan(p, &fds);
 		plan.adoption = p->ps->handlers.asked ? spec->adoption : ADOPTION_NO;
 		r = spawn(&plan, &spawned, reterr);
 	}
-	close_ends(&ends);
+	ends_done(&ends);
 	if (r < 0)
 		return r;
 	p->pid = spawned.pid;
@@ -595,7 +538,9 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	p->pidfd = p->ready_fd = p->notify.fd = p->channel.fd = -1;
 	p->notify.accepts = accepts_sender;
 	p->notify.message = on_message;
-	p->notify.data = p;
+	p->notify.data = p->einhorn.data = p;
+	p->einhorn.accepts = accepts_sender;
+	p->einhorn.acknowledged = on_einhorn_ack;
 	for (size_t i = 0; i < ARRAY_SIZE(p->outputs); i++) {
 		p->outputs[i].fd = -1;
 		p->outputs[i].lines.line = on_line;

@@ -43,6 +43,7 @@ enum notify_kind {
 	NOTIFY_DRAINS,   /* of libhandoff; is not delivered by itself */
 	NOTIFY_KEEP,     /* HANDOFF_KEEP=layout: memory `text` of this layout is wanted */
 	NOTIFY_FETCH,    /* HANDOFF_FETCH=1: what is kept as `text` is wanted */
+	NOTIFY_LIVE,     /* HANDOFF_LIVE=text: live connections can be passed, or taken */
 };
 struct notify_message {
 	enum notify_kind kind;
@@ -50,7 +51,7 @@ struct notify_message {
 	const char *text;   /* of STATUS, valid UTF-8 without control characters; of FDSTORE,
 	                     * FDREMOVE, KEEP and FETCH, a valid name; else NULL */
 	int fd;             /* borrowed, closed after the call: of FDSTORE; of KEEP and FETCH, a
-	                     * socket to answer on; else -1 */
+	                     * socket to answer on; of LIVE, the door; else -1 */
 	int candidate;      /* of KEEP, borrowed: to be kept if there is none yet */
 	const char *layout; /* of KEEP, a valid name */
 	int page_fd;        /* for those inside of this room; else -1 */

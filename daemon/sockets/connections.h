@@ -68,6 +68,8 @@ int drain_watch_new(struct connections *c, struct listener_set *set,
         struct drain_watch **ret, struct ho_error *reterr);
 /* Counts anew, now; 0 or negative errno. Reports nothing. */
 int drain_watch_look(struct drain_watch *w, struct inflight *ret);
+/* The generation may have lost connections that have not ended: looks again soon. */
+void drain_watch_hurry(struct drain_watch *w);
 void drain_watch_last(const struct drain_watch *w, struct inflight *ret);
 struct drain_watch *drain_watch_free(struct drain_watch *w);
 

@@ -171,13 +171,18 @@ static uint64_t busy(const struct inflight *i)
 	return i->total - i->idle;
 }
 
+static void add_oldest(const struct side *s, usec_t now, struct inflight *ret)
+{
+	if (s->live.count && now - s->live.oldest > ret->oldest)
+		ret->oldest = now - s->live.oldest;
+}
+
 static void add_side(const struct side *s, usec_t now, struct inflight *ret)
 {
 	ret->total += s->live.count + s->untracked;
 	ret->idle += s->live.n_idle;
 	ret->queued += s->live.n_queued + s->untracked_queued;
-	if (s->live.count && now - s->live.oldest > ret->oldest)
-		ret->oldest = now - s->live.oldest;
+	add_oldest(s, now, ret);
 }
 
 static void update(struct drain_watch *w)
@@ -557,9 +562,23 @@ int drain_watch_look(struct drain_watch *w, struct inflight *ret)
 	return 0;
 }
 
+void drain_watch_hurry(struct drain_watch *w)
+{
+	struct side *const sides[] = {&w->tcp, &w->unix_side};
+
+	for (size_t i = 0; i < ARRAY_SIZE(sides); i++) {
+		sides[i]->lost = true; /* missing ones are expected: the dump is taken twice */
+		hasten(sides[i], usec_sub(urgent_pause(sides[i]), now_usec() - sides[i]->dumped));
+	}
+}
+
 void drain_watch_last(const struct drain_watch *w, struct inflight *ret)
 {
+	const usec_t now = now_usec();
+
 	*ret = w->last;
+	add_oldest(&w->tcp, now, ret);
+	add_oldest(&w->unix_side, now, ret);
 }
 
 struct drain_watch *drain_watch_free(struct drain_watch *w)

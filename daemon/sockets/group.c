@@ -26,22 +26,11 @@ static int option(int fd, int name)
 
 /* ---- opening ---- */
 
-static int set_blocking_off(int fd)
-{
-	int flags = fcntl(fd, F_GETFL);
-
-	if (flags < 0)
-		return -errno;
-	if (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return -errno;
-	return 0;
-}
-
 static int share(struct address_group *g, int fd)
 {
 	g->steering = STEERING_SHARED;
 	g->shared_fd = fd;
-	return fd < 0 ? -errno : set_blocking_off(fd);
+	return fd < 0 ? -errno : listener_blocking(fd, false);
 }
 
 /* Another TCP group on the same port: a wildcard and an address of this machine cannot both be
@@ -107,7 +96,7 @@ static int open_passed(struct address_group *g, const struct member *m, struct h
 		        c->address.path, c->name);
 	if (type == SOCK_STREAM && option(g->passed_fd, SO_PROTOCOL) == IPPROTO_TCP &&
 	        listener_address_of(g->passed_fd, &g->ip) == 0 &&
-	        set_blocking_off(g->passed_fd) == 0 && open_tcp(g, m, NULL) == 0)
+	        listener_blocking(g->passed_fd, false) == 0 && open_tcp(g, m, NULL) == 0)
 		return 0;
 	if (reuse == 0)
 		(void)setsockopt(g->passed_fd, SOL_SOCKET, SO_REUSEPORT, &zero, sizeof zero);
@@ -253,7 +242,7 @@ static void leave_means(struct address_group *g, struct member *m)
 	case STEERING_SHARED:
 		/* The flag is common to all descriptors of the socket, a worker may have cleared
 		 * it. */
-		(void)set_blocking_off(g->shared_fd);
+		(void)listener_blocking(g->shared_fd, false);
 		m->fd = close_fd(m->fd);
 		break;
 	}

@@ -95,6 +95,16 @@ static int set_option(int fd, int level, int option, int value)
 	return setsockopt(fd, level, option, &value, sizeof value) < 0 ? -errno : 0;
 }
 
+int listener_blocking(int fd, bool blocking)
+{
+	int flags = fcntl(fd, F_GETFL);
+	int wanted = blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK;
+
+	if (flags < 0 || (wanted != flags && fcntl(fd, F_SETFL, wanted) < 0))
+		return -errno;
+	return 0;
+}
+
 int listener_set_uid(int fd, uid_t uid)
 {
 	return uid != UID_NONE && fchown(fd, uid, (gid_t)-1) < 0 ? -errno : 0;
@@ -352,10 +362,9 @@ bool listener_is_listening(int fd)
 void listener_discard_queue(int fd)
 {
 	const struct linger reset = {.l_onoff = 1};
-	int flags = fcntl(fd, F_GETFL);
 
 	/* A worker may have the same open file, and have made it blocking. */
-	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
+	if (listener_blocking(fd, false) < 0)
 		return;
 	for (int i = 0; i < STRAYS_MAX; i++) {
 		int waiting = accept4(fd, NULL, NULL, SOCK_CLOEXEC);

@@ -39,6 +39,7 @@ int listener_drop_ttl(int fd);
 /* Accept queue and its limit of a TCP or UNIX stream listener; -EOPNOTSUPP for others. */
 int listener_queue(int fd, unsigned *ret_queue, unsigned *ret_limit);
 bool listener_is_listening(int fd);
+int listener_blocking(int fd, bool blocking);
 
 /* Resets what waits where nobody will ever accept, and should reach nobody else. */
 void listener_discard_queue(int fd);

@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <ev.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +43,7 @@ struct probe {
 	struct ev_timer timer;
 	double retry;  /* seconds until the next attempt, if this one fails */
 	usec_t queued; /* since when it is in the queue */
+	bool nudged;   /* a byte was sent to a listener that waits for one */
 	char status[200];
 	char reply[REPLY_MAX + 1];
 	size_t n_reply;
@@ -195,10 +198,25 @@ static void on_answer_in_queue(struct probe *p)
 		try_again(p, "the connection was reset before it was accepted");
 }
 
+/* With TCP_DEFER_ACCEPT (Apache, "deferred" of nginx) a connection reaches the program when the
+ * client has said something: an empty line, which servers of HTTP pass over (RFC 9112, 2.2). */
+static void nudge(struct probe *p)
+{
+	int fd, seconds = 0;
+	socklen_t n = sizeof seconds;
+
+	if (p->nudged || listener_set_fds(p->set, p->i, &fd, 1) == 0 ||
+	        getsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &seconds, &n) < 0 || seconds == 0)
+		return;
+	p->nudged = send(p->fd, "\r\n", 2, MSG_NOSIGNAL) == 2;
+}
+
 static void look_into_queue(struct probe *p)
 {
 	int r = listener_took(p->fd);
 
+	if (r == 0)
+		nudge(p);
 	if (r > 0)
 		finish(p, true, "the connection was accepted");
 	else if (r == 0 || r == -ENOENT) /* gone: its end is about to be read */
@@ -223,6 +241,7 @@ static void on_connected(struct probe *p)
 	set_io(p, EV_READ);
 	if (p->kind != PROBE_HTTP) {
 		p->state = PROBE_IN_QUEUE;
+		p->nudged = false;
 		p->queued = now_usec();
 		(void)copy_string(
 		        p->status, sizeof p->status, "the connection waits to be accepted");

@@ -45,6 +45,18 @@ static void set_retries(const struct quiet_check *q, int retries)
 		        sizeof retries);
 }
 
+/* Who waits for the client's first byte becomes a connection like others at the next retry. It
+ * stays off if the listener is steered to again: that costs a wakeup, and this could cost minutes.
+ */
+static void end_deferring(const struct quiet_check *q)
+{
+	size_t i;
+
+	for (i = 0; i < q->survey.n_tcp; i++)
+		(void)setsockopt(q->survey.by_port[i]->fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &(int){0},
+		        sizeof(int));
+}
+
 /* What an untouched listener uses; the option cannot be unset. */
 static int default_retries(void)
 {
@@ -91,6 +103,7 @@ int quiet_check_new_on(
 	q->begun = now_usec();
 	q->noted = q->survey.n_tcp == 0;
 	set_retries(q, SYNACK_RETRIES);
+	end_deferring(q);
 	*ret = q;
 	return 0;
 }

@@ -404,6 +404,11 @@ int listener_set_queue(
 	return 0;
 }
 
+int listener_set_blocking(const struct listener_set *set, size_t i, bool blocking)
+{
+	return listener_blocking(listener_set_info(set, i).fd, blocking);
+}
+
 size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size_t max)
 {
 	const struct member *m = &set->members[i];

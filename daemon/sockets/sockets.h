@@ -81,6 +81,9 @@ enum rescue listener_set_rescue(const struct listener_set *set, size_t i);
 uint32_t listener_set_generation(const struct listener_set *set);
 const struct service_config *listener_set_service(const struct listener_set *set);
 
+/* Shall accept(2) wait on the socket of listener i? All who have a descriptor of it have the same
+ * flag. */
+int listener_set_blocking(const struct listener_set *set, size_t i, bool blocking);
 /* The sockets at which listener i gets connections, at most `max`: ours, or those that the program
  * bound itself as soon as there are any. */
 size_t listener_set_fds(const struct listener_set *set, size_t i, int *ret, size_t max);

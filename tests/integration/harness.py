@@ -31,6 +31,7 @@ SLEEPD = BUILD / "contrib/examples/sleepd"
 LOAD = BUILD / "tests/tools/handoff-load"
 WORKER = (sys.executable, HERE / "worker.py")
 LIMIT = 30  # seconds
+FAST = bool(os.environ.get("HANDOFF_FAST"))
 NOBODY = 65534
 CLONE_NEWNET = 0x40000000
 SCHEMAS = {
@@ -95,7 +96,7 @@ class Http:
         while b"\r\n\r\n" not in self.buffer:
             self.more()
         head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
-        size = int(re.search(rb"Content-Length: (\d+)", head)[1])
+        size = int(re.search(rb"(?i)Content-Length: (\d+)", head)[1])
         while len(self.buffer) < size:
             self.more()
         body, self.buffer = self.buffer[:size], self.buffer[size:]

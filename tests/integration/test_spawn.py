@@ -242,7 +242,7 @@ def test_substitutions_in_the_command(daemon):
         ("nginx", "NGINX", "3;4;"),
         ("server-starter", "SERVER_STARTER_PORT", "127.0.0.1:{port}=3;[::1]:{port}=4"),
         ("unicorn", "UNICORN_FD", "3,4"),
-        ("php-fpm", "FPM_SOCKETS", "127.0.0.1:{port}=3,[::1]:{port}=4"),
+        ("php-fpm", "FPM_SOCKETS", "127.0.0.1:{port}=3,::1:{port}=4"),
         ("puma", "PUMA_INHERIT_0", "3:tcp://127.0.0.1:{port}"),
     ],
 )

@@ -2,7 +2,8 @@
 """Real, unmodified servers, replaced under load as users would do it: the configuration is the recipe
 that the manual shows, each generation is a release of its own, and every answer is verified.
 
-CTest runs one row for each program (label "programs"). The whole table:
+Some programs take the sockets of handoffd, others bind their port themselves ("adopted" in the name
+of the row), and some do either. CTest runs a few rows (label "programs"). The whole table:
 
     cmake --build build --target programs
 
@@ -11,7 +12,6 @@ environment, HANDOFF_FULL is for the higher rates of the whole table, HANDOFF_RE
 
 import contextlib
 import ctypes
-import dataclasses
 import datetime
 import os
 import pathlib
@@ -19,20 +19,21 @@ import pwd
 import re
 import shutil
 import signal
+import socket
+import string
 import subprocess
 import time
 
 import conftest
 import pytest
-from harness import LOAD, NOBODY, Daemon, Lines, Load, new_network
+from catalogue import FAST, FULL, HERE, PATH, PROGRAMS, variants
+from harness import LOAD, Daemon, Lines, Load, new_network
 
-HERE = pathlib.Path(__file__).resolve().parent
-RELOADS = int(os.environ.get("HANDOFF_RELOADS", "20"))
-FULL = "HANDOFF_FULL" in os.environ
+RELOADS = int(os.environ.get("HANDOFF_RELOADS", "8" if "HANDOFF_FAST" in os.environ else "20"))
 SLOW_MS = 700
+SIZE = 2000 if FULL else 20000
 OLD = 3  # generations that drain at the same time; more would be stopped before their time
 PORT = 8080
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PR_SET_CHILD_SUBREAPER = 36
 ACCIDENTS = (
     "anomaly",
@@ -47,61 +48,6 @@ ACCIDENTS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Program:
-    name: str
-    binary: str
-    recipe: str = ""
-    app: str = ""
-    path: str = "/"  # what the load asks for
-    load: tuple = ()  # further options of the load
-    unix: bool = True
-    environ: tuple = ()
-    rates: tuple = (40, 120)  # in CTest, in the whole table
-    slow: int = 3
-    main: str = ""  # the file without which the program cannot start
-
-
-PROGRAMS = [
-    Program("node", "node", rates=(100, 400), main="server.js"),
-    Program("python", "python3", rates=(100, 400), main="server.py"),
-    Program("gunicorn-sync", "gunicorn", app="gunicorn", rates=(40, 40), slow=1, main="app.py"),
-    Program("gunicorn-gthread", "gunicorn", recipe="gunicorn", app="gunicorn", main="app.py"),
-    Program("puma-single", "puma", recipe="puma", app="puma", main="config.ru"),
-    Program(
-        "puma-cluster", "puma", recipe="puma", app="puma", environ=("WEB_CONCURRENCY=2",), main="config.ru"
-    ),
-    # a process for each request: more than the machine can start only fills the queue
-    Program("lighttpd", "lighttpd", path="/answer.pl", rates=(20, 40), main="lighttpd.conf"),
-    Program("nginx", "nginx", load=("--expect-nonce",), unix=False, rates=(100, 400), main="nginx.conf"),
-    Program("haproxy", "haproxy", rates=(100, 400), main="haproxy.cfg"),
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    name: str
-    addresses: tuple = ("127.0.0.1:{port}", "[::1]:{port}", "unix:{run}/web.sock")
-    workers: int = 1
-    user: int | None = None
-    steering: str = ""
-    service_user: str = ""  # while handoffd is root
-    keep_warm: str = ""
-    only: tuple = ()
-
-
-VARIANTS = [
-    Variant("v4", addresses=("127.0.0.1:{port}",)),
-    Variant("all"),
-    Variant("all-4-workers", workers=4),
-    Variant("all-cbpf", steering="cbpf"),
-    Variant("all-user", user=NOBODY),
-    Variant("all-service-user", service_user="nobody"),
-    Variant("all-warm", keep_warm="2s", only=("node", "nginx", "puma-cluster")),
-]
-FAST = ("node", "gunicorn-gthread", "nginx", "lighttpd", "puma-single")
-
-
 def row(program, variant, fast):
     marks = [pytest.mark.fast] if fast else []
     return pytest.param(program, variant, id=f"{program.name}-{variant.name}", marks=marks)
@@ -109,18 +55,41 @@ def row(program, variant, fast):
 
 def rows():
     for program in PROGRAMS:
-        for variant in VARIANTS:
-            if not variant.only or program.name in variant.only:
-                yield row(program, variant, variant.name == "all" and program.name in FAST)
+        for variant in variants(program):
+            yield row(program, variant, variant.name in ("all", "adopted") and program.name in FAST)
 
 
-def rows_of_programs(fast, without=()):
+def rows_of_programs(fast, without):
     for program in PROGRAMS:
-        if program.name not in without:
-            yield row(program, VARIANTS[0], program.name in fast)
+        if not without(program):
+            yield row(program, variants(program)[0], program.name in fast)
 
 
 # ---- a program as its user has it ----
+
+
+def page(generation):
+    """What handoff-load expects of a file: the answer for the empty nonce."""
+    letters = string.ascii_lowercase
+    start = 2166136261 % 26
+    text = (letters * (SIZE // 26 + 2))[start : start + SIZE]
+    return f"pid={generation} generation={generation} n=\n{text}".encode()
+
+
+def redis_dump(value):
+    """A database with the key "/": RDB version 9 without checksum."""
+    size = len(value).to_bytes(4, "big")
+    return b"REDIS0009\xfe\x00\x00\x01/\x80" + size + value + b"\xff" + bytes(8)
+
+
+def reached(address):
+    """Where a client finds what listens there."""
+    host, port = address.rsplit(":", 1) if address.startswith("[") else address.split(":", 1)
+    return {
+        "*": [f"127.0.0.1:{port}", f"[::1]:{port}"],
+        "0.0.0.0": [f"127.0.0.1:{port}"],
+        "[::]": [f"[::1]:{port}"],
+    }.get(host, [address])
 
 
 class Site:
@@ -128,33 +97,59 @@ class Site:
 
     def __init__(self, daemon, program, variant):
         self.program = program
+        self.variant = variant
         self.directory = daemon.directory / "site"
         self.runtime = daemon.directory / "runtime"
+        self.built = daemon.directory / "built"
         self.user = pwd.getpwnam(variant.service_user).pw_uid if variant.service_user else variant.user
-        for path in (self.directory, self.runtime):
+        for path in (self.directory, self.runtime, self.built):
             path.mkdir()
             self.own(path)
-        self.addresses = [
-            a.format(port=PORT, run=daemon.run)
-            for a in variant.addresses
-            if program.unix or not a.startswith("unix:")
-        ]
-        self.recipe = HERE / f"recipes/{program.recipe or program.name}.conf"
-        self.workers = variant.workers
-        self.more = f'user = "{variant.service_user}"\n' if variant.service_user else ""
-        self.warm = variant.keep_warm
+        self.recipe = (HERE / f"recipes/{program.recipe or program.name}.conf").read_text()
+        for old, new in program.changes:
+            assert old in self.recipe
+            self.recipe = self.recipe.replace(old, new)
+        (listed,) = re.findall(r"address = \{(.*?)\}", self.recipe)
+        self.addresses = re.findall(r'"(.*?)"', listed)
+        if not program.own:
+            self.addresses = [
+                a.format(port=PORT, run=daemon.run)
+                for a in variant.addresses
+                if program.unix or not a.startswith("unix:")
+            ]
+        self.targets = [target for a in self.addresses for target in reached(a)]
+        self.app = HERE / "apps" / (program.app or program.recipe or program.name)
+        if program.build:
+            program.build(self.app, self.built)
 
     def own(self, path):
         if self.user is not None:
             os.chown(path, self.user, self.user)
 
+    def includes(self, number):
+        """What the configurations of the programs include: name, text."""
+        more = " reuseport" if self.program.name == "nginx-reuseport" else ""
+        paths = [a.removeprefix("unix:") for a in self.addresses]
+        yield "generation.conf", f"add_header X-Generation {number};\n"
+        yield "listen.conf", "".join(f"listen {a}{more};\n" for a in self.addresses)
+        yield "pools.conf", "".join(
+            f"[pool{n}]\nlisten = {path}\nuser = nobody\ngroup = nogroup\npm = static\n"
+            "pm.max_children = 4\nclear_env = no\n"
+            for n, path in enumerate(paths)
+        )
+
     def release(self, number, broken=False):
         """Makes a release and points `current` at it, as a deployment does."""
         new = self.directory / f"release-{number}"
-        shutil.copytree(HERE / "apps" / (self.program.app or self.program.name), new)
-        (new / "generation.conf").write_text(f"add_header X-Generation {number};\n")
-        (new / "listen.conf").write_text("".join(f"listen {a};\n" for a in self.addresses))
+        shutil.copytree(self.app, new) if self.app.is_dir() else new.mkdir()
+        for file in (*self.program.files, *self.built.iterdir()):
+            os.link(file, new / file.name) if file.parent == self.built else shutil.copy(file, new)
+        for name, text in self.includes(number):
+            (new / name).write_text(text)
+        (new / "index.html").write_bytes(page(number))
+        (new / "data.rdb").write_bytes(redis_dump(page(number)))
         if broken:
+            (new / self.program.main).unlink()
             (new / self.program.main).write_text("this is no program (\n")
         for path in (new, *new.iterdir()):
             self.own(path)
@@ -164,18 +159,50 @@ class Site:
 
     def configuration(self):
         """The recipe with the places of this test instead of its own."""
-        text = self.recipe.read_text()
         listed = ", ".join(f'"{a}"' for a in self.addresses)
-        text, n = re.subn(r"address = \{.*?\}", f"address = {{{listed}}}", text)
-        assert n == 1
-        text = text.replace("/srv/web/current", str(self.directory / "current"))
-        text = text.replace("/run/web/", f"{self.runtime}/")
-        environ = ", ".join(f'"{e}"' for e in self.program.environ)
-        end = text.rindex("}")
+        text = self.recipe.replace("/srv/web/current", str(self.directory / "current"))
+        text = re.sub(r"/run/web\b", str(self.runtime), text)
+        text = re.sub(r"address = \{.*?\}", f"address = {{{listed}}}", text)
+        more = ", ".join(f'"{e}"' for e in self.program.environ)
+        more = f"environ = {{{more}}}\n" if more else ""
+        if self.variant.service_user:
+            more += f'\tuser = "{self.variant.service_user}"\n'
         return (
-            f"{text[:end]}\tworkers = {self.workers}\n\tenviron = {{{environ}}}\n\t{self.more}"
-            f'\trollout {{ bake = "0"  keep-warm = "{self.warm or 0}"  max-old = {OLD + 1} }}\n}}\n'
+            f"{text[: text.rindex('}')]}\tworkers = {self.variant.workers}\n\t{more}"
+            f'\trollout {{ bake = "0"  keep-warm = "{self.variant.keep_warm or 0}"  max-old = {OLD + 1} }}\n}}\n'
         )
+
+    @contextlib.contextmanager
+    def clients(self):
+        """Where the load goes: for FastCGI, to nginx before it."""
+        if self.program.name != "php-fpm":
+            yield self.targets
+            return
+        front = self.directory / "front"
+        front.mkdir()
+        script = f"fastcgi_param SCRIPT_FILENAME {self.directory}/current/index.php;"
+        servers, sockets = "", []
+        for to in self.addresses:
+            sockets.append(socket.create_server(("127.0.0.1", 0)))
+            servers += (
+                f"server {{ listen 127.0.0.1:{sockets[-1].getsockname()[1]}; location / {{ fastcgi_pass {to}; "
+                f"{script} fastcgi_param QUERY_STRING $query_string; fastcgi_param REQUEST_METHOD GET; }} }}\n"
+            )
+        (front / "front-servers.conf").write_text(servers)
+        shutil.copy(self.app / "front.conf", front)
+        numbers = [s.fileno() for s in sockets]
+        with subprocess.Popen(
+            ["nginx", "-p", front, "-c", front / "front.conf"],
+            stdin=subprocess.DEVNULL,
+            pass_fds=numbers,
+            env={"PATH": PATH, "NGINX": "".join(f"{n};" for n in numbers)},
+        ) as nginx:
+            try:
+                yield ["127.0.0.1:" + str(s.getsockname()[1]) for s in sockets]
+            finally:
+                nginx.terminate()
+                for s in sockets:
+                    s.close()
 
 
 class ProgramLoad(Load):
@@ -185,14 +212,16 @@ class ProgramLoad(Load):
             arguments += ["--target", target]
         options = {
             "rate": program.rates[FULL],
-            "keepalive": 6,
+            "keepalive": program.keepalive,
             "requests-per-connection": 25,
             "slow": program.slow,
             "slow-ms": SLOW_MS,
             "partial": 2,
-            "size": 20000,
+            "size": SIZE,
             **more,
         }
+        if FULL:
+            options["spread"] = 50  # there are not ports enough otherwise
         for name, value in options.items():
             arguments += [f"--{name}", str(value)]
         self.process = subprocess.Popen(
@@ -206,7 +235,7 @@ class ProgramLoad(Load):
 # ---- what the load saw, against what handoffd said ----
 
 
-def misplaced(result, events, marks):
+def misplaced(result, events, marks, kind):
     """Slow requests that another generation answered than the one that served when they connected;
     and how many were answered after a newer one had taken over."""
     # the load's clock begins with it; the marks' times are known in both
@@ -219,7 +248,7 @@ def misplaced(result, events, marks):
     doubt = 0.1 + result["schedule_lag"]
     wrong = across = 0
     for answer in result["slow_answers"]:
-        if answer["kind"] != "slow":
+        if answer["kind"] != kind:
             continue
         begins = dict((g, at) for at, g in turns)
         own = begins[answer["generation"]]
@@ -247,8 +276,8 @@ def daemon(request):
     program, variant = request.node.callspec.params["program"], request.node.callspec.params["variant"]
     if not shutil.which(program.binary, path=PATH):
         pytest.skip(f"{program.binary} is not installed")
-    if program.name == "nginx" and not os.path.exists("/usr/lib/nginx/modules/ngx_http_echo_module.so"):
-        pytest.skip("nginx has no echo module, without which it cannot answer slowly")
+    if program.needs and not os.path.exists(program.needs):
+        pytest.skip(f"{program.needs} is not installed")
     if not new_network():
         pytest.skip("no right to make a network namespace")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -302,24 +331,27 @@ def test_reloads_under_load(request, daemon, program, variant):
     daemon.configure(site.configuration()).start()
     service = daemon.service()
     assert service["state"] == "serving", "generation 1 does not serve"
-    steering = {x["steering"] for x in service["listeners"] if x["address"].startswith("tcp:")}
+    tcp = [x for x in service["listeners"] if x["address"].startswith("tcp:")]
+    steering = {x["steering"] for x in tcp}
     if variant.steering == "cbpf" or variant.user is not None:
         assert steering == {"cbpf"}
+    assert {x["origin"] for x in tcp} == {"adopted" if program.own else "bound"}
     descriptors = daemon.descriptors()
-    with ProgramLoad(program, site.addresses) as load:
+    with site.clients() as targets, ProgramLoad(program, targets) as load:
         marks = reload_often(daemon, site, load)
         result = load.stop()
     for number in range(1, RELOADS + 1):
         daemon.wait_event("generation-gone", generation=number)
     events = list(daemon.events.items)
-    wrong, across = misplaced(result, events, marks)
+    wrong, across = misplaced(result, events, marks, "slow" if program.slow else "partial")
     cut = sum(e.get("connections", 0) for e in events if e["event"] == "connections-cut")
     conftest.add_row(request.node.callspec.id, result, steering="+".join(steering), misplaced=wrong, cut=cut)
 
     assert result["failed"] == 0, (result["failures"], result["examples"][:5])
     assert result["skipped"] == 0
     assert set(result["generations"]) == {str(n) for n in range(1, RELOADS + 2)}
-    assert all(kind["ok"] for kind in (result["kinds"][k] for k in ("short", "keepalive", "slow")))
+    assert all(kind["ok"] for kind in result["kinds"].values() if kind["started"])
+    assert result["kinds"]["short"]["ok"]
     assert result["moved"] == 0, "a connection was answered by two processes"
     assert wrong == 0, "slow requests were not answered by the generation that accepted them"
     assert across >= RELOADS // 2, "too few requests were in flight while generations changed"
@@ -329,13 +361,13 @@ def test_reloads_under_load(request, daemon, program, variant):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("program, variant", rows_of_programs(fast=FAST))
+@pytest.mark.parametrize("program, variant", rows_of_programs(FAST, without=lambda p: not p.main))
 def test_broken_release(daemon, program, variant):
     """The reload fails, the old generation goes on, and no client notices."""
     site = Site(daemon, program, variant)
     site.release(1)
     daemon.configure(site.configuration()).start()
-    with ProgramLoad(program, site.addresses) as load:
+    with site.clients() as targets, ProgramLoad(program, targets) as load:
         site.release(2, broken=True)
         failed = daemon.reload("web", code=3)
         assert (failed["generation"], failed["outcome"]) == (2, "failed")
@@ -348,9 +380,8 @@ def test_broken_release(daemon, program, variant):
 
 
 @pytest.mark.timeout(120)
-# a synchronous worker of gunicorn serves nobody else while a client is silent
 @pytest.mark.parametrize(
-    "program, variant", rows_of_programs(fast=("node", "nginx"), without=("gunicorn-sync",))
+    "program, variant", rows_of_programs(("node", "nginx"), without=lambda p: p.prefork or p.name == "php-fpm")
 )
 def test_idle_connections(daemon, program, variant):
     """With drain.idle-after a connection that says nothing does not keep the old generation, and busy
@@ -362,7 +393,7 @@ def test_idle_connections(daemon, program, variant):
     text = re.sub(r"drain \{.*?\}", "", site.configuration(), flags=re.S)
     text = f"{text[: text.rindex('}')]}\t{drain}\n}}\n"
     daemon.configure(text).start()
-    with ProgramLoad(program, site.addresses, hold=2) as load:
+    with ProgramLoad(program, site.targets, hold=2) as load:
         for number in range(2, 5):
             site.release(number)
             daemon.reload("web")

@@ -437,11 +437,11 @@ static void do_steer(struct world *w, const struct action *a)
 		if (cg->share && !g->share) {
 			unsigned ready = 0;
 
-			for (unsigned k = 0; k < cg->n_workers; k++)
+			for (unsigned k = 0; k < cg->open; k++)
 				ready += cg->workers[k].state == WORKER_READY ||
 				         cg->workers[k].state == WORKER_RUNNING;
 			if ((sv->turn == TURN_FLIP || sv->turn == TURN_PART) && !cg->died &&
-			        ready != cg->n_workers)
+			        ready < cg->open)
 				error(w,
 				        "2: a share for a generation of which workers are missing");
 			if (g->settings->ready.by == READY_HTTP && !g->ready && g->id)
@@ -626,6 +626,12 @@ static void do_action(struct world *w, const struct action *a)
 		if (g)
 			g->watched = false;
 		break;
+	case ACTION_MEASURE:
+		ev = (struct event){
+		        .type = EVENT_MEASURED, .service = a->service, .generation = a->generation};
+		ev.memory = (uint64_t)pick(&w->chance, 200) << 20;
+		soon(w, ev);
+		break;
 	case ACTION_NAME_CUT:
 		w->result.cut++;
 		break;
@@ -641,6 +647,7 @@ static void do_action(struct world *w, const struct action *a)
 	case ACTION_RECORD:
 		w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
 		w->result.canaries += a->record.type == RECORD_GENERATION_CANARY;
+		w->result.scaled += a->record.type == RECORD_GENERATION_SCALED;
 		w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
 		break;
 	case ACTION_POINT_BACK:
@@ -740,8 +747,8 @@ static void ask(struct world *w)
 {
 	static const enum request_kind kinds[] = {REQUEST_RELOAD, REQUEST_RELOAD, REQUEST_RELOAD,
 	        REQUEST_RELOAD, REQUEST_DEPLOY, REQUEST_DEPLOY, REQUEST_PROMOTE, REQUEST_PROMOTE,
-	        REQUEST_ABORT, REQUEST_ROLLBACK, REQUEST_STOP, REQUEST_START, REQUEST_RESTART,
-	        REQUEST_WAIT};
+	        REQUEST_ABORT, REQUEST_ROLLBACK, REQUEST_SCALE, REQUEST_SCALE, REQUEST_STOP,
+	        REQUEST_START, REQUEST_RESTART, REQUEST_WAIT};
 	static const char *const releases[] = {"/srv/releases/1", "/srv/releases/2"};
 	static const char *const names[] = {"web", "api", "job", "none"};
 	const char *some[2];
@@ -761,6 +768,7 @@ static void ask(struct world *w)
 		r->roll.release = releases[pick(&w->chance, 2)];
 		r->n_services = 1;
 	}
+	r->workers = 1 + pick(&w->chance, MAX_WORKERS);
 	if (one_in(&w->chance, 3)) {
 		r->roll.has_canary = true;
 		r->roll.canary = 1 + pick(&w->chance, SHARE_ALL);

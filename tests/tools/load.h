@@ -36,6 +36,8 @@ struct load_options {
 	uint64_t spread; /* source addresses 127.0.0.1 … for IPv4 loopback targets; 0: leave */
 	const char *path;
 	struct check_rule rule;
+	int fixed; /* the answer is a file: without a nonce */
+	int redis; /* speak its protocol; the path is the key */
 	int json, verbose;
 };
 

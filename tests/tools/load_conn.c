@@ -9,6 +9,7 @@
  * others go on until the load stops. */
 #include "load.h"
 #include "load_http.h"
+#include "load_redis.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -206,22 +207,42 @@ static void on_body(void *data, const char *p, size_t n)
 	check_bytes(&c->check, p, n);
 }
 
+static int write_redis_request(struct conn *c)
+{
+	const struct load_options *o = &c->load->options;
+	char wait[80] = "";
+
+	if (c->kind == KIND_SLOW)
+		(void)snprintf(wait, sizeof wait, "BLPOP handoff-load %.3f\r\n",
+		        (double)o->slow_time / USEC_PER_SEC);
+	return snprintf(c->request, sizeof c->request, "%sGET %s\r\n", wait, o->path);
+}
+
+static int write_http_request(struct conn *c, const char *nonce)
+{
+	const struct load_options *o = &c->load->options;
+	char sleep[40] = "";
+
+	if (c->kind == KIND_SLOW)
+		(void)snprintf(
+		        sleep, sizeof sleep, "&sleep=%.3f", (double)o->slow_time / USEC_PER_SEC);
+	return snprintf(c->request, sizeof c->request,
+	        "GET %s%cn=%s&size=%" PRIu64 "%s HTTP/1.1\r\nHost: handoff-load\r\n%s\r\n", o->path,
+	        strchr(o->path, '?') ? '&' : '?', nonce, o->size, sleep,
+	        c->kind == KIND_KEEPALIVE ? "" : "Connection: close\r\n");
+}
+
 static void make_request(struct conn *c)
 {
 	struct load *l = c->load;
 	const struct load_options *o = &l->options;
-	char nonce[MAX_NONCE];
-	char sleep[40] = "";
+	char nonce[MAX_NONCE] = "";
 	int n;
 
-	(void)snprintf(nonce, sizeof nonce, "%08" PRIx32 "-%" PRIu64, l->run, l->next_nonce++);
-	if (c->kind == KIND_SLOW)
+	if (!o->fixed && !o->redis)
 		(void)snprintf(
-		        sleep, sizeof sleep, "&sleep=%.3f", (double)o->slow_time / USEC_PER_SEC);
-	n = snprintf(c->request, sizeof c->request,
-	        "GET %s%cn=%s&size=%" PRIu64 "%s HTTP/1.1\r\nHost: handoff-load\r\n%s\r\n", o->path,
-	        strchr(o->path, '?') ? '&' : '?', nonce, o->size, sleep,
-	        c->kind == KIND_KEEPALIVE ? "" : "Connection: close\r\n");
+		        nonce, sizeof nonce, "%08" PRIx32 "-%" PRIu64, l->run, l->next_nonce++);
+	n = o->redis ? write_redis_request(c) : write_http_request(c, nonce);
 	HO_ASSERT(n > 0 && (size_t)n < sizeof c->request); /* the path is bounded */
 	c->request_len = (size_t)n;
 	c->request_at = 0;
@@ -305,7 +326,7 @@ static void conn_take(struct conn *c, const char *p, size_t n)
 		conn_failed(c, FAILURE_WRONG, 0, "bytes which nobody asked for");
 		return;
 	}
-	error = http_feed(&c->response, p, n, &used);
+	error = (c->load->options.redis ? redis_feed : http_feed)(&c->response, p, n, &used);
 	if (error == -EPROTO)
 		conn_failed(c, FAILURE_WRONG, 0, c->response.problem);
 	else if (error)

@@ -72,6 +72,7 @@ static void tell(struct script *x, const struct action *a)
 	case ACTION_FREEZE:
 	case ACTION_THAW:
 	case ACTION_NAME_CUT:
+	case ACTION_MEASURE:
 	case ACTION_RELEASE:
 	case ACTION_FORGET_SERVICE:
 	case ACTION_EXIT:

@@ -160,10 +160,13 @@ static void test_dialects(void **state)
 	assert_dialect(DIALECT_SERVER_STARTER,
 	        "SERVER_STARTER_PORT=127.0.0.1:8080=3;[::1]:8081=4;0.0.0.0:53=5;/run/a.sock=6\n"
 	        "SERVER_STARTER_GENERATION=7\n");
-	assert_dialect(DIALECT_EINHORN, "EINHORN_FDS=3 4 5 6 7\n");
+	assert_dialect(DIALECT_EINHORN,
+	        "EINHORN_MASTER_PID=4711\nEINHORN_SOCK_PATH=/proc/self/fd/8\n"
+	        "EINHORN_CHILD_INDEX=2\nEINHORN_FD_COUNT=5\nEINHORN_FD_0=3\nEINHORN_FD_1=4\n"
+	        "EINHORN_FD_2=5\nEINHORN_FD_3=6\nEINHORN_FD_4=7\nEINHORN_FDS=3 4 5 6 7\n");
 	assert_dialect(DIALECT_NGINX, "NGINX=3;4;5;6;7;\n");
 	assert_dialect(DIALECT_PHP_FPM,
-	        "FPM_SOCKETS=127.0.0.1:8080=3,[::1]:8081=4,0.0.0.0:53=5,/run/a.sock=6\n");
+	        "FPM_SOCKETS=127.0.0.1:8080=3,::1:8081=4,0.0.0.0:53=5,/run/a.sock=6\n");
 	assert_dialect(DIALECT_UNICORN, "UNICORN_FD=3,4,5,6,7\n");
 	assert_dialect(DIALECT_PUMA,
 	        "PUMA_INHERIT_0=3:tcp://127.0.0.1:8080\nPUMA_INHERIT_1=4:tcp://[::1]:8081\n"
@@ -181,10 +184,14 @@ static void test_listen_pid_of_the_parent(void **state)
 	in.n_fds = 1;
 	in.listen_pid = LISTEN_PID_PARENT;
 	dialect_add(&e, DIALECT_SYSTEMD, &in);
-	assert_environment(&e, "LISTEN_FDS=1\nLISTEN_FDNAMES=http\nLISTEN_PID=parent:4711\n");
+	assert_string_equal(dialect_pid(&e, DIALECT_SYSTEMD, &in), "0000000000");
+	assert_null(dialect_pid(&e, DIALECT_NGINX, &in));
+	assert_environment(
+	        &e, "LISTEN_FDS=1\nLISTEN_FDNAMES=http\nLISTEN_PID=parent:0000000000\n");
 	environment_put(&e, "LISTEN_PID=of the service");
 	in.listen_pid = LISTEN_PID_NONE;
 	dialect_add(&e, DIALECT_SYSTEMD, &in);
+	assert_null(dialect_pid(&e, DIALECT_SYSTEMD, &in));
 	assert_environment(&e, "LISTEN_FDS=1\nLISTEN_FDNAMES=http\n");
 }
 
@@ -344,7 +351,7 @@ static bool add_message(void *arg, const struct notify_message *m)
 {
 	static const char *const names[] = {"ready", "stopping", "status", "errno", "extend",
 	        "watchdog", "trigger", "reloading", "ready-fd", "exec-ready", "mainpid", "fdname",
-	        "fdstore", "fdremove", "hello", "drains", "keep", "fetch"};
+	        "fdstore", "fdremove", "hello", "drains", "keep", "fetch", "live"};
 
 	text_add(arg, "%s", names[m->kind]);
 	if (m->number)
@@ -382,7 +389,8 @@ static void test_datagrams(void **state)
 	DATAGRAM("EXTEND_TIMEOUT_USEC=5000000\nBARRIER=1", "extend:5000000 ");
 	DATAGRAM("FDSTORE=1\nFDNAME=a b\nFDSTOREREMOVE=1\nFDSTORE=2",
 	        "fdstore fdname:a b fdremove ");
-	DATAGRAM("HANDOFF_KEEP=1.4096\nHANDOFF_FETCH=1\nHANDOFF_FETCH=0", "keep:1.4096 fetch ");
+	DATAGRAM("HANDOFF_KEEP=1.4096\nHANDOFF_FETCH=1\nHANDOFF_FETCH=0\nHANDOFF_LIVE=both-1-2",
+	        "keep:1.4096 fetch live:both-1-2 ");
 	DATAGRAM("HANDOFF_HELLO=1\nHANDOFF_DRAINS=1\nHANDOFF_HELLO=2", "hello drains ");
 	DATAGRAM("EXTEND_TIMEOUT_USEC=18446744073709551616", "");
 	DATAGRAM("STATUS=\nSTATUS=a=b\tc\x1b[1m", "status: status:a=b c [1m ");

@@ -214,7 +214,16 @@ def loopback_from_two():
 
 
 def tells_of_going_on():
-    signal.signal(signal.SIGCONT, lambda *_: print("goes on", flush=True))
+    """Leaves when it goes on after it was told to leave."""
+    told = []
+
+    def on_continue(*_):
+        if told:
+            print("told, then it goes on", flush=True)
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    signal.signal(signal.SIGCONT, on_continue)
     serve()
 
 
