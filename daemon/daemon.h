@@ -36,6 +36,7 @@ struct live_generation {
 	struct freeze *freeze; /* its processes, while they are stopped */
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
+	bool stranded;       /* clients waited for it in vain */
 	ev_timer sweep;      /* while it starts: has the program closed a socket again? */
 	char elsewhere[200]; /* where its program listens that is none of its addresses: a list */
 	bool blind;          /* told that its sockets cannot be looked at */
@@ -84,7 +85,29 @@ struct config_source {
 	const char *environment;
 	struct config *config; /* referenced: what the last good load gave */
 	struct stat seen;      /* of the file at that time */
-	bool fresh;            /* the file may have changed unseen since */
+	bool development;
+	char *const *only; /* services of development mode; NULL: all */
+	bool fresh;        /* the file may have changed unseen since */
+};
+
+struct develop; /* what is there in development mode only */
+
+/* The files that a service watches, and its build. */
+struct live_watch {
+	struct daemon *daemon;
+	struct live_watch *next;
+	uint32_t service;
+	struct config *config; /* referenced; of these settings */
+	const struct service_config *settings;
+	char *base;
+	struct watcher *watcher;
+};
+struct live_build {
+	struct daemon *daemon;
+	struct live_build *next;
+	uint32_t service, generation;
+	char name[CONFIG_MAX_NAME];
+	struct build *build;
 };
 
 struct daemon {
@@ -109,6 +132,9 @@ struct daemon {
 	bool load_wanted;
 	struct live_generation *probing;
 	struct live_worker *rests;
+	struct develop *develop; /* NULL: not in development mode */
+	struct live_watch *watches;
+	struct live_build *builds;
 	struct last_words words[LAST_WORDS_MAX];
 	unsigned n_words;
 	struct kept_fd *kept;
@@ -136,6 +162,8 @@ extern const struct process_handlers daemon_process_handlers;
 void daemon_on_drain(void *data, const struct inflight *now);
 void daemon_on_frozen(void *data);
 void daemon_on_probe(void *data, bool ok, const char *text);
+/* Somebody asks for something; the strings are copied. `call` may be NULL. */
+void daemon_request(void *data, struct control_call *call, const struct request_spec *spec);
 void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events);
 
 /* adoption.c: sockets that programs bind themselves */
@@ -186,6 +214,22 @@ void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_me
 /* A generation is gone: forgets memory that nobody can ask for any more. */
 void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 
+/* changes.c: files that change, and what is built of them */
+void daemon_watch_files(struct daemon *d, const struct action *a);
+void daemon_forget_watch(struct daemon *d, uint32_t service);
+void daemon_start_build(struct daemon *d, const struct action *a, struct release *release);
+void daemon_stop_build(struct daemon *d, const struct action *a);
+void changes_free(struct daemon *d);
+
+/* develop.c: development mode */
+int develop_new(struct daemon *d, struct ho_error *reterr);
+void develop_free(struct daemon *d);
+/* A line of a worker or build, to the terminal if there is one. */
+void develop_output(
+        struct daemon *d, const char *service, bool is_stderr, const char *line, size_t length);
+/* A client that waited where nobody listens any more. */
+void develop_stranded(void *data, int fd, const char *path);
+
 /* live.c: connections passed from one generation to another, by workers that can do that */
 void live_door_open(struct live_worker *w, const struct notify_message *m);
 /* A worker is gone. */
@@ -195,7 +239,6 @@ void live_introduce(struct daemon *d);
 
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);
-void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);

@@ -575,12 +575,21 @@ static void do_tell_systemd(const struct action *a)
 	}
 }
 
+static void do_return_held(struct live_generation *g)
+{
+	g->stranded = true;
+	if (g->set)
+		listener_set_strand(g->set);
+}
+
 static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 {
 	const struct service *sv = supervisor_service(d->supervisor, g->service);
 	const struct generation *serving = sv ? service_serving(sv) : NULL;
 
 	stop_probes(d, g);
+	if (g->stranded) /* whose handshake has ended since */
+		do_return_held(g);
 	if (leave && g->set)
 		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
@@ -668,8 +677,21 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		d->exit_code = a->exit_code;
 		ev_break(d->loop, EVBREAK_ALL);
 		break;
+	case ACTION_WATCH_FILES:
+		daemon_watch_files(d, a);
+		break;
+	case ACTION_START_BUILD:
+		daemon_start_build(d, a, ((struct live_generation *)a->shell)->release);
+		break;
+	case ACTION_STOP_BUILD:
+		daemon_stop_build(d, a);
+		break;
+	case ACTION_RETURN_HELD:
+		do_return_held(a->shell);
+		break;
 	case ACTION_FORGET_SERVICE:
 		kept_remove(d, a->service, NULL);
+		daemon_forget_watch(d, a->service);
 		break;
 	case ACTION_TYPE_COUNT:
 		break;

@@ -272,9 +272,12 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 static void on_output(
         void *data, struct process *p, bool is_stderr, const char *line, size_t length)
 {
-	(void)data;
-	(void)p;
-	log_output(is_stderr, line, length);
+	const struct live_worker *w = process_user(p);
+	const struct daemon *d = data;
+	const struct service *sv =
+	        d->develop ? supervisor_service(d->supervisor, w->service) : NULL;
+
+	develop_output(data, sv ? sv->name : "", is_stderr, line, length);
 }
 
 const struct process_handlers daemon_process_handlers = {
@@ -433,7 +436,7 @@ static void on_connections(
 
 /* Answers may lead to the next call of the same client at once: so a call is an event like any
  * other, with its strings. */
-static void on_request(void *data, struct control_call *call, const struct request_spec *spec)
+void daemon_request(void *data, struct control_call *call, const struct request_spec *spec)
 {
 	struct daemon *d = data;
 	size_t n = spec->cause ? strlen(spec->cause) + 1 : 1;
@@ -447,7 +450,8 @@ static void on_request(void *data, struct control_call *call, const struct reque
 	n += spec->n_services * sizeof *names + _Alignof(char *);
 	p = malloc(sizeof *p + n);
 	if (!p) {
-		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
+		if (call)
+			control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
 		return;
 	}
 	names = (const char **)(((uintptr_t)p->text + _Alignof(char *) - 1) / _Alignof(char *) *
@@ -514,7 +518,7 @@ const struct control_handlers daemon_control_handlers = {
         .status = on_status,
         .services = on_services,
         .monitor = on_monitor,
-        .request = on_request,
+        .request = daemon_request,
         .gone = on_gone,
         .logs = on_logs,
         .connections = on_connections,

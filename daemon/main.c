@@ -15,6 +15,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define DEVELOPMENT "development"
 #define DEFAULT_CONFIG "/etc/handoffd/handoffd.conf"
 #define OPTIONS_MAX 256
 #define TAKE_OVER_MAX 64
@@ -26,6 +27,8 @@ struct options {
 	struct config_option settings[OPTIONS_MAX];
 	size_t n_settings;
 	char **command; /* NULL-terminated; NULL: none */
+	bool development;
+	char **services; /* of development mode, the same */
 	pid_t take_over[TAKE_OVER_MAX];
 	size_t n_take_over;
 };
@@ -45,11 +48,18 @@ static void print_help(void)
 	printf("handoffd keeps a service's port open while the program behind it is replaced.\n"
 	       "\n"
 	       "  handoffd [-c FILE] [-e ENVIRONMENT] [--check | --print-config]\n"
+	       "  handoffd [-c FILE] [-e ENVIRONMENT] dev [SERVICE...]\n"
 	       "  handoffd -l ADDRESS [-l ADDRESS]... [OPTION]... [--] COMMAND [ARG...]\n"
 	       "\n"
 	       "  -c, --config FILE                  run the services of FILE (" DEFAULT_CONFIG
 	       ")\n"
 	       "  -e, --environment NAME             which environment blocks apply\n"
+	       "      dev                            development mode: all output in this "
+	       "terminal, "
+	       "reloads when a\n"
+	       "                                     watched file changes; --watch with one "
+	       "program "
+	       "is the same\n"
 	       "  -l, --listen [NAME=]ADDRESS        run one program: 8080, 127.0.0.1:8080, "
 	       "[::1]:8080, unix:/run/x.sock\n"
 	       "      --take-over PID                begin with a server that runs unmanaged "
@@ -239,11 +249,39 @@ static int one_option(struct options *o, char **argv, int *ret_taken)
 	}
 }
 
+static bool has_setting(const struct options *o, const char *key)
+{
+	for (size_t i = 0; i < o->n_settings; i++)
+		if (!strcmp(o->settings[i].key, key))
+			return true;
+	return false;
+}
+
+/* Who watches a program that is none of another environment is developing it. */
+static void find_environment(struct options *o)
+{
+	if (!o->environment || !*o->environment)
+		o->environment = getenv("HANDOFF_ENVIRONMENT");
+	if (o->environment && !*o->environment)
+		o->environment = NULL;
+	o->development |= has_setting(o, "watch") &&
+	                  (!o->environment || !strcmp(o->environment, DEVELOPMENT));
+	if (o->development && !o->environment)
+		o->environment = DEVELOPMENT;
+}
+
 static int read_options(struct options *o, int argc, char **argv)
 {
 	int i = 1, taken, r;
 
-	for (; i < argc && argv[i][0] == '-' && argv[i][1]; i += taken) {
+	for (; i < argc; i += taken) {
+		if (!o->development && !o->n_settings && !strcmp(argv[i], "dev")) {
+			o->development = true;
+			taken = 1;
+			continue;
+		}
+		if (argv[i][0] != '-' || !argv[i][1])
+			break;
 		if (!strcmp(argv[i], "--")) {
 			i++;
 			break;
@@ -252,7 +290,9 @@ static int read_options(struct options *o, int argc, char **argv)
 		if (r >= 0)
 			return r;
 	}
-	if (i < argc)
+	if (i < argc && o->development && !o->n_settings)
+		o->services = &argv[i];
+	else if (i < argc)
 		o->command = &argv[i];
 	if (o->command && o->file)
 		return usage_error(
@@ -260,14 +300,20 @@ static int read_options(struct options *o, int argc, char **argv)
 	if (!o->command && o->n_settings)
 		return usage_error("--%s belongs to the one-program form, and no command is given",
 		        o->settings[0].key);
-	if (!o->environment || !*o->environment)
-		o->environment = getenv("HANDOFF_ENVIRONMENT");
-	if (o->environment && !*o->environment)
-		o->environment = NULL;
+	find_environment(o);
+	if (o->development && o->n_take_over)
+		return usage_error("--take-over has no place in development mode");
 	return -1;
 }
 
 /* ---- configuration ---- */
+
+static const char *default_file(const struct options *o)
+{
+	if (o->development && access("handoffd.conf", F_OK) == 0)
+		return "handoffd.conf";
+	return DEFAULT_CONFIG;
+}
 
 static int load(const struct options *o, struct config_source *source)
 {
@@ -275,14 +321,18 @@ static int load(const struct options *o, struct config_source *source)
 	int r;
 
 	source->environment = o->environment;
+	source->development = o->development;
+	source->only = o->services;
 	if (o->command) {
 		r = config_from_options(o->settings, o->n_settings, o->command, o->environment,
 		        &source->config, &mistakes);
 	} else {
-		source->file = o->file ? o->file : DEFAULT_CONFIG;
+		source->file = o->file ? o->file : default_file(o);
 		source->fresh = true;
 		r = config_load(source->file, o->environment, &source->config, &mistakes);
 	}
+	if (r == 0 && o->development)
+		r = config_develop(source->config, o->services, &mistakes);
 	for (size_t i = 0; i < mistakes.count; i++)
 		fprintf(stderr, "%s\n", mistakes.lines[i]);
 	if (mistakes.more)
@@ -343,7 +393,8 @@ static int open_signals(struct daemon *d, struct ho_error *e)
 static int open_control(struct daemon *d, struct ho_error *e)
 {
 	const struct config *c = d->source.config;
-	bool asked = c->control_socket || getenv("HANDOFF_CONTROL") || d->source.file;
+	bool asked = getenv("HANDOFF_CONTROL") ||
+	             (!d->source.development && (c->control_socket || d->source.file));
 	struct control_options options = {
 	        .path = c->control_socket, .change_group = c->control_group};
 	struct control_handlers handlers = daemon_control_handlers;
@@ -381,7 +432,9 @@ static void report_unclaimed(const char *name, void *data)
 static int open_sockets(struct daemon *d, struct ho_error *e)
 {
 	const char *wanted = getenv("HANDOFF_STEERING");
-	struct sockets_options options = {.no_ebpf = wanted && !strcmp(wanted, "cbpf")};
+	struct sockets_options options = {.no_ebpf = wanted && !strcmp(wanted, "cbpf"),
+	        .stranded = d->develop ? develop_stranded : NULL,
+	        .stranded_data = d};
 	int r = systemd_listen_fds(&options.passed, &options.passed_names, e);
 
 	if (r < 0)
@@ -410,6 +463,8 @@ static int open_all(struct daemon *d, struct ho_error *e)
 		return ho_error_set(e, -ENOMEM, "not enough memory");
 	handlers.data = d;
 	r = open_signals(d, e);
+	if (r == 0 && d->source.development)
+		r = develop_new(d, e);
 	if (r == 0)
 		r = processes_new(d->loop, &handlers, &d->processes, e);
 	if (r == 0)
@@ -448,6 +503,7 @@ static void close_all(struct daemon *d)
 	}
 	supervisor_free(d->supervisor);
 	action_list_done(&d->actions);
+	changes_free(d);
 	processes_free(d->processes);
 	connections_free(d->connections);
 	sockets_free(d->sockets);
@@ -457,6 +513,7 @@ static void close_all(struct daemon *d)
 	kept_free(d);
 	config_unref(d->source.config);
 	systemd_watchdog_free(d->watchdog);
+	develop_free(d);
 	if (d->loop)
 		ev_loop_destroy(d->loop);
 	close_fd(d->signal_fd);
@@ -473,7 +530,6 @@ static int run(struct daemon *d, const struct options *o)
 	struct ho_error error = {0};
 
 	ho_assert_hook = say_last_words;
-	config_source_note_inert(d->source.config);
 	if (open_all(d, &error) < 0 ||
 	        take_over_find(d, o->take_over, o->n_take_over, &error) < 0) {
 		fprintf(stderr, "handoffd: %s\n", error.text);

@@ -29,6 +29,8 @@
 	X(WATCH_FAILED)                                                                            \
 	X(SOCKET_ADOPTED) /* its program listens on a socket of its own */                         \
 	X(FROZEN)         /* it stands still, as far as that is possible, and was counted */       \
+	X(FILES_CHANGED)  /* that the service watches */                                           \
+	X(BUILD_ENDED)    /* or could not be started: `exited` with code 0 */                      \
 	X(MEASURED)       /* how much memory a generation has */
 
 enum event_type {
@@ -38,6 +40,8 @@ enum event_type {
 	        EVENT_TYPE_COUNT,
 };
 const char *event_type_to_string(enum event_type t);
+
+enum file_change { FILE_WRITTEN, FILE_APPEARED, FILE_GONE };
 
 enum worker_word {
 	WORD_READY,
@@ -68,6 +72,10 @@ struct event {
 			bool divisible; /* it can get a part of the new connections */
 		} prepared;
 		int pid;
+		struct { /* FILES_CHANGED: that `text` names */
+			enum file_change change;
+			unsigned more; /* and others */
+		} files;
 		struct {
 			int code, status; /* as waitid(2) */
 			unsigned rest;    /* processes of its tree that are left */

@@ -53,6 +53,11 @@ enum record_level {
 	X(SOCKET_CLOSED, "socket-closed", WARNING)                                                 \
 	X(SOCKET_REFUSED, "socket-refused", WARNING)                                               \
 	X(ADOPTION_IMPOSSIBLE, "adoption-impossible", WARNING)                                     \
+	X(FILES_CHANGED, "files-changed", NOTICE)                                                  \
+	X(BUILD_STARTED, "build-started", INFO)                                                    \
+	X(BUILD_DONE, "build-done", INFO)                                                          \
+	X(BUILD_CHANGES_FILES, "build-changes-files", WARNING)                                     \
+	X(WATCH_NOTE, "watch-note", WARNING)                                                       \
 	X(RELOAD_REQUESTED, "reload-requested", NOTICE)                                            \
 	X(CHANGE_REQUESTED, "change-requested", NOTICE)                                            \
 	X(STOP_REQUESTED, "stop-requested", NOTICE)                                                \

@@ -2,6 +2,7 @@
 /* The story of a reload: roll -> (generation.c: start, ready) -> turn -> retire the old one; and
  * failed -> undo -> answer. */
 #include "core/service.h"
+#include "core/share.h"
 #include "core/scale.h"
 #include "core/supervisor.h"
 #include "core/taken.h"
@@ -25,8 +26,8 @@ const char *service_state_to_string(enum service_state s)
 }
 
 /* Most actions that one step can ask for a service, and for a worker of a generation. */
-#define ACTIONS_OF_SERVICE 24
-#define ACTIONS_OF_GENERATION 24
+#define ACTIONS_OF_SERVICE 32
+#define ACTIONS_OF_GENERATION 28
 
 static long actions_of(const struct generation *g)
 {
@@ -46,6 +47,7 @@ struct service *service_new(struct supervisor *s, uint32_t id, const char *name)
 	sv->supervisor = s;
 	sv->id = id;
 	sv->state = SERVICE_STARTING;
+	gate_init(&sv->gate);
 	sv->retry_at = sv->measure_at = USEC_INFINITY;
 	sv->timer = (struct timer){.at = USEC_INFINITY, .owner = TIMER_OF_SERVICE};
 	(void)copy_string(sv->name, sizeof sv->name, name);
@@ -132,6 +134,8 @@ void service_want(struct service *sv, struct config *config, const struct servic
 {
 	struct config *before = sv->wanted;
 
+	if (settings->watch.count || (before && sv->wanted_settings->watch.count))
+		supervisor_act(sv->supervisor, ACTION_WATCH_FILES, sv, NULL, NULL);
 	sv->wanted = config_ref(config);
 	sv->wanted_settings = settings;
 	config_unref(before);
@@ -198,7 +202,10 @@ void service_result(struct service *sv, enum request_kind kind, uint32_t generat
 		targets_failed(sv, generation, code, outcome, text);
 	if (!service_serving(sv) && code != CODE_DONE && !sv->stop_wanted &&
 	        sv->state != SERVICE_STOPPING) {
-		if (sv->wanted_settings->restart == RESTART_ALWAYS && !sv->finished) {
+		if (sv->supervisor->development &&
+		        !sv->finished) { /* only a change can make it better */
+			service_set_state(sv, SERVICE_FAILED);
+		} else if (sv->wanted_settings->restart == RESTART_ALWAYS && !sv->finished) {
 			sv->retry_at = usec_add(sv->supervisor->now, worker_backoff(sv->failures));
 			sv->failures++;
 		} else {
@@ -335,9 +342,11 @@ static bool begin_stop(struct service *sv)
 	if (sv->rolling)
 		generation_restore_link(sv->rolling);
 	sv->rolling = NULL;
+	sv->held = NULL;
+	gate_drop(&sv->gate);
 	serving = service_serving(sv);
-	if (serving)
-		turn_begin(sv, TURN_STOP, serving->taken ? serving : NULL, 0);
+	if (serving || share_total(sv))
+		turn_begin(sv, TURN_STOP, serving && serving->taken ? serving : NULL, 0);
 	else
 		turn_retire_all(sv);
 	return true;
@@ -420,6 +429,8 @@ static bool advance(struct service *sv)
 		        "a later roll-out was asked for while it was held");
 		return true;
 	}
+	if (gate_advance(sv))
+		return true;
 	if (has_finished(sv)) {
 		struct generation *g = service_serving(sv);
 
@@ -494,6 +505,8 @@ static void set_timer(struct service *sv)
 	                    ? USEC_INFINITY
 	                    : sv->retry_at;
 
+	if (gate_next_deadline(sv) < at)
+		at = gate_next_deadline(sv);
 	for (unsigned i = 0; i < sv->n_generations; i++) {
 		usec_t next = generation_next_deadline(sv->generations[i]);
 

@@ -358,8 +358,6 @@ static void on_prepared(struct generation *g, const struct event *ev)
 	if (g->shared)
 		supervisor_record(
 		        g->service->supervisor, RECORD_STEERING_SHARED, g->service, g, NULL);
-	for (unsigned i = 0; i < g->open; i++)
-		generation_start_worker(g, &g->workers[i]);
 }
 
 static void on_prepare_failed(struct generation *g, const struct event *ev)
@@ -493,6 +491,8 @@ static void generation_event(struct generation *g, const struct event *ev)
 	case EVENT_CONFIG_REFUSED:
 	case EVENT_STEERED:
 	case EVENT_STEER_FAILED:
+	case EVENT_FILES_CHANGED:
+	case EVENT_BUILD_ENDED:
 	case EVENT_TYPE_COUNT:
 		break;
 	}
@@ -507,6 +507,8 @@ static void service_event(struct supervisor *s, const struct event *ev)
 		return;
 	if (ev->type == EVENT_STEERED || ev->type == EVENT_STEER_FAILED) {
 		turn_answered(sv, ev->type == EVENT_STEERED, ev->text);
+	} else if (ev->type == EVENT_FILES_CHANGED || ev->type == EVENT_BUILD_ENDED) {
+		gate_on_event(sv, service_find(sv, ev->generation), ev);
 	} else {
 		g = service_find(sv, ev->generation);
 		if (!g)
@@ -595,7 +597,7 @@ static void finish_start(struct supervisor *s)
 			return;
 		serving |= s->services[i] && service_serving(s->services[i]);
 	}
-	if (!serving) {
+	if (!serving && !s->development) {
 		s->exit_code = 1;
 		order_stop(s);
 		return;
@@ -630,7 +632,7 @@ static void drop_ended(struct supervisor *s)
 		all_finished &= ended && sv->finished;
 		badly |= sv->state == SERVICE_FAILED;
 	}
-	if (any && all_finished && s->state == SUPERVISOR_RUNNING) {
+	if (any && all_finished && s->state == SUPERVISOR_RUNNING && !s->development) {
 		s->exit_code = badly;
 		order_stop(s);
 	}
@@ -704,6 +706,8 @@ void supervisor_step(
 	case EVENT_FROZEN:
 	case EVENT_INFLIGHT:
 	case EVENT_WATCH_FAILED:
+	case EVENT_FILES_CHANGED:
+	case EVENT_BUILD_ENDED:
 	case EVENT_MEASURED:
 		service_event(s, ev);
 		break;

@@ -87,6 +87,7 @@ struct supervisor {
 	bool look_for_ends; /* a service may be at its end */
 	bool at_once;       /* the second order to stop */
 	bool exiting;
+	bool development; /* a failed start waits for a change; set before the first step */
 	int exit_code;
 };
 

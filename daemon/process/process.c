@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "process/assemble.h"
+#include "process/build.h"
 #include "process/channel.h"
 #include "process/checker.h"
 #include "process/credentials.h"
@@ -40,7 +41,8 @@ struct processes {
 	struct ev_loop *loop;
 	struct process_handlers handlers;
 	struct process *first;
-	size_t running; /* main processes that have not ended */
+	struct build *builds;
+	size_t running; /* main processes and builds that have not ended */
 };
 
 struct process {
@@ -89,6 +91,8 @@ struct processes *processes_free(struct processes *ps)
 {
 	if (!ps)
 		return NULL;
+	while (ps->builds)
+		(void)build_free(ps->builds);
 	while (ps->first) {
 		HO_ASSERT(ps->first->held == 0);
 		(void)process_free(ps->first);
@@ -397,6 +401,7 @@ void processes_reap(struct processes *ps)
 	for (int i = 0; i < MAX_REAPED; i++) {
 		siginfo_t info = {0};
 		struct checker *c;
+		struct build *b;
 		struct process *p;
 
 		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0) {
@@ -408,10 +413,13 @@ void processes_reap(struct processes *ps)
 			return;
 		p = find_main(ps, info.si_pid);
 		c = p ? NULL : find_checker(ps, info.si_pid);
+		b = p || c ? NULL : build_find(ps->builds, info.si_pid);
 		if (p)
 			process_ended(p);
 		else if (c)
 			checker_ended(c);
+		else if (b)
+			build_ended(b);
 		else
 			(void)waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WNOHANG);
 	}
@@ -556,6 +564,12 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 	ps->running++;
 	*ret = p;
 	return 0;
+}
+
+int process_start_build(struct processes *ps, struct release *release,
+        const struct build_handlers *handlers, struct build **ret, struct ho_error *reterr)
+{
+	return build_start(ps->loop, &ps->builds, &ps->running, release, handlers, ret, reterr);
 }
 
 int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struct process **ret,

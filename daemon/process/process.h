@@ -173,7 +173,25 @@ struct process_spec {
 	                 messages; stderr and stdout of handoffd are inherited otherwise, and then
 	                 there is no tail */
 	enum adoption adoption;
+	const struct string_list *command; /* NULL: the service's */
 };
+
+/* A command that runs to its end in the place of a worker, without its sockets: `build`. */
+struct build;
+struct build_handlers {
+	/* A line of its output. */
+	void (*output)(void *data, bool is_stderr, const char *line, size_t length);
+	/* It is over; the last thing it does. `tail` is as process_tail() tells it. */
+	void (*ended)(void *data, struct exit_info how, const char *tail);
+	void *data;
+};
+/* Fails with words, as process_start(). */
+int process_start_build(struct processes *ps, struct release *release,
+        const struct build_handlers *handlers, struct build **ret, struct ho_error *reterr);
+/* TERM to all of it, and KILL two seconds later, or at the second call; `ended` follows. */
+void build_stop(struct build *b);
+/* KILL, and nothing follows. Accepts NULL. */
+struct build *build_free(struct build *b);
 
 /* Starts it. Fails with the child's own errno and the path when the program cannot be executed, or
  * a limit, user, capability or directory cannot be set: nothing is left behind then. */

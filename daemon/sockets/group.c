@@ -16,6 +16,8 @@
 #include "sockets/unix_name.h"
 #include "system/fd.h"
 
+#define STRANDED_MAX 65536
+
 static int option(int fd, int name)
 {
 	int value = -1;
@@ -345,6 +347,25 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 			group_leave(m);
 	}
 	return r;
+}
+
+void group_strand(const struct member *m, int fd)
+{
+	const struct group_context *x = m->group->context;
+	int flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+
+	/* A worker may have the same open file, and have made it blocking. */
+	if (!x->stranded || flags < 0 ||
+	        (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
+		return;
+	for (int i = 0; i < STRANDED_MAX; i++) {
+		int waiting = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (waiting < 0)
+			return;
+		x->stranded(x->stranded_data, waiting,
+		        m->unix_path[0] ? m->config->address.path : NULL);
+	}
 }
 
 static void drop_adopted(struct member *m)

@@ -65,6 +65,8 @@ struct group_context {
 	int hangups_fd; /* an epoll that tells which listener was shut down, or has a client */
 	struct ev_timer look; /* until arrivals at sockets of programs are looked at again */
 	struct address_group *groups;
+	void (*stranded)(void *data, int fd, const char *path); /* see sockets.h */
+	void *stranded_data;
 };
 
 struct address_group {
@@ -98,6 +100,8 @@ int group_take(struct group_context *x, struct member *m, struct ho_error *reter
 void group_abandon(struct member *m);
 /* Closes the member's descriptor; the last one closes the group. */
 void group_leave(struct member *m);
+/* What waits in the queue of a listener of the member goes to `stranded`; it must not block. */
+void group_strand(const struct member *m, int fd);
 /* Wakes us when a listening socket hangs up, and only then (or see adopt_look_again()). */
 void group_watch(struct group_context *x, int fd);
 void group_unwatch(struct group_context *x, int fd);

@@ -539,6 +539,8 @@ static void scatter(struct reuseport *r, int fd)
 /* Out of the group; what waits there moves to others if the kernel can do that. */
 static void move_out(struct reuseport *r, const struct member *m, int fd)
 {
+	if (m->part > 0 && !r->program)
+		group_strand(m, fd);
 	if (m->part > 0 && may_scatter(r))
 		scatter(r, fd);
 	else

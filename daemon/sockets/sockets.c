@@ -166,6 +166,8 @@ int sockets_new(struct ev_loop *loop, const struct sockets_options *options, str
 		(void)sockets_free(s);
 		return ho_error_set(reterr, -ENOMEM, "no memory for the table of sockets");
 	}
+	s->context.stranded = options->stranded;
+	s->context.stranded_data = options->stranded_data;
 	probe_kernel(s, options->no_ebpf || (wanted && !strcmp(wanted, "cbpf")));
 	*ret = s;
 	return 0;
@@ -537,6 +539,18 @@ int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool 
 		(void)group_apply(g, g->sticky_before, NULL);
 	}
 	return r;
+}
+
+void listener_set_strand(struct listener_set *set)
+{
+	for (size_t i = 0; i < set->n; i++) {
+		struct member *m = &set->members[i];
+
+		group_strand(m, m->fd);
+		for (size_t k = 0; k < m->n_adopted; k++)
+			if (m->adopted[k].listening)
+				group_strand(m, m->adopted[k].fd);
+	}
 }
 
 int listener_set_probe_begin(struct listener_set *set, size_t i, int *ret_fd,
