@@ -292,7 +292,7 @@ void drain_looked(struct generation *g, bool unknown, uint64_t total, uint64_t i
 		return; /* it was thawed for another reason */
 	if (!unknown)
 		drain_counted(g, total, idle, oldest);
-	g->looked = unknown || g->in_flight == g->idle;
+	g->looked = g->in_flight == g->idle; /* or nothing else is known */
 	if (!g->looked)
 		generation_thaw(g);
 }
