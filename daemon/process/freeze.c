@@ -8,20 +8,22 @@
 #include "process/tree.h"
 
 #define ROUNDS_MAX 16 /* of looking for processes that were started meanwhile */
-#define WAIT_FIRST 0.0005
-#define WAIT_LAST 0.1 /* 0.2 in all */
+#define WAIT_FIRST 0.0002
+#define WAIT_LAST 0.07 /* 0.2 in all */
 
 struct freeze {
 	struct ev_loop *loop;
 	ev_timer timer;
 	double wait;
+	freeze_lister lister;
+	void *lister_data;
 	void (*done)(void *data);
 	void *data;
-	struct tree_entry *entries; /* those that were stopped here, in that order */
-	size_t n, size;
+	int rounds;
+	struct tree_entry *entries; /* in the order in which they are stopped */
+	size_t n, size, stopped;
 	struct tree_entry *fresh; /* of one round */
 	size_t n_fresh, size_fresh;
-	bool short_of_memory;
 };
 
 static bool stands_still(char state)
@@ -59,8 +61,7 @@ static void note(pid_t pid, void *arg)
 
 	if (tree_entry_read(pid, &e) < 0 || stands_still(e.state) || is_known(f, &e))
 		return;
-	if (!append(&f->fresh, &f->n_fresh, &f->size_fresh, &e))
-		f->short_of_memory = true;
+	(void)append(&f->fresh, &f->n_fresh, &f->size_fresh, &e); /* else it runs on */
 }
 
 static int by_start(const void *a, const void *b)
@@ -72,42 +73,66 @@ static int by_start(const void *a, const void *b)
 	return (x->pid > y->pid) - (x->pid < y->pid);
 }
 
-/* Who starts somebody while we look is found in the next round. */
-static void stop_all(struct freeze *f, freeze_lister lister, void *lister_data)
+/* Those that are there and not yet known, behind the others. False: none. */
+static bool find_more(struct freeze *f)
 {
-	for (int round = 0; round < ROUNDS_MAX; round++) {
-		f->n_fresh = 0;
-		lister(lister_data, note, f);
-		if (f->n_fresh == 0)
-			return;
+	f->n_fresh = 0;
+	if (f->rounds++ < ROUNDS_MAX)
+		f->lister(f->lister_data, note, f);
+	if (f->n_fresh)
 		qsort(f->fresh, f->n_fresh, sizeof *f->fresh, by_start);
-		for (size_t i = 0; i < f->n_fresh; i++)
-			if (append(&f->entries, &f->n, &f->size, &f->fresh[i]))
-				(void)tree_signal_one(&f->fresh[i], SIGSTOP);
-	}
+	for (size_t i = 0; i < f->n_fresh; i++)
+		if (!append(&f->entries, &f->n, &f->size, &f->fresh[i]))
+			f->n_fresh = i;
+	return f->n_fresh > 0;
 }
 
-static bool all_stand_still(const struct freeze *f)
+static bool is_still(const struct tree_entry *e)
 {
 	struct tree_entry now;
 
+	return tree_entry_read(e->pid, &now) < 0 || now.start != e->start ||
+	       stands_still(now.state);
+}
+
+/* Its parent, if that is one of those, could see it stopped before it is stopped itself. */
+static bool may_be_stopped(const struct freeze *f, const struct tree_entry *e)
+{
+	for (size_t i = 0; i < f->stopped; i++)
+		if (f->entries[i].pid == e->parent)
+			return is_still(&f->entries[i]);
+	return true;
+}
+
+/* False: somebody has not heard it yet. */
+static bool stop_all(struct freeze *f)
+{
+	for (; f->stopped < f->n; f->stopped++) {
+		if (!may_be_stopped(f, &f->entries[f->stopped]))
+			return false;
+		(void)tree_signal_one(&f->entries[f->stopped], SIGSTOP);
+	}
 	for (size_t i = 0; i < f->n; i++)
-		if (tree_entry_read(f->entries[i].pid, &now) == 0 &&
-		        now.start == f->entries[i].start && !stands_still(now.state))
+		if (!is_still(&f->entries[i]))
 			return false;
 	return true;
 }
 
-/* A signal is taken on the way back from the kernel: mostly that is past at the first look. */
+/* A signal is taken on the way back from the kernel: mostly that is past at the first look. Who was
+ * started by somebody that did not stand still is found when all do. */
 static void look(struct freeze *f)
 {
-	if (f->wait > WAIT_LAST || all_stand_still(f)) {
+	bool still = stop_all(f);
+
+	while (still && find_more(f))
+		still = stop_all(f);
+	if (still || f->wait > WAIT_LAST) {
 		f->done(f->data);
 		return;
 	}
 	ev_timer_set(&f->timer, f->wait, 0.);
 	ev_timer_start(f->loop, &f->timer);
-	f->wait *= 2;
+	f->wait *= 1.5;
 }
 
 static void on_timer(struct ev_loop *loop, ev_timer *timer, int events)
@@ -125,14 +150,13 @@ struct freeze *freeze_new(struct ev_loop *loop, freeze_lister lister, void *list
 	if (!f)
 		return NULL;
 	f->loop = loop;
+	f->lister = lister;
+	f->lister_data = lister_data;
 	f->done = done;
 	f->data = data;
 	f->wait = WAIT_FIRST;
 	ev_timer_init(&f->timer, on_timer, 0., 0.);
 	f->timer.data = f;
-	stop_all(f, lister, lister_data);
-	if (f->short_of_memory)
-		return freeze_free(f);
 	look(f);
 	return f;
 }
@@ -142,8 +166,8 @@ struct freeze *freeze_free(struct freeze *f)
 	if (!f)
 		return NULL;
 	ev_timer_stop(f->loop, &f->timer);
-	while (f->n > 0)
-		(void)tree_signal_one(&f->entries[--f->n], SIGCONT);
+	while (f->stopped > 0)
+		(void)tree_signal_one(&f->entries[--f->stopped], SIGCONT);
 	free(f->entries);
 	free(f->fresh);
 	free(f);
