@@ -67,7 +67,8 @@ struct kept_fd {
 	uint32_t service;
 	int fd;
 	char name[CONFIG_MAX_NAME];
-	char layout[CONFIG_MAX_NAME]; /* of memory, which is given to those who ask only; else "" */
+	char layout[CONFIG_MAX_NAME]; /* "": given to all; else to those who ask: "-", or of memory
+	                               */
 	uint32_t generation;          /* of memory: for which it was made */
 };
 #define KEPT_FDS_MAX 32 /* of one service */
@@ -249,6 +250,7 @@ void daemon_hasten_monitors(struct daemon *d);
 /* A callback of daemon.monitors. */
 void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
+void daemon_answer_config(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
 
 /* browsing.c */

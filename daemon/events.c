@@ -423,6 +423,11 @@ static void on_services(void *data, struct control_call *call)
 	daemon_answer_services(data, call);
 }
 
+static void on_config(void *data, struct control_call *call)
+{
+	daemon_answer_config(data, call);
+}
+
 static void on_logs(void *data, struct control_call *call, const char *service)
 {
 	daemon_answer_logs(data, call, service);
@@ -520,6 +525,7 @@ const struct control_handlers daemon_control_handlers = {
         .monitor = on_monitor,
         .request = daemon_request,
         .gone = on_gone,
+        .config = on_config,
         .logs = on_logs,
         .connections = on_connections,
         .refused = on_refused,

@@ -67,6 +67,8 @@ struct control_handlers {
 	void (*request)(void *data, struct control_call *call, const struct request_spec *spec);
 	/* The client has gone; the work goes on, the call is dead after this. */
 	void (*gone)(void *data, struct control_call *call, uint32_t request_id);
+	/* Answer at once with control_answer_config(), or an error. */
+	void (*config)(void *data, struct control_call *call);
 	/* Answer at once with control_answer_logs(), or an error. */
 	void (*logs)(void *data, struct control_call *call, const char *service);
 	/* Answer with control_stream(), or an error. generation 0: all. */
@@ -102,6 +104,9 @@ void control_progress(struct control_call *call, const struct record *record);
  * first. Ends the call. */
 void control_answer(struct control_call *call, const struct result *results, size_t n);
 void control_answer_error(struct control_call *call, enum outcome_code code, const char *text);
+/* `file` NULL: the command line. */
+void control_answer_config(struct control_call *call, const char *file, const char *environment,
+        const char *text);
 void control_answer_logs(
         struct control_call *call, const char *service, const struct control_log *logs, size_t n);
 

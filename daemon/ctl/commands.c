@@ -62,8 +62,9 @@ const struct command commands[] = {
                 "the last output of each worker, also of dead ones"},
         {"connections", "SERVICE", 1, 1, TAKES_JSON | TAKES_GENERATION, command_connections,
                 "who is still connected: peer, age, idle time, worker"},
-        {"config", "check|show [FILE]", 1, 2, TAKES_CONFIG, command_config,
-                "validate a configuration file, or print its effective settings"},
+        {"config", "check|show|diff [FILE]", 1, 2, TAKES_CONFIG | TAKES_JSON, command_config,
+                "validate a configuration file, print its effective settings, or what a reload "
+                "changes"},
         {"completion", "bash|zsh|services", 1, 1, TAKES_ALL, command_completion,
                 "print the completion for a shell, or the names it offers"},
         {"help", "[COMMAND]", 0, 1, TAKES_ALL, command_help, "this help"},
