@@ -70,7 +70,7 @@ struct control_handlers {
 	/* Answer at once with control_answer_config(), or an error. */
 	void (*config)(void *data, struct control_call *call);
 	/* Answer at once with control_answer_logs(), or an error. */
-	void (*logs)(void *data, struct control_call *call, const char *service);
+	void (*logs)(void *data, struct control_call *call, const char *service, bool follow);
 	/* Answer with control_stream(), or an error. generation 0: all. */
 	void (*connections)(
 	        void *data, struct control_call *call, const char *service, uint32_t generation);
@@ -107,8 +107,12 @@ void control_answer_error(struct control_call *call, enum outcome_code code, con
 /* `file` NULL: the command line. */
 void control_answer_config(struct control_call *call, const char *file, const char *environment,
         const char *text);
-void control_answer_logs(
-        struct control_call *call, const char *service, const struct control_log *logs, size_t n);
+/* follow: what control_publish_output() tells follows, until the client goes. */
+void control_answer_logs(struct control_call *call, const char *service,
+        const struct control_log *logs, size_t n, bool follow);
+bool control_wants_output(const struct control *c, const char *service);
+/* Lines that a worker has just written, to those who follow the logs of its service. */
+void control_publish_output(struct control *c, const char *service, const struct control_log *log);
 
 void control_stream(struct control_call *call, const struct control_stream *stream, void *data);
 /* A piece; the last one ends the call. */

@@ -58,7 +58,7 @@ const struct command commands[] = {
                 "wait until a service serves or is drained"},
         {"events", "", 0, 0, TAKES_JSON | TAKES_FOLLOW | TAKES_LINES, command_events,
                 "what happened, one JSON object a line"},
-        {"logs", "SERVICE", 1, 1, TAKES_JSON, command_logs,
+        {"logs", "SERVICE", 1, 1, TAKES_JSON | TAKES_FOLLOW | TAKES_LINES, command_logs,
                 "the last output of each worker, also of dead ones"},
         {"connections", "SERVICE", 1, 1, TAKES_JSON | TAKES_GENERATION, command_connections,
                 "who is still connected: peer, age, idle time, worker"},

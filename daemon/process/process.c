@@ -45,6 +45,9 @@ struct processes {
 	size_t running; /* main processes and builds that have not ended */
 };
 
+#define LAST_LINES 16
+#define LAST_BYTES ((size_t)2048)
+
 struct process {
 	struct processes *ps;
 	struct process *next, **link; /* of ps->first */
@@ -613,7 +616,7 @@ void *process_user(const struct process *p)
 	return p->user;
 }
 
-const char *process_tail(struct process *p)
+static struct tail *tail_now(struct process *p)
 {
 	/* Lines that are only begun count: they are often the last words. */
 	p->tail_now = p->tail;
@@ -622,9 +625,20 @@ const char *process_tail(struct process *p)
 			tail_add(&p->tail_now, p->outputs[i].lines.bytes,
 			        p->outputs[i].lines.length);
 	}
+	/* The last newline goes. */
 	if (p->tail_now.length)
-		p->tail_now.text[p->tail_now.length - 1] = '\0';
-	return p->tail_now.text;
+		p->tail_now.text[--p->tail_now.length] = '\0';
+	return &p->tail_now;
+}
+
+const char *process_tail(struct process *p)
+{
+	return tail_last(tail_now(p), LAST_LINES, LAST_BYTES);
+}
+
+const char *process_log(struct process *p)
+{
+	return tail_now(p)->text;
 }
 
 int process_tell_serving(struct process *p, uint32_t generation)
