@@ -129,6 +129,7 @@ static bool find_sockets(struct visit *v, struct trial *t)
 	bool passed = v->asked->sockets == SOCKETS_PASS;
 	unsigned dialect = v->asked->dialects ? v->asked->dialects : DIALECT_SYSTEMD;
 	char wrapper[32], why[2000], refused[500];
+	struct text words = TEXT_ON(why);
 
 	v->f.dialect = dialect;
 	v->f.listen_pid = v->asked->listen_pid;
@@ -142,7 +143,7 @@ static bool find_sockets(struct visit *v, struct trial *t)
 			tell_taken(v, t, "LISTEN_FDS=");
 		return true;
 	}
-	(void)copy_string(why, sizeof why, trial_failure(t));
+	trial_failure(t, &words);
 	(void)copy_string(refused, sizeof refused,
 	        trial_seen(t, "socket-refused", 0)
 	                ? member(trial_seen(t, "socket-refused", 0), "text")

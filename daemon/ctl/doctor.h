@@ -51,7 +51,7 @@ const json_t *trial_wait(struct trial *t, const char *names, usec_t deadline);
 /* An event among those that came, by name and generation (0: any). */
 const json_t *trial_seen(const struct trial *t, const char *name, json_int_t generation);
 /* Why the first generation failed. */
-const char *trial_failure(struct trial *t);
+void trial_failure(struct trial *t, struct text *why);
 /* Pid of the worker of a generation; 0: none. */
 pid_t trial_worker(const struct trial *t, json_int_t generation);
 /* Asks for a reload, without waiting for it. */

@@ -213,21 +213,25 @@ const json_t *trial_seen(const struct trial *t, const char *name, json_int_t gen
 	return NULL;
 }
 
-/* It may have ended before it could be asked for events. */
-const char *trial_failure(struct trial *t)
+void trial_failure(struct trial *t, struct text *why)
 {
 	const json_t *failed = trial_seen(t, "generation-failed", 0);
-	char *words = strstr(t->words, "generation-failed "), *end;
+	const char *words = strstr(t->words, "generation-failed ");
 
-	if (failed)
-		return member(failed, "text");
+	if (failed) {
+		text_add(why, "%s", member(failed, "text"));
+		return;
+	}
+	/* It has ended before it could be asked: what it wrote has to do, and what the program did.
+	 */
 	words = words ? strstr(words, ": ") : NULL;
-	if (!words)
-		return *t->words ? t->words : "it does not answer";
-	end = strstr(words, "\nhandoffd: ");
-	if (end)
-		*end = '\0';
-	return words + 2;
+	if (words)
+		text_add(why, "%.*s", (int)strcspn(words + 2, "\n"), words + 2);
+	for (const char *line = t->words; *line; line += strcspn(line, "\n"), line += *line == '\n')
+		if (strncmp(line, "handoffd: ", 10) != 0)
+			text_add(why, "\n%.*s", (int)strcspn(line, "\n"), line);
+	if (!why->len)
+		text_add(why, "it does not answer");
 }
 
 pid_t trial_worker(const struct trial *t, json_int_t generation)

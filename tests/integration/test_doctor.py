@@ -326,7 +326,7 @@ def test_interrupted(work):
         assert wait_for_command(b"sleep\00012345")
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=LIMIT)
-    assert process.returncode == 1
+    assert process.returncode == -signal.SIGINT
 
 
 def wait_for_command(line):
