@@ -26,9 +26,13 @@ struct request;
 	X(CHECK_QUIET) /* (QUIET_CHECKED) */                                                       \
 	X(WATCH_DRAIN) /* (INFLIGHT, again and again) */                                           \
 	X(STOP_WATCH)                                                                              \
-	X(MEASURE)  /* the memory of the generation (MEASURED) */                                  \
-	X(NAME_CUT) /* tell which connections are being cut */                                     \
-	X(RELEASE)  /* close the generation's listeners and forget it */                           \
+	X(NAME_CUT)    /* tell which connections are being cut */                                  \
+	X(RELEASE)     /* close the generation's listeners and forget it */                        \
+	X(WATCH_FILES) /* as the service's settings say now (FILES_CHANGED, again and again) */    \
+	X(START_BUILD) /* (BUILD_ENDED) */                                                         \
+	X(STOP_BUILD)  /* a second time: at once */                                                \
+	X(RETURN_HELD) /* who waits for the generation goes to the one that is steered to */       \
+	X(MEASURE)     /* the memory of the generation (MEASURED) */                               \
 	X(FORGET_SERVICE)                                                                          \
 	X(ANSWER) /* the request passes to the shell */                                            \
 	X(RECORD)                                                                                  \

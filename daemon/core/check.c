@@ -32,8 +32,9 @@ static const char *check_generation(const struct service *sv, const struct gener
 
 	/* 2: no share without readiness */
 	FAIL_IF(g->share && g->state != GENERATION_SERVING && g->state != GENERATION_CANARY &&
-	        sv->turn_to != g);
-	FAIL_IF(g->state == GENERATION_SERVING && sv->turn == TURN_NONE && !g->share);
+	        sv->turn_to != g && !gate_holds(sv, g));
+	FAIL_IF(g->state == GENERATION_SERVING && sv->turn == TURN_NONE && !g->share && !sv->held &&
+	        !(sv->rolling && sv->rolling->holds));
 	FAIL_IF(g->state == GENERATION_CANARY && sv->turn == TURN_NONE &&
 	        (!g->share || g->share != g->canary));
 	FAIL_IF(sv->turn == TURN_NONE && g->state == GENERATION_READY);
@@ -42,6 +43,9 @@ static const char *check_generation(const struct service *sv, const struct gener
 	                (g->state == GENERATION_CANARY && sv->turn != TURN_STOP)) &&
 	        sv->rolling != g);
 	FAIL_IF(g->state == GENERATION_SERVING && !g->prepared);
+	/* nobody waits for a generation that cannot come any more */
+	FAIL_IF(g->holds && g->state != GENERATION_STARTING && g->state != GENERATION_READY);
+	FAIL_IF(g->building && !g->prepared);
 	/* 3: the listeners stay as long as a process could use them */
 	FAIL_IF(!g->prepared && !g->preparing && generation_has_processes(g));
 	/* 5: every draining generation has an end */

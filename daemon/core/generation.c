@@ -3,6 +3,7 @@
  * it has served is in drain.c. */
 #include "core/generation.h"
 #include "core/drain.h"
+#include "core/gate.h"
 #include "core/scale.h"
 #include "core/service.h"
 #include "core/supervisor.h"
@@ -313,6 +314,8 @@ void generation_kill(struct generation *g)
 		return;
 	g->told = g->killed = true;
 	g->kill_at = USEC_INFINITY;
+	if (g->building)
+		supervisor_act(s, ACTION_STOP_BUILD, g->service, g, NULL);
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		struct worker *w = &g->workers[i];
 
@@ -341,6 +344,7 @@ void generation_fail(
 	generation_set_state(g, GENERATION_FAILED);
 	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
 	        action_text(s->out, "%s", g->reason);
+	gate_failed(g);
 	if (sv->rolling == g)
 		sv->rolling = NULL;
 	if (g->taken) {
@@ -428,6 +432,8 @@ static bool starting_advance(struct generation *g)
 
 	if (!g->prepared)
 		return false;
+	if (!g->begun)
+		return gate_begin(g);
 	if (s->now >= g->ready_deadline) {
 		fail_unready(g);
 		return true;
@@ -578,7 +584,7 @@ usec_t generation_next_deadline(const struct generation *g)
 
 	switch (g->state) {
 	case GENERATION_STARTING:
-		if (!g->prepared)
+		if (!g->begun)
 			return at;
 		return earliest(g->ready_deadline, g->after_at);
 	case GENERATION_SERVING:
@@ -655,7 +661,7 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 	}
 }
 
-static void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost)
+void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost)
 {
 	enum { EXITED = 1, DUMPED = 3 }; /* CLD_EXITED, CLD_DUMPED */
 
@@ -707,8 +713,7 @@ static void handle_rest(struct generation *g, struct worker *w)
 	}
 }
 
-/* The last lines tell most: what does not fit is left out in front. */
-static void add_last_words(struct text *t, const char *words)
+void add_last_words(struct text *t, const char *words)
 {
 	size_t room = t->size - 1 - t->len, n = words ? strlen(words) : 0;
 	const char *line;

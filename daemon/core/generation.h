@@ -73,6 +73,12 @@ struct generation {
 	bool linked;                  /* the release link was moved for it */
 	unsigned share, share_before; /* wanted; what it was before the turn under way */
 
+	/* before its workers are started: gate.c */
+	bool hold_tried, holds;            /* holds: new connections wait for it */
+	bool building, build_again, built; /* again: what is built is out of date */
+	bool begun;
+	usec_t begun_at;
+
 	/* starting */
 	usec_t ready_deadline, after_at;
 	bool probing, probed;
@@ -164,6 +170,11 @@ void generation_signal_worker(struct generation *g, struct worker *w);
 void generation_tell(struct generation *g);
 /* Are its workers told to drain by message? */
 bool generation_by_message(const struct generation *g);
+
+/* "exited with status 1" */
+void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost);
+/* The last lines tell most: what does not fit is left out in front. */
+void add_last_words(struct text *t, const char *words);
 
 /* What happened to its workers. */
 void generation_worker_started(struct generation *g, struct worker *w, int pid);

@@ -2,6 +2,7 @@
 /* The story of a reload: roll -> (generation.c: start, ready) -> turn -> retire the old one; and
  * failed -> undo -> answer. */
 #include "core/service.h"
+#include "core/share.h"
 #include "core/scale.h"
 #include "core/supervisor.h"
 #include "core/taken.h"
@@ -25,8 +26,8 @@ const char *service_state_to_string(enum service_state s)
 }
 
 /* Most actions that one step can ask for a service, and for a worker of a generation. */
-#define ACTIONS_OF_SERVICE 24
-#define ACTIONS_OF_GENERATION 24
+#define ACTIONS_OF_SERVICE 32
+#define ACTIONS_OF_GENERATION 28
 
 static long actions_of(const struct generation *g)
 {
@@ -46,6 +47,7 @@ struct service *service_new(struct supervisor *s, uint32_t id, const char *name)
 	sv->supervisor = s;
 	sv->id = id;
 	sv->state = SERVICE_STARTING;
+	gate_init(&sv->gate);
 	sv->retry_at = sv->measure_at = USEC_INFINITY;
 	sv->timer = (struct timer){.at = USEC_INFINITY, .owner = TIMER_OF_SERVICE};
 	(void)copy_string(sv->name, sizeof sv->name, name);
@@ -132,6 +134,8 @@ void service_want(struct service *sv, struct config *config, const struct servic
 {
 	struct config *before = sv->wanted;
 
+	if (settings->watch.count || (before && sv->wanted_settings->watch.count))
+		supervisor_act(sv->supervisor, ACTION_WATCH_FILES, sv, NULL, NULL);
 	sv->wanted = config_ref(config);
 	sv->wanted_settings = settings;
 	config_unref(before);
@@ -198,7 +202,10 @@ void service_result(struct service *sv, enum request_kind kind, uint32_t generat
 		targets_failed(sv, generation, code, outcome, text);
 	if (!service_serving(sv) && code != CODE_DONE && !sv->stop_wanted &&
 	        sv->state != SERVICE_STOPPING) {
-		if (sv->wanted_settings->restart == RESTART_ALWAYS && !sv->finished) {
+		if (sv->supervisor->development &&
+		        !sv->finished) { /* only a change can make it better */
+			service_set_state(sv, SERVICE_FAILED);
+		} else if (sv->wanted_settings->restart == RESTART_ALWAYS && !sv->finished) {
 			sv->retry_at = usec_add(sv->supervisor->now, worker_backoff(sv->failures));
 			sv->failures++;
 		} else {
@@ -207,6 +214,15 @@ void service_result(struct service *sv, enum request_kind kind, uint32_t generat
 		}
 	}
 	sv->attempted = true;
+}
+
+int service_append(struct service *sv, struct generation *g)
+{
+	if (sv->n_generations == GENERATIONS_MAX ||
+	        supervisor_reserve(sv->supervisor, actions_of(g), 0) < 0)
+		return -12; /* ENOMEM */
+	sv->generations[sv->n_generations++] = g;
+	return 0;
 }
 
 /* ---- roll ---- */
@@ -223,8 +239,7 @@ static struct generation *new_generation(struct service *sv)
 
 	g = generation_new(sv, sv->last_generation + 1, back ? back->config : sv->wanted, settings,
 	        scaled ? sv->scaled : settings->workers, s->now);
-	if (!g || !generation_set_roll(g, &sv->waiting_roll, back) ||
-	        supervisor_reserve(s, actions_of(g), 0) < 0)
+	if (!g || !generation_set_roll(g, &sv->waiting_roll, back) || service_append(sv, g) < 0)
 		return generation_free(g);
 	if (serving)
 		step_plan(g, serving);
@@ -263,7 +278,6 @@ static bool start_roll(struct service *sv)
 		return true;
 	}
 	sv->last_generation++;
-	sv->generations[sv->n_generations++] = g;
 	sv->rolling = g;
 	sv->waiting = false;
 	sv->finished = false;
@@ -285,13 +299,13 @@ static bool start_taken(struct service *sv)
 	        generation_new(sv, 0, sv->wanted, sv->wanted_settings, sv->taking, s->now);
 
 	sv->taking = 0;
-	if (!g || supervisor_reserve(s, actions_of(g), 0) < 0) {
+	if (!g || service_append(sv, g) < 0) {
 		generation_free(g);
 		taken_give_up(sv, "not enough memory to take the server over");
 		return true;
 	}
 	g->taken = g->preparing = true;
-	sv->generations[sv->n_generations++] = sv->rolling = g;
+	sv->rolling = g;
 	supervisor_act(s, ACTION_PREPARE, sv, g, NULL);
 	supervisor_record(s, RECORD_GENERATION_STARTING, sv, g, NULL)->text = "take-over";
 	return true;
@@ -335,9 +349,11 @@ static bool begin_stop(struct service *sv)
 	if (sv->rolling)
 		generation_restore_link(sv->rolling);
 	sv->rolling = NULL;
+	sv->held = NULL;
+	gate_drop(&sv->gate);
 	serving = service_serving(sv);
-	if (serving)
-		turn_begin(sv, TURN_STOP, serving->taken ? serving : NULL, 0);
+	if (serving || share_total(sv))
+		turn_begin(sv, TURN_STOP, serving && serving->taken ? serving : NULL, 0);
 	else
 		turn_retire_all(sv);
 	return true;
@@ -420,6 +436,8 @@ static bool advance(struct service *sv)
 		        "a later roll-out was asked for while it was held");
 		return true;
 	}
+	if (gate_advance(sv))
+		return true;
 	if (has_finished(sv)) {
 		struct generation *g = service_serving(sv);
 
@@ -494,6 +512,8 @@ static void set_timer(struct service *sv)
 	                    ? USEC_INFINITY
 	                    : sv->retry_at;
 
+	if (gate_next_deadline(sv) < at)
+		at = gate_next_deadline(sv);
 	for (unsigned i = 0; i < sv->n_generations; i++) {
 		usec_t next = generation_next_deadline(sv->generations[i]);
 

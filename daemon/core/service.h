@@ -6,6 +6,7 @@
 
 #include "core/base.h"
 #include "core/config.h"
+#include "core/gate.h"
 #include "core/generation.h"
 #include "core/record.h"
 #include "core/request.h"
@@ -27,11 +28,13 @@ const char *service_state_to_string(enum service_state s);
 
 enum turn_kind {
 	TURN_NONE,
-	TURN_FLIP,  /* to a new generation */
-	TURN_PART,  /* a part of them to a canary */
-	TURN_ABORT, /* the canary's part goes back */
-	TURN_BACK,  /* to the previous generation */
-	TURN_STOP,  /* to nobody */
+	TURN_FLIP,   /* to a new generation */
+	TURN_PART,   /* a part of them to a canary */
+	TURN_ABORT,  /* the canary's part goes back */
+	TURN_BACK,   /* to the previous generation */
+	TURN_STOP,   /* to nobody */
+	TURN_HOLD,   /* to a generation that is not ready: connections wait for it */
+	TURN_RETURN, /* away from one that they waited for in vain */
 };
 
 struct service {
@@ -55,6 +58,9 @@ struct service {
 	struct generation *turn_to;
 	unsigned turn_part; /* of TURN_PART */
 	bool turn_asked;    /* BACK: by somebody, not by a failure */
+
+	struct gate gate;
+	struct generation *held; /* has failed, and connections still wait for it */
 
 	bool stop_wanted, remove, start_again;
 	bool abort_wanted, back_wanted;
@@ -80,6 +86,9 @@ struct service {
 /* NULL when memory is short. */
 struct service *service_new(struct supervisor *s, uint32_t id, const char *name);
 struct service *service_free(struct service *sv);
+
+/* Puts the newest generation behind the others and owns it then; -ENOMEM, or no place. */
+int service_append(struct service *sv, struct generation *g);
 
 struct generation *service_serving(const struct service *sv);
 /* Who takes the connections of this generation over that can be passed: the one that serves, as

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "core/turn.h"
+#include "core/gate.h"
 #include "core/scale.h"
 #include "core/share.h"
 #include "core/supervisor.h"
@@ -131,6 +132,8 @@ static void turned_to_part(struct service *sv, struct generation *g, unsigned pa
 
 	if (g->state == GENERATION_READY)
 		generation_set_state(g, GENERATION_CANARY);
+	g->holds = false;
+	gate_return_held(sv);
 	g->canary = part;
 	sv->failures = 0;
 	r = supervisor_record(s, RECORD_GENERATION_CANARY, sv, g, NULL);
@@ -243,6 +246,8 @@ static void turned_to_new(struct service *sv, struct generation *g)
 		generation_retire(o, hold_until(sv, o, g));
 	}
 	generation_set_state(g, GENERATION_SERVING);
+	g->holds = false;
+	gate_return_held(sv);
 	g->step = 0;
 	g->baking = true;
 	g->bake_until = usec_add(s->now, g->settings->rollout.bake);
@@ -271,6 +276,8 @@ static void turned_back(struct service *sv, struct generation *g)
 	if (asked)
 		(void)copy_string(bad->reason, sizeof bad->reason, sv->why);
 	bad->rolled_back = true;
+	if (sv->rolling && !sv->rolling->begun) /* connections were taken from it; again */
+		sv->rolling->holds = sv->rolling->hold_tried = false;
 	generation_retire(bad, 0);
 	generation_set_state(g, GENERATION_SERVING);
 	r = supervisor_record(s, RECORD_ROLLED_BACK, sv, bad, NULL);
@@ -310,8 +317,11 @@ static void turn_failed(
 
 	supervisor_record(sv->supervisor, RECORD_STEER_FAILED, sv, to, NULL)->text =
 	        action_text(sv->supervisor->out, "%s", why);
-	if (turn != TURN_STOP) /* there the workers leave all the same */
+	/* there the workers leave all the same, or nobody is to be sent again */
+	if (turn != TURN_STOP && turn != TURN_RETURN)
 		share_undo(sv);
+	if (turn == TURN_HOLD || turn == TURN_RETURN)
+		return;
 	if (to && to->state == GENERATION_READY)
 		generation_fail(to, service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED,
 		        "failed", "connections could not be turned to it: %s", why);
@@ -341,6 +351,10 @@ void turn_answered(struct service *sv, bool ok, const char *why)
 		turn_failed(sv, turn, to, why ? why : "");
 	if (turn == TURN_STOP)
 		turn_retire_all(sv);
+	else if (turn == TURN_HOLD)
+		gate_held(sv, to, ok);
+	else if (turn == TURN_RETURN)
+		gate_return_held(sv);
 	else if (ok && turn == TURN_FLIP)
 		turned_to_new(sv, to);
 	else if (ok && turn == TURN_PART)

@@ -43,10 +43,15 @@ int command_stop(struct ctl *ctl);
 int command_start(struct ctl *ctl);
 int command_restart(struct ctl *ctl);
 int command_wait(struct ctl *ctl);
+int command_upgrade(struct ctl *ctl);
 int command_events(struct ctl *ctl);
 int command_logs(struct ctl *ctl);
 int command_connections(struct ctl *ctl);
 int command_config(struct ctl *ctl);
+
+/* diff.c: prints what would change from `running`, as config_print() writes it, to `config`. */
+struct config;
+int config_diff(const struct ctl *ctl, const char *running, const struct config *config);
 
 /* client.c */
 struct client {

@@ -388,6 +388,11 @@ class Daemon:
         """For `start` of wait_event: what happens from here on."""
         return len(self.events.items)
 
+    def wait_output(self, pattern, start=0):
+        return self.output.wait(
+            lambda line: re.search(pattern, line), f"the line of output {pattern!r}", start
+        )
+
     def wait_event(self, name, start=0, **fields):
         def wanted(event):
             return event["event"] == name and all(event.get(k) == v for k, v in fields.items())
@@ -516,6 +521,7 @@ class Daemon:
         log = self.log.items[-300:] if self.log else []
         events = self.events.items[-300:] if self.events else []
         yield "log", "\n".join(log)
+        yield "output", "\n".join(self.output.items[-300:]) if self.output else ""
         yield "events", "\n".join(
             " ".join(f"{k}={v!r}" for k, v in e.items() if v is not None) for e in events
         )

@@ -77,6 +77,10 @@ struct config *random_config(struct chance *ch)
 		}
 		sc->rollout.max_old = 1 + pick(ch, 6);
 		sc->restart = one_in(ch, 8) ? RESTART_NEVER : RESTART_ALWAYS;
+		sc->rollout.order = one_in(ch, 5) ? ROLLOUT_STOP_FIRST : ROLLOUT_START_FIRST;
+		sc->dev.hold = !one_in(ch, 3);
+		sc->build.count = one_in(ch, 4);
+		sc->watch.count = one_in(ch, 2);
 		c->n_services++;
 	}
 	return c;
