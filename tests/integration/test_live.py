@@ -52,9 +52,10 @@ def test_users_stay(daemon):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_ten_thousand_users_stay(daemon):
-    daemon.configure(chatting(daemon.target, extra=DRAIN + " limits { nofile = 30000 }")).start()
-    reload_often(daemon, 10000, 20, rate=2)
+    daemon.configure(chatting(daemon.target, extra=DRAIN + ' limits { nofile = "20000" }')).start()
+    reload_often(daemon, 10000, 20, rate=10)
 
 
 @pytest.mark.parametrize("kind", ["cbpf", "path", "signal", "idle"])
