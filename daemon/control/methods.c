@@ -356,6 +356,16 @@ static void run_wait(struct control_call *call, const struct method *m, json_t *
 	send_request(call, &spec);
 }
 
+static void run_upgrade(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	call->upgrades = true;
+	c->handlers.upgrade(c->handlers.data);
+}
+
 static void run_status(struct control_call *call, const struct method *m, json_t *parameters)
 {
 	struct control *c = call->client->control;
@@ -513,6 +523,7 @@ static const struct method methods[] = {
 		.waits = wait_waits, .parameters = {"service", "for", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Shutdown", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_SHUTDOWN, .waits = stop_waits, .parameters = {"timeout"}},
+	{.name = INTERFACE_MANAGER ".Upgrade", .run = run_upgrade, .changes = true},
 	/* changes nothing, but what it tells may be secret */
 	{.name = INTERFACE_MANAGER ".GetConfig", .run = run_config, .changes = true},
 	{.name = INTERFACE_MANAGER ".Events", .run = run_events, .parameters = {"follow", "lines"}},

@@ -60,6 +60,8 @@ const struct command commands[] = {
                 "what happened, one JSON object a line"},
         {"logs", "SERVICE", 1, 1, TAKES_JSON, command_logs,
                 "the last output of each worker, also of dead ones"},
+        {"upgrade", "", 0, 0, TAKES_JSON, command_upgrade,
+                "put the installed handoffd in the place of the running one"},
         {"connections", "SERVICE", 1, 1, TAKES_JSON | TAKES_GENERATION, command_connections,
                 "who is still connected: peer, age, idle time, worker"},
         {"config", "check|show|diff [FILE]", 1, 2, TAKES_CONFIG | TAKES_JSON, command_config,

@@ -43,6 +43,7 @@ int command_stop(struct ctl *ctl);
 int command_start(struct ctl *ctl);
 int command_restart(struct ctl *ctl);
 int command_wait(struct ctl *ctl);
+int command_upgrade(struct ctl *ctl);
 int command_events(struct ctl *ctl);
 int command_logs(struct ctl *ctl);
 int command_connections(struct ctl *ctl);
