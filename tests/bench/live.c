@@ -7,7 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <ev.h>
-#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -248,13 +248,21 @@ static bool write_some(struct client *c, size_t n)
 	return true;
 }
 
+/* Some 60 000 writes a second, until a time or until a worker tells. */
 static void traffic(struct client *clients, uint64_t until, int report_end, struct report *ret)
 {
-	while (until ? microseconds() < until
-	             : recv(report_end, ret, sizeof *ret, MSG_DONTWAIT) != sizeof *ret)
+	struct pollfd p = {.fd = report_end, .events = POLLIN};
+
+	for (;;) {
 		for (int i = 0; i < 64; i++)
 			(void)write_some(&clients[(uint32_t)random() % n_connections],
 			        1 + (size_t)random() % 11);
+		if (until && microseconds() >= until)
+			return;
+		if (poll(&p, 1, 1) > 0)
+			break;
+	}
+	check(recv(report_end, ret, sizeof *ret, 0) == sizeof *ret, "report");
 }
 
 static void finish(struct client *clients)
@@ -329,13 +337,13 @@ int main(int argc, char **argv)
 		                connect(clients[i].fd, (struct sockaddr *)&address, size) == 0,
 		        "connect");
 	}
-	traffic(clients, microseconds() + 1000 * BEFORE, 0, NULL);
+	traffic(clients, microseconds() + 1000 * BEFORE, -1, NULL);
 	check(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0,
 	        "channel");
 	hand_in(doors[1], "take 1", ends[0]);
 	hand_in(doors[0], "give", ends[1]);
 	traffic(clients, 0, giver[0], &given);
-	traffic(clients, microseconds() + 1000 * BEFORE, 0, NULL);
+	traffic(clients, microseconds() + 1000 * BEFORE, -1, NULL);
 	finish(clients);
 	check(recv(taker[0], &taken, sizeof taken, 0) == sizeof taken, "the taker's report");
 	for (int i = 0; i < 2; i++)
