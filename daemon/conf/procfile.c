@@ -46,12 +46,27 @@ static const char *env_file(const char *file, char *buffer, size_t size)
 	return !t.cut && access(buffer, F_OK) == 0 ? buffer : NULL;
 }
 
+/* May the program take the place of the shell, so that it is told itself to stop? */
+static bool is_simple(const char *command)
+{
+	static const char *const words[] = {"cd ", "exec ", "export ", "if ", "for ", "while ",
+	        "until ", "case ", "set ", "source ", ". ", "test ", "echo ", "trap ", "umask ",
+	        "unset ", "eval ", "ulimit "};
+	size_t name = strspn(command, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	                              "0123456789_./-+");
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++)
+		if (!strncmp(command, words[i], strlen(words[i])))
+			return false;
+	return name && (command[name] == ' ' || !command[name]) && !strpbrk(command, ";&|()`<>{}");
+}
+
 static int add_service(struct config *scratch, struct raw_block *root, const char *file,
         const char *name, const char *command, int line)
 {
 	struct raw_block *s = raw_block_add(scratch, root, RAW_SERVICE, name, line), *l;
 	const char *env = getenv("PORT");
-	char path[1024], variable[32], port[16];
+	char path[1024], variable[32], port[16], whole[MAX_LINE + 8];
 	uint64_t first = FIRST_PORT;
 	int r;
 
@@ -62,7 +77,8 @@ static int add_service(struct config *scratch, struct raw_block *root, const cha
 	(void)snprintf(port, sizeof port, "%llu",
 	        (unsigned long long)(first + PORT_STEP * (root->n_blocks - 1)));
 	(void)snprintf(variable, sizeof variable, "PORT=%s", port);
-	r = set(scratch, s, "command", line, "/bin/sh", "-c", command);
+	(void)snprintf(whole, sizeof whole, "%s%s", is_simple(command) ? "exec " : "", command);
+	r = set(scratch, s, "command", line, "/bin/sh", "-c", whole);
 	if (r == 0)
 		r = set(scratch, s, "environ", line, variable, NULL, NULL);
 	if (r == 0 && env_file(file, path, sizeof path))
