@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The picture for `status`: the core's tables with the kernel's numbers of this moment. */
+#include "conf/load.h"
 #include "core/drain.h"
 #include "daemon.h"
 #include "system/fd.h"
@@ -378,6 +379,31 @@ void daemon_answer_services(struct daemon *d, struct control_call *call)
 			names[n++] = s->services[i]->name;
 	control_answer_services(call, names, n);
 	free(names);
+}
+
+/* Of each service what its serving generation runs with, which may be older than the file. */
+void daemon_answer_config(struct daemon *d, struct control_call *call)
+{
+	const struct supervisor *s = d->supervisor;
+	struct config now = s->config ? *s->config : (struct config){0};
+	_cleanup_free_ struct service_config *services = calloc(s->n_slots + 1, sizeof *services);
+	_cleanup_free_ char *text = NULL;
+	_cleanup_free_ char *file = d->source.file ? realpath(d->source.file, NULL) : NULL;
+
+	now.services = services;
+	now.n_services = 0;
+	for (size_t i = 0; services && i < s->n_slots; i++) {
+		const struct service *sv = s->services[i];
+		const struct generation *g = sv ? service_serving(sv) : NULL;
+
+		if (sv && sv->wanted_settings)
+			services[now.n_services++] = *(g ? g->settings : sv->wanted_settings);
+	}
+	text = services && s->config ? config_print(&now) : NULL;
+	if (text)
+		control_answer_config(call, file, now.environment, text);
+	else
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
 }
 
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service)

@@ -286,13 +286,14 @@ void *handoff_keep(
 int handoff_keep_lock(void *memory, int milliseconds);
 void handoff_keep_unlock(void *memory);
 
-/* Gives away a duplicate of a descriptor to be kept under a name, instead of what was there: every
- * worker that is started later has it in LISTEN_FDS, and handoff_kept_fd() finds it. 1; 0 if nobody
- * keeps it (no handoffd and no systemd); or a negative errno as above, or -EBADF. A name stands for
- * memory or for a descriptor. Blocks as handoff_keep(). */
+/* Gives away a duplicate of a descriptor to be kept under a name, instead of what was there, for
+ * whoever asks handoff_kept_fd(). 1; 0 if nobody keeps it (no handoffd and no systemd, whose
+ * keeping ends with the unit, and whose LISTEN_FDS it comes back in); or a negative errno as above,
+ * or -EBADF. A name stands for memory or for a descriptor. Blocks as handoff_keep(). */
 int handoff_keep_fd(const char *name, int fd);
 
-/* A new descriptor for what is kept under a name now; the caller's, close-on-exec. -ENOENT:
+/* A new descriptor for what is kept under a name now (or given away by FDSTORE=1); the caller's,
+ * close-on-exec. -ENOENT:
  * nothing. Blocks as handoff_keep(). */
 int handoff_kept_fd(const char *name);
 

@@ -90,6 +90,14 @@ static json_t *lines_to_json(const char *text)
 	return list;
 }
 
+void control_answer_config(struct control_call *call, const char *file, const char *environment,
+        const char *text)
+{
+	call_reply(call, json_pack("{s:i, s:o, s:o, s:o}", "version", 1, "file",
+	                         file ? wire_string(file) : json_null(), "environment",
+	                         wire_string(environment), "config", wire_string(text)));
+}
+
 void control_answer_logs(
         struct control_call *call, const char *service, const struct control_log *logs, size_t n)
 {
@@ -348,6 +356,16 @@ static void run_wait(struct control_call *call, const struct method *m, json_t *
 	send_request(call, &spec);
 }
 
+static void run_upgrade(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	call->upgrades = true;
+	c->handlers.upgrade(c->handlers.data);
+}
+
 static void run_status(struct control_call *call, const struct method *m, json_t *parameters)
 {
 	struct control *c = call->client->control;
@@ -377,6 +395,15 @@ static void run_services(struct control_call *call, const struct method *m, json
 	(void)m;
 	(void)parameters;
 	c->handlers.services(c->handlers.data, call);
+}
+
+static void run_config(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	c->handlers.config(c->handlers.data, call);
 }
 
 static void run_logs(struct control_call *call, const struct method *m, json_t *parameters)
@@ -496,6 +523,9 @@ static const struct method methods[] = {
 		.waits = wait_waits, .parameters = {"service", "for", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Shutdown", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_SHUTDOWN, .waits = stop_waits, .parameters = {"timeout"}},
+	{.name = INTERFACE_MANAGER ".Upgrade", .run = run_upgrade, .changes = true},
+	/* changes nothing, but what it tells may be secret */
+	{.name = INTERFACE_MANAGER ".GetConfig", .run = run_config, .changes = true},
 	{.name = INTERFACE_MANAGER ".Events", .run = run_events, .parameters = {"follow", "lines"}},
 	{.name = INTERFACE_MANAGER ".Connections", .run = run_connections,
 		.parameters = {"service", "generation"}},

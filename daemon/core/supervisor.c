@@ -126,26 +126,30 @@ struct record *supervisor_record(struct supervisor *s, enum record_type type,
 
 /* ---- configuration ---- */
 
+struct service *supervisor_put_service(struct supervisor *s, uint32_t id, const char *name)
+{
+	size_t slot = id & SLOT_MASK, n = slot < s->n_slots ? s->n_slots : slot + 1;
+	struct service **services = realloc(s->services, n * sizeof *services);
+
+	if (!services)
+		return NULL;
+	s->services = services;
+	for (; s->n_slots < n; s->n_slots++)
+		services[s->n_slots] = NULL;
+	if (services[slot])
+		return NULL;
+	return services[slot] = service_new(s, id, name);
+}
+
 static struct service *add_service(struct supervisor *s, const char *name)
 {
-	struct service *sv, **services;
 	size_t slot;
 
 	for (slot = 0; slot < s->n_slots && s->services[slot]; slot++)
 		;
 	if (slot == SLOTS_MAX)
 		return NULL;
-	if (slot == s->n_slots) {
-		services = realloc(s->services, (slot + 1) * sizeof *services);
-		if (!services)
-			return NULL;
-		services[slot] = NULL;
-		s->services = services;
-		s->n_slots++;
-	}
-	sv = service_new(s, (uint32_t)(++s->last_serial << SLOT_BITS | slot), name);
-	s->services[slot] = sv;
-	return sv;
+	return supervisor_put_service(s, (uint32_t)(++s->last_serial << SLOT_BITS | slot), name);
 }
 
 /* Does anybody who waits for this configuration want all of it? */

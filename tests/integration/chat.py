@@ -53,9 +53,11 @@ class User:
 class Chat:
     """`rate`: lines a second, of all users together."""
 
-    def __init__(self, target, users, rate):
+    def __init__(self, target, users, rate, mortal=False):
+        """`mortal`: users may lose their connection, but those who do not get everything."""
         self.users = [User(target) for _ in range(users)]
         self.rate = rate
+        self.mortal = mortal
         self.poll = select.epoll()
         self.by_fd = {u.socket.fileno(): u for u in self.users}
         for fd in self.by_fd:
@@ -63,6 +65,7 @@ class Chat:
         self.total = 0
         self.stopping = False
         self.error = None
+        self.written = threading.Condition()
         self.random = random.Random(users)
         self.read_until(lambda: all(u.name for u in self.users), "the welcome")
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -72,6 +75,11 @@ class Chat:
         for fd, _ in self.poll.poll(timeout):
             user = self.by_fd[fd]
             user.read()
+            if user.ended and self.mortal:
+                self.poll.unregister(fd)
+                self.users.remove(user)
+                user.socket.close()
+                continue
             assert not user.ended, f"{user.name} lost the connection: {user.ended}"
 
     def read_until(self, done, what):
@@ -86,10 +94,19 @@ class Chat:
         if not user.unsent:
             user.unsent = b"%d\n" % user.sent
             user.sent += 1
-            self.total += 1
+            with self.written:
+                self.total += 1
+                self.written.notify_all()
         n = self.random.randint(1, len(user.unsent))
-        user.socket.send(user.unsent[:n])
+        self.send(user, user.unsent[:n])
         user.unsent = user.unsent[n:]
+
+    def send(self, user, data):
+        try:
+            user.socket.send(data)
+        except OSError:
+            if not self.mortal:
+                raise
 
     def run(self):
         try:
@@ -100,11 +117,22 @@ class Chat:
                     self.write()
                 self.read(max(0, min(due, 0.1)))
             for user in self.users:
-                user.socket.send(user.unsent)
-            last = self.total - 1
-            self.read_until(lambda: all(u.number == last for u in self.users), f"message {last}")
+                self.send(user, user.unsent)
+            if self.mortal:
+                self.read_until(lambda: len({u.number for u in self.users}) <= 1, "the last message")
+            else:
+                last = self.total - 1
+                self.read_until(lambda: all(u.number == last for u in self.users), f"message {last}")
         except BaseException as e:  # told by stop()
-            self.error = e
+            with self.written:
+                self.error = e
+                self.written.notify_all()
+
+    def more(self, messages):
+        """Until so many more were written."""
+        with self.written:
+            until = self.total + messages
+            assert self.written.wait_for(lambda: self.total >= until or self.error, LIMIT), self.error
 
     def stop(self):
         """All of them have had all messages."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 
@@ -161,6 +162,27 @@ def keeps():
         notify("FDSTOREREMOVE=1\nFDNAME=counter")
     notify("READY=1")
     serve(passed(), f"count={count} names={':'.join(names)}\n")
+
+
+def takes():
+    """Takes connections that the generation before passes, in the versions of argv[2], without libhandoff."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.connect("\0" + os.environ["NOTIFY_SOCKET"][1:])
+        socket.send_fds(s, [f"HANDOFF_LIVE={sys.argv[2]}".encode()], [theirs.fileno()])
+    theirs.close()
+    notify("READY=1")
+    word, fds, _, _ = socket.recv_fds(ours, 64, 1)
+    channel = socket.socket(fileno=fds[0])
+    channel.setblocking(True)
+    offer, fds, _, _ = socket.recv_fds(channel, 1 << 18, 64)
+    kind, count = struct.unpack_from("=II", offer)
+    assert (kind, count, len(fds)) == (0x4F48FF01, 1, 1)
+    channel.send(struct.pack("=IIi", 0x4F48FF02, 1, 0))
+    user = socket.socket(fileno=fds[0])
+    user.setblocking(True)
+    user.sendall(f"taken from version {word.decode().split()[1]}\n".encode())
+    serve(passed())
 
 
 def stuck():
