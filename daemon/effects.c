@@ -90,7 +90,7 @@ static int note_previous(const struct service *sv, struct release *r, struct ho_
 	if (!serving)
 		return 0;
 	r->previous = serving->id;
-	if (!g || !g->release->directory)
+	if (!g || !g->release || !g->release->directory)
 		return 0;
 	r->previous_release = strdup(g->release->directory);
 	return r->previous_release
