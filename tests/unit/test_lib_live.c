@@ -412,8 +412,11 @@ static void taker_is_full(void **state)
 	struct side *giver, *taker;
 	int giver_door, taker_door, ends[2];
 	struct rlimit limit, small;
+	const char *preload = getenv("LD_PRELOAD");
 
 	(void)state;
+	if (preload && strstr(preload, "vgpreload")) /* valgrind has descriptors of its own */
+		skip();
 	loop = ev_loop_new(0);
 	giver = side_new(&gives);
 	giver_door = door("HANDOFF_LIVE=give-2-3");
