@@ -94,10 +94,11 @@ class Bench:
         self.handoffd = build / "daemon/handoffd"
         self.sleepd = build / "contrib/examples/sleepd"
         self.load = build / "tests/tools/handoff-load"
-        self.flip, self.worker, self.client = (
-            build / "tests/bench" / f"bench-{name}" for name in ("flip", "worker", "client")
+        self.flip, self.worker, self.client, self.inflight = (
+            build / "tests/bench" / f"bench-{name}" for name in ("flip", "worker", "client", "inflight")
         )
-        for program in (self.handoffd, self.sleepd, self.load, self.flip, self.worker, self.client):
+        own = (self.flip, self.worker, self.client, self.inflight)
+        for program in (self.handoffd, self.sleepd, self.load, *own):
             if not program.exists():
                 raise Skip(f"{program} is not built")
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="handoffd-bench-"))
