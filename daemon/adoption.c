@@ -228,6 +228,7 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 		(void)daemon_sweep(g, cg->state == GENERATION_STARTING);
 	if (r <= 0)
 		hurry_probes(g);
+	d->changed |= r == 0;
 	if (r < 0 && error.text[0])
 		tell(d, RECORD_SOCKET_REFUSED, w, error.text);
 	return r;

@@ -4,6 +4,7 @@
 #define DAEMON_H
 
 #include <ev.h>
+#include <jansson.h>
 #include <sys/stat.h>
 
 #include "control/control.h"
@@ -15,9 +16,11 @@
 #include "sockets/connections.h"
 #include "sockets/probe.h"
 #include "sockets/sockets.h"
+#include "state/fields.h"
 #include "system/systemd.h"
 
 struct daemon;
+struct live_door;
 
 /* The shell's side of a generation: what the core's action PREPARE made. */
 struct live_generation {
@@ -27,12 +30,13 @@ struct live_generation {
 	struct release *release;
 	struct link_change link;  /* that was made for it */
 	struct listener_set *set; /* NULL: no listeners */
-	uint64_t sent_before; /* connections, when the shares were last changed */
+	uint64_t sent_before;     /* connections, when the shares were last changed */
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
+	bool stranded;       /* clients waited for it in vain */
 	ev_timer sweep;      /* while it starts: has the program closed a socket again? */
 	char elsewhere[200]; /* where its program listens that is none of its addresses: a list */
 	bool blind;          /* told that its sockets cannot be looked at */
@@ -61,9 +65,11 @@ struct last_words {
 /* A descriptor that a worker gave us to keep over its generations (FDSTORE=1, HANDOFF_KEEP=). */
 struct kept_fd {
 	uint32_t service;
+	uint64_t serial; /* not used twice */
 	int fd;
 	char name[CONFIG_MAX_NAME];
-	char layout[CONFIG_MAX_NAME]; /* of memory, which is given to those who ask only; else "" */
+	char layout[CONFIG_MAX_NAME]; /* "": given to all; else to those who ask: "-", or of memory
+	                               */
 	uint32_t generation;          /* of memory: for which it was made */
 };
 #define KEPT_FDS_MAX 32 /* of one service */
@@ -81,7 +87,29 @@ struct config_source {
 	const char *environment;
 	struct config *config; /* referenced: what the last good load gave */
 	struct stat seen;      /* of the file at that time */
-	bool fresh;            /* the file may have changed unseen since */
+	bool development;
+	char *const *only; /* services of development mode; NULL: all */
+	bool fresh;        /* the file may have changed unseen since */
+};
+
+struct develop; /* what is there in development mode only */
+
+/* The files that a service watches, and its build. */
+struct live_watch {
+	struct daemon *daemon;
+	struct live_watch *next;
+	uint32_t service;
+	struct config *config; /* referenced; of these settings */
+	const struct service_config *settings;
+	char *base;
+	struct watcher *watcher;
+};
+struct live_build {
+	struct daemon *daemon;
+	struct live_build *next;
+	uint32_t service, generation;
+	char name[CONFIG_MAX_NAME];
+	struct build *build;
 };
 
 struct daemon {
@@ -89,6 +117,9 @@ struct daemon {
 	struct supervisor *supervisor;
 	struct action_list actions;
 	size_t carried; /* of them: those behind are done, what they named may be freed */
+	int n_passed;   /* by systemd, until the sockets have them */
+	int *passed;
+	char **passed_names;
 	struct sockets *sockets;
 	struct connections *connections;
 	struct processes *processes;
@@ -96,7 +127,9 @@ struct daemon {
 	struct systemd_watchdog *watchdog;
 	struct config_source source;
 	ev_timer timer;
-	ev_timer monitors; /* the next status for those who watch; runs only for them */
+	ev_timer monitors;     /* the next status for those who watch; runs only for them */
+	usec_t monitors_pause; /* at least between two of them */
+	usec_t monitors_told;  /* when the last one was */
 	ev_prepare prepare;
 	ev_io signals;
 	int signal_fd;
@@ -104,10 +137,19 @@ struct daemon {
 	bool load_wanted;
 	struct live_generation *probing;
 	struct live_worker *rests;
+	struct develop *develop; /* NULL: not in development mode */
+	struct live_watch *watches;
+	struct live_build *builds;
 	struct last_words words[LAST_WORDS_MAX];
 	unsigned n_words;
 	struct kept_fd *kept;
 	size_t n_kept;
+	uint64_t last_kept;
+	struct upgrade *upgrade; /* under way; NULL: none */
+	struct store *store;     /* what outlives a crash; NULL: nothing */
+	bool changed;            /* what is in the store is out of date */
+	struct live_door *doors;
+	uint64_t last_door;
 	struct taken_server *servers; /* that are taken over */
 	size_t n_servers;
 	struct taken_service *taken;
@@ -124,10 +166,15 @@ struct daemon {
 void daemon_post(struct daemon *d, const struct event *ev);
 /* Takes all events at hand to the core, carries out what it wants, until nothing is left. */
 void daemon_run_events(struct daemon *d);
+/* Goes on where another handoffd was: its state is loaded. */
+void daemon_resume(struct daemon *d, bool crashed);
+void daemon_watch_rests(struct daemon *d);
 extern const struct control_handlers daemon_control_handlers;
 extern const struct process_handlers daemon_process_handlers;
 void daemon_on_drain(void *data, const struct inflight *now);
 void daemon_on_probe(void *data, bool ok, const char *text);
+/* Somebody asks for something; the strings are copied. `call` may be NULL. */
+void daemon_request(void *data, struct control_call *call, const struct request_spec *spec);
 void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events);
 
 /* adoption.c: sockets that programs bind themselves */
@@ -149,6 +196,10 @@ void daemon_restore_link(struct daemon *d, const struct action *a);
 void daemon_point_back(struct daemon *d, const struct action *a);
 
 /* effects.c: what the core wants, as calls */
+/* Makes the shares of the service's generations true; 0, or negative errno with words. */
+int daemon_steer(struct daemon *d, const struct service *sv, struct ho_error *reterr);
+void daemon_describe_worker(struct live_generation *g, unsigned worker,
+        struct passed_fd fds[CONFIG_MAX_LISTENERS], struct process_spec *ret);
 void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
 /* A process_lister of a struct live_generation. */
@@ -178,17 +229,61 @@ void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_me
 /* A generation is gone: forgets memory that nobody can ask for any more. */
 void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 
+/* store.c: what outlives a crash */
+/* `control_path` NULL: no file; `doc` and `l` of an upgrade, or NULL. */
+void store_open(struct daemon *d, const char *control_path, const json_t *doc, struct loader *l);
+/* Writes the state as it is now. */
+void store_commit(struct daemon *d);
+/* `forget`: nothing is left to go on with. */
+void store_close(struct daemon *d, bool forget);
+void store_hand_on(struct daemon *d, struct saver *v);
+json_t *store_names(const struct daemon *d);
+/* Takes what systemd had in its store for us out of what it passed. The state, with its
+ * descriptors, or NULL. */
+json_t *store_take_passed(int *n, int *fds, char **names);
+/* The state of a handoffd that had this control socket and died, with the sockets that its workers
+ * have; NULL: there is none, or nobody of it lives. */
+json_t *store_find_file(const char *control_path);
+
+/* changes.c: files that change, and what is built of them */
+void daemon_watch_files(struct daemon *d, const struct action *a);
+void daemon_forget_watch(struct daemon *d, uint32_t service);
+void daemon_start_build(struct daemon *d, const struct action *a, struct release *release);
+void daemon_stop_build(struct daemon *d, const struct action *a);
+void changes_free(struct daemon *d);
+
+/* develop.c: development mode */
+int develop_new(struct daemon *d, struct ho_error *reterr);
+void develop_free(struct daemon *d);
+/* A line of a worker or build, to the terminal if there is one. */
+void develop_output(
+        struct daemon *d, const char *service, bool is_stderr, const char *line, size_t length);
+/* A client that waited where nobody listens any more. */
+void develop_stranded(void *data, int fd, const char *path);
+
+/* live.c: connections passed from one generation to another, by workers that can do that */
+void live_door_open(struct live_worker *w, const struct notify_message *m);
+json_t *live_save(const struct daemon *d, struct saver *v);
+/* After the workers. */
+void live_load(struct daemon *d, const json_t *from, struct loader *l);
+/* A worker is gone. */
+void live_forget(struct daemon *d, const struct live_worker *w);
+/* Brings those together that should be; to be called after every change. */
+void live_introduce(struct daemon *d);
+
 /* source.c: the configuration, from a file or the command line */
 void config_source_load(struct daemon *d);
-void config_source_note_inert(const struct config *c);
 
 /* status.c */
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
 /* Keeps the client told until it goes. */
 void daemon_answer_monitor(struct daemon *d, struct control_call *call);
+/* Something has happened: those who watch are told soon. */
+void daemon_hasten_monitors(struct daemon *d);
 /* A callback of daemon.monitors. */
 void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
+void daemon_answer_config(struct daemon *d, struct control_call *call);
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
 
 /* browsing.c */

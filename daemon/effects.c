@@ -2,6 +2,7 @@
 /* What the core wants, as calls; what comes of it, as events. The only file that sees every room of
  * the shell; it decides nothing. */
 #include "daemon.h"
+#include "process/memory.h"
 #include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
@@ -89,7 +90,7 @@ static int note_previous(const struct service *sv, struct release *r, struct ho_
 	if (!serving)
 		return 0;
 	r->previous = serving->id;
-	if (!g || !g->release->directory)
+	if (!g || !g->release || !g->release->directory)
 		return 0;
 	r->previous_release = strdup(g->release->directory);
 	return r->previous_release
@@ -266,12 +267,9 @@ static void stop_watch(struct live_generation *g)
 	g->watch = drain_watch_free(g->watch);
 }
 
-static void do_steer(struct daemon *d, const struct action *a)
+int daemon_steer(struct daemon *d, const struct service *sv, struct ho_error *reterr)
 {
-	struct service *sv = supervisor_service(d->supervisor, a->service);
 	struct share shares[GENERATIONS_MAX];
-	struct event ev = of(a, EVENT_STEERED);
-	struct ho_error error = {0};
 	bool sticky = false;
 	size_t n = 0;
 
@@ -289,7 +287,16 @@ static void do_steer(struct daemon *d, const struct action *a)
 			g->quiet = quiet_check_free(g->quiet);
 		sticky = sv->generations[i]->settings->rollout.sticky;
 	}
-	if (n && sockets_steer(d->sockets, shares, n, sticky, &error) < 0) {
+	return n ? sockets_steer(d->sockets, shares, n, sticky, reterr) : 0;
+}
+
+static void do_steer(struct daemon *d, const struct action *a)
+{
+	const struct service *sv = supervisor_service(d->supervisor, a->service);
+	struct event ev = of(a, EVENT_STEERED);
+	struct ho_error error = {0};
+
+	if (daemon_steer(d, sv, &error) < 0) {
 		ev.type = EVENT_STEER_FAILED;
 		ev.text = error.text;
 	}
@@ -299,6 +306,22 @@ static void do_steer(struct daemon *d, const struct action *a)
 		if (g && g->set)
 			(void)listener_set_sent(g->set, &g->sent_before);
 	}
+	daemon_post(d, &ev);
+}
+
+static void add_memory(pid_t pid, void *arg)
+{
+	*(uint64_t *)arg += process_memory(pid);
+}
+
+static void do_measure(struct daemon *d, const struct action *a)
+{
+	struct event ev = of(a, EVENT_MEASURED);
+
+	if (!a->shell)
+		return;
+	ev.memory = 0;
+	live_generation_processes(a->shell, add_memory, &ev.memory);
 	daemon_post(d, &ev);
 }
 
@@ -322,6 +345,14 @@ static void do_name_cut(struct daemon *d, const struct action *a)
 
 /* ---- workers ---- */
 
+/* Anew for every worker, and when a generation has left: whoever has the socket can change it, also
+ * for those who share it. */
+static void set_accept_mode(const struct live_generation *g)
+{
+	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++)
+		(void)listener_set_blocking(g->set, i, config_accept_blocks(g->release->service));
+}
+
 static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd *fds)
 {
 	enum sockets_mode mode = g->release->service->sockets;
@@ -333,23 +364,31 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 		struct listener_info l = listener_set_info(g->set, n);
 
 		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
-		/* anew for every worker: one before may have changed it */
-		(void)listener_set_blocking(g->set, n, config_accept_blocks(g->release->service));
 	}
 	return n;
+}
+
+void daemon_describe_worker(struct live_generation *g, unsigned worker,
+        struct passed_fd fds[CONFIG_MAX_LISTENERS], struct process_spec *ret)
+{
+	*ret = (struct process_spec){
+	        .release = g->release, .worker = worker, .fds = fds, .capture = true};
+	ret->n_fds = sockets_to_pass(g, fds);
+	ret->adoption = daemon_adoption(g);
+	ret->n_fds += kept_pass(
+	        g->daemon, g->service, fds + ret->n_fds, CONFIG_MAX_LISTENERS - ret->n_fds);
 }
 
 static int start_process(struct daemon *d, const struct action *a, struct live_worker *w,
         struct live_generation *g, struct ho_error *reterr)
 {
 	struct passed_fd fds[CONFIG_MAX_LISTENERS];
-	struct process_spec spec = {
-	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
+	struct process_spec spec;
 	int r;
 
-	spec.n_fds = sockets_to_pass(g, fds);
-	spec.adoption = daemon_adoption(g);
-	spec.n_fds += kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
+	daemon_describe_worker(g, a->worker, fds, &spec);
+	if (spec.n_fds)
+		set_accept_mode(g); /* what a worker makes of it later is its own business */
 	r = process_start(d->processes, &spec, w, &w->process, reterr);
 	if (r >= 0 && spec.adoption != ADOPTION_NO)
 		daemon_watch_adoption(g, w);
@@ -448,6 +487,7 @@ static void do_forget_worker(struct daemon *d, const struct action *a)
 	if (*at)
 		*at = w->next;
 	keep_last_words(d, a, w);
+	live_forget(d, w);
 	process_free(w->process);
 	free(w);
 }
@@ -495,14 +535,14 @@ static void do_answer(const struct action *a)
 }
 
 /* Those who wait for the service and asked to be told. */
-static void tell_waiting(struct daemon *d, const struct action *a)
+static void tell_waiting(struct daemon *d, const struct action *a, const struct record *r)
 {
 	const struct service *sv =
 	        a->service ? supervisor_service(d->supervisor, a->service) : NULL;
 
 	for (const struct target *t = sv ? sv->targets : NULL; t; t = t->next)
 		if (t->request->caller)
-			control_progress(t->request->caller, &a->record);
+			control_progress(t->request->caller, r);
 }
 
 static void do_record(struct daemon *d, const struct action *a)
@@ -516,7 +556,8 @@ static void do_record(struct daemon *d, const struct action *a)
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
-	tell_waiting(d, a);
+	tell_waiting(d, a, &r);
+	daemon_hasten_monitors(d);
 }
 
 static void do_tell_systemd(const struct action *a)
@@ -534,12 +575,26 @@ static void do_tell_systemd(const struct action *a)
 	}
 }
 
+static void do_return_held(struct live_generation *g)
+{
+	g->stranded = true;
+	if (g->set)
+		listener_set_strand(g->set);
+}
+
 static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 {
+	const struct service *sv = supervisor_service(d->supervisor, g->service);
+	const struct generation *serving = sv ? service_serving(sv) : NULL;
+
 	stop_probes(d, g);
+	if (g->stranded) /* whose handshake has ended since */
+		do_return_held(g);
 	if (leave && g->set)
 		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
+	if (serving && serving->shell && serving->shell != g)
+		set_accept_mode(serving->shell);
 	live_generation_free(g);
 }
 
@@ -594,6 +649,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 	case ACTION_STOP_WATCH:
 		stop_watch(a->shell);
 		break;
+	case ACTION_MEASURE:
+		do_measure(d, a);
+		break;
 	case ACTION_NAME_CUT:
 		do_name_cut(d, a);
 		break;
@@ -613,8 +671,21 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		d->exit_code = a->exit_code;
 		ev_break(d->loop, EVBREAK_ALL);
 		break;
+	case ACTION_WATCH_FILES:
+		daemon_watch_files(d, a);
+		break;
+	case ACTION_START_BUILD:
+		daemon_start_build(d, a, ((struct live_generation *)a->shell)->release);
+		break;
+	case ACTION_STOP_BUILD:
+		daemon_stop_build(d, a);
+		break;
+	case ACTION_RETURN_HELD:
+		do_return_held(a->shell);
+		break;
 	case ACTION_FORGET_SERVICE:
 		kept_remove(d, a->service, NULL);
+		daemon_forget_watch(d, a->service);
 		break;
 	case ACTION_TYPE_COUNT:
 		break;

@@ -10,7 +10,9 @@
  * older one, never one of a generation that failed or was turned back. So one that fails takes what
  * it made with it, the older one finds all as it was, and a copy goes when no generation is left
  * that could use it. Who is first is decided here, one request after the other: whatever workers
- * race for, there is one copy of each name for a generation. */
+ * race for, there is one copy of each name for a generation.
+ *
+ * Descriptors of handoff_keep_fd() (HANDOFF_KEEP=-) are also given to those alone who ask. */
 #include "daemon.h"
 #include "system/fd.h"
 #include "system/log.h"
@@ -21,6 +23,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+
+#define KEPT_FD "-" /* in place of a layout */
 
 static bool same_file(int a, int b)
 {
@@ -55,7 +59,8 @@ static struct kept_fd *add(struct daemon *d, uint32_t service, const char *name,
 	}
 	d->kept = kept;
 	kept += d->n_kept++;
-	*kept = (struct kept_fd){.service = service, .fd = own};
+	*kept = (struct kept_fd){.service = service, .serial = ++d->last_kept, .fd = own};
+	d->changed = true;
 	(void)copy_string(kept->name, sizeof kept->name, name);
 	return kept;
 }
@@ -80,6 +85,7 @@ static void sweep(struct daemon *d)
 		else
 			d->kept[n++] = d->kept[i];
 	}
+	d->changed |= n != d->n_kept;
 	d->n_kept = n;
 }
 
@@ -168,12 +174,39 @@ static void answer(int socket, const char *word, int first, int second)
 	(void)sendmsg(socket, &h, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+/* In place of what has the name. */
+static void store(struct daemon *d, uint32_t service, const struct notify_message *m)
+{
+	struct kept_fd *k = NULL;
+	int own;
+
+	for (size_t i = 0; i < d->n_kept && !k; i++)
+		if (d->kept[i].service == service && !strcmp(d->kept[i].name, m->text))
+			k = &d->kept[i];
+	own = k ? fcntl(m->candidate, F_DUPFD_CLOEXEC, 3) : -1;
+	if (k && own >= 0) {
+		close_fd(k->fd);
+		k->fd = own;
+	} else {
+		k = k ? NULL : add(d, service, m->text, m->candidate);
+	}
+	if (k) {
+		(void)copy_string(k->layout, sizeof k->layout, KEPT_FD);
+		k->generation = 0;
+	}
+	answer(m->fd, k ? "new" : "full", k ? k->fd : -1, -1);
+}
+
 void kept_claim(
         struct daemon *d, uint32_t service, uint32_t generation, const struct notify_message *m)
 {
 	const struct kept_fd *k = newest_copy(d, service, m->text, generation, UINT32_MAX), *old;
 	struct kept_fd *added;
 
+	if (!strcmp(m->layout, KEPT_FD)) {
+		store(d, service, m);
+		return;
+	}
 	if (k && !strcmp(k->layout, m->layout)) {
 		old = newest_copy(d, service, m->text, generation, k->generation);
 		answer(m->fd, "have", k->fd, old ? old->fd : -1);
@@ -197,8 +230,8 @@ void kept_claim(
 void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_message *m)
 {
 	for (size_t i = d->n_kept; i-- > 0;)
-		if (d->kept[i].service == service && !d->kept[i].layout[0] &&
-		        !strcmp(d->kept[i].name, m->text)) {
+		if (d->kept[i].service == service && !strcmp(d->kept[i].name, m->text) &&
+		        (!d->kept[i].layout[0] || !strcmp(d->kept[i].layout, KEPT_FD))) {
 			answer(m->fd, "have", d->kept[i].fd, -1);
 			return;
 		}

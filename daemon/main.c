@@ -2,8 +2,10 @@
 /* handoffd: options and wiring. */
 #include "conf/load.h"
 #include "daemon.h"
+#include "past.h"
 #include "system/fd.h"
 #include "system/log.h"
+#include "upgrade.h"
 #include "wire/path.h"
 
 #include <errno.h>
@@ -15,6 +17,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#define DEVELOPMENT "development"
 #define DEFAULT_CONFIG "/etc/handoffd/handoffd.conf"
 #define OPTIONS_MAX 256
 #define TAKE_OVER_MAX 64
@@ -26,6 +29,8 @@ struct options {
 	struct config_option settings[OPTIONS_MAX];
 	size_t n_settings;
 	char **command; /* NULL-terminated; NULL: none */
+	bool development;
+	char **services; /* of development mode, the same */
 	pid_t take_over[TAKE_OVER_MAX];
 	size_t n_take_over;
 };
@@ -45,11 +50,18 @@ static void print_help(void)
 	printf("handoffd keeps a service's port open while the program behind it is replaced.\n"
 	       "\n"
 	       "  handoffd [-c FILE] [-e ENVIRONMENT] [--check | --print-config]\n"
+	       "  handoffd [-c FILE] [-e ENVIRONMENT] dev [SERVICE...]\n"
 	       "  handoffd -l ADDRESS [-l ADDRESS]... [OPTION]... [--] COMMAND [ARG...]\n"
 	       "\n"
 	       "  -c, --config FILE                  run the services of FILE (" DEFAULT_CONFIG
 	       ")\n"
 	       "  -e, --environment NAME             which environment blocks apply\n"
+	       "      dev                            development mode: all output in this "
+	       "terminal, "
+	       "reloads when a\n"
+	       "                                     watched file changes; --watch with one "
+	       "program "
+	       "is the same\n"
 	       "  -l, --listen [NAME=]ADDRESS        run one program: 8080, 127.0.0.1:8080, "
 	       "[::1]:8080, unix:/run/x.sock\n"
 	       "      --take-over PID                begin with a server that runs unmanaged "
@@ -65,7 +77,8 @@ static void print_help(void)
 	config_each_option(print_setting, stdout);
 	printf("\n"
 	       "Signals: HUP reloads, TERM stops when all connections are done, a second one at "
-	       "once.\n"
+	       "once,\n"
+	       "USR2 puts the installed handoffd in the place of the running one.\n"
 	       "Ask and order a running one with handoffctl(1).\n");
 }
 
@@ -239,11 +252,39 @@ static int one_option(struct options *o, char **argv, int *ret_taken)
 	}
 }
 
+static bool has_setting(const struct options *o, const char *key)
+{
+	for (size_t i = 0; i < o->n_settings; i++)
+		if (!strcmp(o->settings[i].key, key))
+			return true;
+	return false;
+}
+
+/* Who watches a program that is none of another environment is developing it. */
+static void find_environment(struct options *o)
+{
+	if (!o->environment || !*o->environment)
+		o->environment = getenv("HANDOFF_ENVIRONMENT");
+	if (o->environment && !*o->environment)
+		o->environment = NULL;
+	o->development |= has_setting(o, "watch") &&
+	                  (!o->environment || !strcmp(o->environment, DEVELOPMENT));
+	if (o->development && !o->environment)
+		o->environment = DEVELOPMENT;
+}
+
 static int read_options(struct options *o, int argc, char **argv)
 {
 	int i = 1, taken, r;
 
-	for (; i < argc && argv[i][0] == '-' && argv[i][1]; i += taken) {
+	for (; i < argc; i += taken) {
+		if (!o->development && !o->n_settings && !strcmp(argv[i], "dev")) {
+			o->development = true;
+			taken = 1;
+			continue;
+		}
+		if (argv[i][0] != '-' || !argv[i][1])
+			break;
 		if (!strcmp(argv[i], "--")) {
 			i++;
 			break;
@@ -252,7 +293,9 @@ static int read_options(struct options *o, int argc, char **argv)
 		if (r >= 0)
 			return r;
 	}
-	if (i < argc)
+	if (i < argc && o->development && !o->n_settings)
+		o->services = &argv[i];
+	else if (i < argc)
 		o->command = &argv[i];
 	if (o->command && o->file)
 		return usage_error(
@@ -260,14 +303,22 @@ static int read_options(struct options *o, int argc, char **argv)
 	if (!o->command && o->n_settings)
 		return usage_error("--%s belongs to the one-program form, and no command is given",
 		        o->settings[0].key);
-	if (!o->environment || !*o->environment)
-		o->environment = getenv("HANDOFF_ENVIRONMENT");
-	if (o->environment && !*o->environment)
-		o->environment = NULL;
+	find_environment(o);
+	if (o->development && o->n_take_over)
+		return usage_error("--take-over has no place in development mode");
 	return -1;
 }
 
 /* ---- configuration ---- */
+
+static const char *default_file(const struct options *o)
+{
+	if (o->development && access("handoffd.conf", F_OK) == 0)
+		return "handoffd.conf";
+	if (o->development && access("Procfile", F_OK) == 0)
+		return "Procfile";
+	return DEFAULT_CONFIG;
+}
 
 static int load(const struct options *o, struct config_source *source)
 {
@@ -275,14 +326,18 @@ static int load(const struct options *o, struct config_source *source)
 	int r;
 
 	source->environment = o->environment;
+	source->development = o->development;
+	source->only = o->services;
 	if (o->command) {
 		r = config_from_options(o->settings, o->n_settings, o->command, o->environment,
 		        &source->config, &mistakes);
 	} else {
-		source->file = o->file ? o->file : DEFAULT_CONFIG;
+		source->file = o->file ? o->file : default_file(o);
 		source->fresh = true;
 		r = config_load(source->file, o->environment, &source->config, &mistakes);
 	}
+	if (r == 0 && o->development)
+		r = config_develop(source->config, o->services, &mistakes);
 	for (size_t i = 0; i < mistakes.count; i++)
 		fprintf(stderr, "%s\n", mistakes.lines[i]);
 	if (mistakes.more)
@@ -340,10 +395,11 @@ static int open_signals(struct daemon *d, struct ho_error *e)
 	return 0;
 }
 
-static int open_control(struct daemon *d, struct ho_error *e)
+static int open_control(struct daemon *d, struct past *past, struct ho_error *e)
 {
 	const struct config *c = d->source.config;
-	bool asked = c->control_socket || getenv("HANDOFF_CONTROL") || d->source.file;
+	bool asked = getenv("HANDOFF_CONTROL") ||
+	             (!d->source.development && (c->control_socket || d->source.file));
 	struct control_options options = {
 	        .path = c->control_socket, .change_group = c->control_group};
 	struct control_handlers handlers = daemon_control_handlers;
@@ -351,6 +407,10 @@ static int open_control(struct daemon *d, struct ho_error *e)
 	int r = 0;
 
 	handlers.data = d;
+	if (past->doc)
+		past_load_control(d, past, &options, &handlers);
+	if (d->control)
+		return 0;
 	if (!options.path) {
 		r = control_default_path(path, sizeof path);
 		options.path = path;
@@ -381,23 +441,25 @@ static void report_unclaimed(const char *name, void *data)
 static int open_sockets(struct daemon *d, struct ho_error *e)
 {
 	const char *wanted = getenv("HANDOFF_STEERING");
-	struct sockets_options options = {.no_ebpf = wanted && !strcmp(wanted, "cbpf")};
-	int r = systemd_listen_fds(&options.passed, &options.passed_names, e);
+	struct sockets_options options = {.no_ebpf = wanted && !strcmp(wanted, "cbpf"),
+	        .n_passed = d->n_passed,
+	        .passed = d->passed,
+	        .passed_names = d->passed_names,
+	        .stranded = d->develop ? develop_stranded : NULL,
+	        .stranded_data = d};
+	int r = sockets_new(d->loop, &options, &d->sockets, e);
 
-	if (r < 0)
-		return r;
-	options.n_passed = r;
-	r = sockets_new(d->loop, &options, &d->sockets, e);
-	for (int i = 0; i < options.n_passed; i++)
-		free(options.passed_names[i]);
-	free(options.passed_names);
-	free(options.passed);
-	if (r == 0)
-		sockets_unclaimed(d->sockets, d->source.config, report_unclaimed, NULL);
+	for (int i = 0; i < d->n_passed; i++)
+		free(d->passed_names[i]);
+	free(d->passed_names);
+	free(d->passed);
+	d->passed = NULL;
+	d->passed_names = NULL;
+	d->n_passed = 0;
 	return r;
 }
 
-static int open_all(struct daemon *d, struct ho_error *e)
+static int open_all(struct daemon *d, struct past *past, struct ho_error *e)
 {
 	struct process_handlers handlers = daemon_process_handlers;
 	int r;
@@ -408,21 +470,31 @@ static int open_all(struct daemon *d, struct ho_error *e)
 	d->supervisor = supervisor_new();
 	if (!d->loop || !d->supervisor)
 		return ho_error_set(e, -ENOMEM, "not enough memory");
+	ev_init(&d->timer, on_timer);
+	ev_init(&d->monitors, daemon_on_monitors);
+	d->timer.data = d->monitors.data = d;
 	handlers.data = d;
 	r = open_signals(d, e);
+	if (r == 0 && d->source.development)
+		r = develop_new(d, e);
 	if (r == 0)
 		r = processes_new(d->loop, &handlers, &d->processes, e);
 	if (r == 0)
 		r = connections_new(d->loop, &d->connections, e);
 	if (r == 0)
 		r = open_sockets(d, e);
+	if (r == 0 && past->doc)
+		r = past_load(d, past, e);
 	if (r == 0)
-		r = open_control(d, e);
+		r = open_control(d, past, e);
+	if (r == 0 && !past->doc) {
+		past_find_file(d, past);
+		if (past->doc)
+			r = past_load(d, past, e);
+	}
 	if (r < 0)
 		return r;
-	ev_init(&d->timer, on_timer);
-	ev_init(&d->monitors, daemon_on_monitors);
-	d->timer.data = d->monitors.data = d;
+	sockets_unclaimed(d->sockets, d->source.config, report_unclaimed, NULL);
 	ev_prepare_init(&d->prepare, on_prepare);
 	d->prepare.data = d;
 	ev_prepare_start(d->loop, &d->prepare);
@@ -437,8 +509,10 @@ static void close_all(struct daemon *d)
 {
 	struct posted *p;
 
+	upgrade_free(d);
 	if (d->control)
 		control_flush(d->control);
+	store_close(d, true);
 	d->control = control_free(d->control);
 	while ((p = d->first)) {
 		d->first = p->next;
@@ -448,6 +522,7 @@ static void close_all(struct daemon *d)
 	}
 	supervisor_free(d->supervisor);
 	action_list_done(&d->actions);
+	changes_free(d);
 	processes_free(d->processes);
 	connections_free(d->connections);
 	sockets_free(d->sockets);
@@ -457,6 +532,7 @@ static void close_all(struct daemon *d)
 	kept_free(d);
 	config_unref(d->source.config);
 	systemd_watchdog_free(d->watchdog);
+	develop_free(d);
 	if (d->loop)
 		ev_loop_destroy(d->loop);
 	close_fd(d->signal_fd);
@@ -467,23 +543,28 @@ static void say_last_words(const char *expression, const char *file, int line)
 	fprintf(stderr, "handoffd: %s:%d: this cannot be: %s\n", file, line, expression);
 }
 
-static int run(struct daemon *d, const struct options *o)
+static int run(struct daemon *d, const struct options *o, struct past *past)
 {
 	struct event ev = {.type = EVENT_CONFIG_LOADED};
 	struct ho_error error = {0};
 
 	ho_assert_hook = say_last_words;
-	config_source_note_inert(d->source.config);
-	if (open_all(d, &error) < 0 ||
-	        take_over_find(d, o->take_over, o->n_take_over, &error) < 0) {
+	if (open_all(d, past, &error) < 0 ||
+	        (!past->doc && take_over_find(d, o->take_over, o->n_take_over, &error) < 0)) {
 		fprintf(stderr, "handoffd: %s\n", error.text);
+		past_done(past);
 		close_all(d);
 		return CODE_FAILED;
 	}
-	ev.config = config_ref(d->source.config);
-	ev.taken = d->taken;
-	ev.n_taken = d->n_taken;
-	daemon_post(d, &ev);
+	if (past->doc) {
+		past_resume(d, past);
+	} else {
+		store_open(d, d->control ? control_path(d->control) : NULL, NULL, NULL);
+		ev.config = config_ref(d->source.config);
+		ev.taken = d->taken;
+		ev.n_taken = d->n_taken;
+		daemon_post(d, &ev);
+	}
 	ev_run(d->loop, 0);
 	close_all(d);
 	return d->exit_code;
@@ -504,18 +585,28 @@ int main(int argc, char **argv)
 {
 	static struct options options;
 	static struct daemon d;
+	struct past past = {0};
+	struct ho_error error = {0};
 	struct log_options log = {.level = RECORD_INFO};
 	const char *level = getenv("HANDOFF_LOG");
 	int r;
 
 	open_standard();
+	if (argc == 2 && !strcmp(argv[1], "--check-snapshot"))
+		return upgrade_check_snapshot();
+	upgrade_remember(argv);
 	r = read_options(&options, argc, argv);
 	if (r >= 0)
 		return r;
 	if (level && !strcmp(level, "debug"))
 		log.level = RECORD_DEBUG;
 	log_open(&log);
-	if (load(&options, &d.source) < 0)
+	if (!options.check && !options.print && past_find(&d, &past, &error) < 0) {
+		fprintf(stderr, "handoffd: %s\n", error.text);
+		return CODE_FAILED;
+	}
+	/* with services that run, a mistake in the file is for the next reload */
+	if (load(&options, &d.source) < 0 && !past.doc)
 		return CODE_USAGE;
 	if (options.check || options.print) {
 		r = options.print ? print_config(d.source.config) : CODE_DONE;
@@ -524,5 +615,5 @@ int main(int argc, char **argv)
 		config_unref(d.source.config);
 		return r;
 	}
-	return run(&d, &options);
+	return run(&d, &options, &past);
 }

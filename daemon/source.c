@@ -45,28 +45,6 @@ static void note_fixed(struct daemon *d, const struct config *new)
 		        new->file, before);
 }
 
-/* Settings that are read and checked, so that a file can be written for later versions, and do
- * nothing yet. */
-void config_source_note_inert(const struct config *c)
-{
-	static const char *const inert[] = {"rollout.step", "rollout.order",
-	        "rollout.max-old-memory", "watch", "watch-ignore", "watch-debounce", "build"};
-
-	for (size_t i = 0; i < c->n_services; i++) {
-		const struct service_config *s = &c->services[i];
-
-		for (size_t k = 0; k < s->n_origins; k++)
-			for (size_t n = 0; n < ARRAY_SIZE(inert); n++)
-				if (!strcmp(s->origins[k].key, inert[n]) &&
-				        s->origins[k].origin.file)
-					log_line(RECORD_WARNING,
-					        "%s:%d: %s of service \"%s\" has no effect in this "
-					        "version",
-					        s->origins[k].origin.file,
-					        s->origins[k].origin.line, inert[n], s->name);
-	}
-}
-
 static char *join(const struct mistakes *m)
 {
 	size_t n = 1;
@@ -103,14 +81,15 @@ void config_source_load(struct daemon *d)
 	(void)stat(s->file, &s->seen);
 	(void)clock_gettime(CLOCK_REALTIME, &now);
 	s->fresh = nsec(&now) - nsec(&s->seen.st_mtim) < RACY_NSEC;
-	if (config_load(s->file, s->environment, &config, &mistakes) == 0) {
+	if (config_load(s->file, s->environment, &config, &mistakes) == 0 &&
+	        (!s->development || config_develop(config, s->only, &mistakes) == 0)) {
 		note_fixed(d, config);
-		config_source_note_inert(config);
 		config_unref(s->config);
 		s->config = config_ref(config);
 		ev.config = config;
 		daemon_post(d, &ev);
 	} else {
+		config_unref(config);
 		text = join(&mistakes);
 		ev.type = EVENT_CONFIG_REFUSED;
 		ev.text = text ? text : "the configuration was refused";

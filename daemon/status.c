@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The picture for `status`: the core's tables with the kernel's numbers of this moment. */
+#include "conf/load.h"
 #include "core/drain.h"
 #include "daemon.h"
 #include "system/fd.h"
@@ -8,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define MONITORS_PAUSE (100 * USEC_PER_MSEC)
 
 /* Everything a picture owns. */
 struct picture {
@@ -300,14 +303,33 @@ void daemon_answer_status(struct daemon *d, struct control_call *call, const cha
 	picture_done(&p);
 }
 
-/* Not so often that it costs more than two per cent of a processor. */
-static void plan_monitors(struct daemon *d, usec_t cost)
+static void tell_monitors_in(struct daemon *d, usec_t pause)
 {
-	usec_t pause = cost * 50 > USEC_PER_SEC ? cost * 50 : USEC_PER_SEC;
-
 	ev_timer_stop(d->loop, &d->monitors);
+	ev_now_update(d->loop);
 	ev_timer_set(&d->monitors, (double)pause / USEC_PER_SEC, 0.);
 	ev_timer_start(d->loop, &d->monitors);
+}
+
+/* Not so often that it costs more than two per cent of a processor. */
+static void plan_monitors(struct daemon *d, usec_t begun)
+{
+	d->monitors_told = now_usec();
+	d->monitors_pause = (d->monitors_told - begun) * 50;
+	if (d->monitors_pause < MONITORS_PAUSE)
+		d->monitors_pause = MONITORS_PAUSE;
+	tell_monitors_in(d, d->monitors_pause > USEC_PER_SEC ? d->monitors_pause : USEC_PER_SEC);
+}
+
+void daemon_hasten_monitors(struct daemon *d)
+{
+	usec_t in;
+
+	if (!ev_is_active(&d->monitors))
+		return;
+	in = usec_sub(d->monitors_told + d->monitors_pause, now_usec());
+	if (ev_timer_remaining(d->loop, &d->monitors) * USEC_PER_SEC > (double)in)
+		tell_monitors_in(d, in);
 }
 
 void daemon_answer_monitor(struct daemon *d, struct control_call *call)
@@ -322,7 +344,7 @@ void daemon_answer_monitor(struct daemon *d, struct control_call *call)
 	control_monitor(call, &p.view);
 	picture_done(&p);
 	if (!ev_is_active(&d->monitors))
-		plan_monitors(d, now_usec() - begun);
+		plan_monitors(d, begun);
 }
 
 void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events)
@@ -339,7 +361,7 @@ void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events)
 		control_publish_status(d->control, &p.view);
 		picture_done(&p);
 	}
-	plan_monitors(d, now_usec() - begun);
+	plan_monitors(d, begun);
 }
 
 void daemon_answer_services(struct daemon *d, struct control_call *call)
@@ -357,6 +379,31 @@ void daemon_answer_services(struct daemon *d, struct control_call *call)
 			names[n++] = s->services[i]->name;
 	control_answer_services(call, names, n);
 	free(names);
+}
+
+/* Of each service what its serving generation runs with, which may be older than the file. */
+void daemon_answer_config(struct daemon *d, struct control_call *call)
+{
+	const struct supervisor *s = d->supervisor;
+	struct config now = s->config ? *s->config : (struct config){0};
+	_cleanup_free_ struct service_config *services = calloc(s->n_slots + 1, sizeof *services);
+	_cleanup_free_ char *text = NULL;
+	_cleanup_free_ char *file = d->source.file ? realpath(d->source.file, NULL) : NULL;
+
+	now.services = services;
+	now.n_services = 0;
+	for (size_t i = 0; services && i < s->n_slots; i++) {
+		const struct service *sv = s->services[i];
+		const struct generation *g = sv ? service_serving(sv) : NULL;
+
+		if (sv && sv->wanted_settings)
+			services[now.n_services++] = *(g ? g->settings : sv->wanted_settings);
+	}
+	text = services && s->config ? config_print(&now) : NULL;
+	if (text)
+		control_answer_config(call, file, now.environment, text);
+	else
+		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
 }
 
 void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service)

@@ -286,19 +286,74 @@ void *handoff_keep(
 int handoff_keep_lock(void *memory, int milliseconds);
 void handoff_keep_unlock(void *memory);
 
-/* Gives away a duplicate of a descriptor to be kept under a name, instead of what was there: every
- * worker that is started later has it in LISTEN_FDS, and handoff_kept_fd() finds it. 1; 0 if nobody
- * keeps it (no handoffd and no systemd); or a negative errno as above, or -EBADF. A name stands for
- * memory or for a descriptor. Blocks as handoff_keep(). */
+/* Gives away a duplicate of a descriptor to be kept under a name, instead of what was there, for
+ * whoever asks handoff_kept_fd(). 1; 0 if nobody keeps it (no handoffd and no systemd, whose
+ * keeping ends with the unit, and whose LISTEN_FDS it comes back in); or a negative errno as above,
+ * or -EBADF. A name stands for memory or for a descriptor. Blocks as handoff_keep(). */
 int handoff_keep_fd(const char *name, int fd);
 
-/* A new descriptor for what is kept under a name now; the caller's, close-on-exec. -ENOENT:
+/* A new descriptor for what is kept under a name now (or given away by FDSTORE=1); the caller's,
+ * close-on-exec. -ENOENT:
  * nothing. Blocks as handoff_keep(). */
 int handoff_kept_fd(const char *name);
 
 /* What is kept under this name, memory or descriptor, is not kept any more; whoever has it, has it
  * still. Returns as handoff_keep_fd(). Blocks as handoff_keep(). */
 int handoff_forget(const char *name);
+
+/* -- Live connections -- */
+
+struct handoff_live;
+
+#define HANDOFF_PASS_MAX 65536 /* bytes of the state of a connection */
+
+/* All are called from the loop. In them every function may be called, but handoff_live_free(). */
+struct handoff_live_calls {
+	/* Connections can be passed: this generation drains, and the one that serves understands
+	 * the state. Pass those that are fit for it until handoff_pass() fails; called again
+	 * whenever there is room for more. NULL: never passes any. */
+	void (*wanted)(struct handoff_live *live, void *data);
+
+	/* What became of one that was passed. 0: it was taken; close the descriptor, send and
+	 * receive nothing. Negative: it was refused (what `taken` returned there, or -EMFILE), or
+	 * -ECONNRESET, -ENOBUFS: it could not be sent; it is this process's own as before. NULL if
+	 * `wanted` is. */
+	void (*passed)(void *connection, int result, void *data);
+
+	/* One comes, with its state, which was made in this version of it. 0: taken, `fd` is the
+	 * program's. Negative errno: refused, the other one goes on with it. It must not be written
+	 * or read in this call, only made ready for the loop; it still can be taken back as long as
+	 * the call lasts. `fd` is close-on-exec, its other flags are as they were. `state` is not
+	 * aligned. NULL: never takes any. */
+	int (*taken)(int fd, const void *state, size_t size, unsigned version, void *data);
+};
+
+/* Passes connections to the generation that takes over, and takes them from the one before.
+ * `version` is that of the states that this program makes, `oldest` the oldest one that it
+ * understands. To be called before the program says that it is ready. Without handoffd nothing is
+ * ever wanted or comes.
+ *
+ * It keeps the loop running until it is freed. -EINVAL: no loop, no calls, `wanted` without
+ * `passed`, or `oldest` is more than `version`. -ENOMEM. */
+int handoff_live_new(struct ev_loop *loop, unsigned version, unsigned oldest,
+        const struct handoff_live_calls *calls, void *data, struct handoff_live **ret);
+
+/* Ends it. What is on its way may be taken by the other side: `passed` is not called any more, and
+ * the program must not touch these. For the end of a process; NULL is fine. */
+void handoff_live_free(struct handoff_live *live);
+
+/* Passes a connection, with its state: whatever the other side needs to go on, what was read and
+ * not yet dealt with, and what is still to be written. `connection` is for the callback `passed`,
+ * which is called for each that this has returned 0 for. Until then the program keeps `fd` open and
+ * leaves it alone: its watchers stopped, nothing read, nothing written.
+ *
+ * -EAGAIN: there is no room now; `wanted` will be called. -ENOTCONN: nobody takes any. -EMSGSIZE:
+ * more than HANDOFF_PASS_MAX. -EBADF: `fd` is negative. In all these cases it is as before. */
+int handoff_pass(
+        struct handoff_live *live, int fd, const void *state, size_t size, void *connection);
+
+/* Is there somebody who takes? */
+int handoff_live_wanted(const struct handoff_live *live);
 
 #ifdef __cplusplus
 }

@@ -425,7 +425,7 @@ void handoff_keep_unlock(void *memory)
 int handoff_keep_fd(const char *name, int fd)
 {
 	char words[KEEP_NAME + 64];
-	int r;
+	int fds[2], r;
 
 	if (!valid_name(name))
 		return -EINVAL;
@@ -433,16 +433,11 @@ int handoff_keep_fd(const char *name, int fd)
 		return -errno;
 	if (!handoff_service())
 		return store(name, fd);
-	/* in one message, so that there is always one under the name */
-	(void)snprintf(words, sizeof words, "FDSTOREREMOVE=1\nFDSTORE=1\nFDNAME=%s", name);
-	r = tell(words, &fd, 1);
-	if (r <= 0)
-		return r;
-	r = handoff_kept_fd(name);
-	if (r < 0)
-		return r == -ENOENT ? -ENOSPC : r;
-	(void)close(r);
-	return 1;
+	(void)snprintf(words, sizeof words, "HANDOFF_KEEP=-\nFDNAME=%s", name);
+	r = ask(words, fd, fds);
+	close_if(fds[0]);
+	close_if(fds[1]);
+	return r < 0 ? r : 1;
 }
 
 int handoff_kept_fd(const char *name)

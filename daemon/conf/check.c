@@ -80,6 +80,20 @@ static void check_ready(struct maker *mk, const struct service_config *s, bool w
 		        "generation could become ready; raise the timeout");
 }
 
+/* A worker can be told to finish beside others that serve only by its signal. */
+static void check_rollout(struct maker *mk, const struct service_config *s)
+{
+	const struct rollout_config *r = &s->rollout;
+
+	if (r->step && s->drain.by != DRAIN_SIGNAL && s->n_listeners)
+		at_key(mk, s, "rollout.step",
+		        "workers are replaced one after the other only with drain.by = \"signal\", "
+		        "as only their whole generation can be watched until it is idle");
+	if (r->step && r->canary)
+		at_key(mk, s, "rollout.step",
+		        "a roll-out in steps has no canary; leave out one of the two");
+}
+
 void check_service(struct maker *mk, const struct service_config *s, bool whole)
 {
 	if (whole && !s->command.count && !origin_of(s, "command"))
@@ -89,6 +103,7 @@ void check_service(struct maker *mk, const struct service_config *s, bool whole)
 		        s->name);
 	check_sockets(mk, s, whole);
 	check_ready(mk, s, whole);
+	check_rollout(mk, s);
 }
 
 /* An address as one thing that can be had only once: a dual-stack wildcard is two of them. */

@@ -30,6 +30,11 @@ int config_load(
 int config_parse(const char *file, const char *text, size_t length, const char *environment,
         struct config **ret, struct mistakes *mistakes);
 
+/* Makes it one for development mode, before anybody else has it: other defaults where nothing is
+ * set, and of its services only those named (NULL-terminated; NULL or none: all). -EINVAL and a
+ * mistake if one of them is not there. */
+int config_develop(struct config *c, char *const *only, struct mistakes *mistakes);
+
 /* The one-program form. Options are collected first, then made into a configuration of one service.
  */
 struct config_option {

@@ -358,9 +358,9 @@ static void add_section(cfg_opt_t *opts, size_t *n, const char *name, cfg_opt_t 
 /* The options of a service, or with `environments` of one that has environments. */
 static cfg_opt_t *service_options(cfg_opt_t *environments)
 {
-	static const char *const sections[] = {"ready", "drain", "rollout", "limits"};
+	static const char *const sections[] = {"ready", "drain", "rollout", "dev", "limits"};
 	size_t n, ignored;
-	cfg_opt_t *opts = options_of(RAW_SERVICE, NULL, 6, &n), *sub;
+	cfg_opt_t *opts = options_of(RAW_SERVICE, NULL, 7, &n), *sub;
 
 	if (!opts)
 		return NULL;

@@ -47,6 +47,7 @@ struct control_call {
 	bool more, oneway;
 	bool overlaps; /* the next call may start before this one is answered */
 	enum follow follows;
+	bool upgrades; /* waits for another program in our place */
 	bool done;
 	const struct control_stream *stream; /* gives the answer piece by piece */
 	void *stream_data;
@@ -97,6 +98,17 @@ int control_listen(
 /* Removes the socket file if it is still the one that was made. */
 void control_unlisten(struct control *c);
 int peer_read(const struct control *c, int fd, struct peer *ret);
+
+/* The same with the socket that is there already. */
+int control_take_over(
+        struct control *c, const struct control_options *options, int fd, struct ho_error *reterr);
+
+/* server.c, for it and save.c */
+struct control *control_alloc(struct ev_loop *loop, const struct control_handlers *handlers);
+void control_accept(struct control *c);
+/* Takes the descriptor; NULL when memory is short. Its watchers are not started. */
+struct client *client_add(struct control *c, int fd, const struct peer *peer);
+struct control_call *call_new(struct client *k);
 
 /* server.c; each takes the reference to `parameters` (NULL: memory was short, the client is
  * dropped) and never frees a client, so that it may be called from everywhere. */

@@ -90,6 +90,14 @@ static json_t *lines_to_json(const char *text)
 	return list;
 }
 
+void control_answer_config(struct control_call *call, const char *file, const char *environment,
+        const char *text)
+{
+	call_reply(call, json_pack("{s:i, s:o, s:o, s:o}", "version", 1, "file",
+	                         file ? wire_string(file) : json_null(), "environment",
+	                         wire_string(environment), "config", wire_string(text)));
+}
+
 void control_answer_logs(
         struct control_call *call, const char *service, const struct control_log *logs, size_t n)
 {
@@ -317,6 +325,16 @@ static void run_one(struct control_call *call, const struct method *m, json_t *p
 		spec.roll.release = path;
 		spec.roll.confined = !call->client->peer.may_run;
 	}
+	if (m->kind == REQUEST_SCALE) {
+		json_t *workers = json_object_get(parameters, "workers");
+		json_int_t n = json_integer_value(workers);
+
+		if (!json_is_integer(workers) || n < 1 || n > CONFIG_MAX_WORKERS) {
+			invalid(call, "workers");
+			return;
+		}
+		spec.workers = (unsigned)n;
+	}
 	spec.services = &service;
 	send_request(call, &spec);
 }
@@ -336,6 +354,16 @@ static void run_wait(struct control_call *call, const struct method *m, json_t *
 	}
 	spec.services = &service;
 	send_request(call, &spec);
+}
+
+static void run_upgrade(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	call->upgrades = true;
+	c->handlers.upgrade(c->handlers.data);
 }
 
 static void run_status(struct control_call *call, const struct method *m, json_t *parameters)
@@ -367,6 +395,15 @@ static void run_services(struct control_call *call, const struct method *m, json
 	(void)m;
 	(void)parameters;
 	c->handlers.services(c->handlers.data, call);
+}
+
+static void run_config(struct control_call *call, const struct method *m, json_t *parameters)
+{
+	struct control *c = call->client->control;
+
+	(void)m;
+	(void)parameters;
+	c->handlers.config(c->handlers.data, call);
 }
 
 static void run_logs(struct control_call *call, const struct method *m, json_t *parameters)
@@ -469,6 +506,9 @@ static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".Promote", .run = run_one, .changes = true,
 		.kind = REQUEST_PROMOTE, .waits = reload_waits,
 		.parameters = {"service", "wait", "timeout", "canary", "hold"}},
+	{.name = INTERFACE_MANAGER ".Scale", .run = run_one, .changes = true,
+		.kind = REQUEST_SCALE, .waits = start_waits,
+		.parameters = {"service", "workers", "wait", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Abort", .run = run_one, .changes = true,
 		.kind = REQUEST_ABORT, .waits = reload_waits, .parameters = {"service", "wait", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Rollback", .run = run_one, .changes = true,
@@ -483,6 +523,9 @@ static const struct method methods[] = {
 		.waits = wait_waits, .parameters = {"service", "for", "timeout"}},
 	{.name = INTERFACE_MANAGER ".Shutdown", .run = run_request, .changes = true, .all = true,
 		.kind = REQUEST_SHUTDOWN, .waits = stop_waits, .parameters = {"timeout"}},
+	{.name = INTERFACE_MANAGER ".Upgrade", .run = run_upgrade, .changes = true},
+	/* changes nothing, but what it tells may be secret */
+	{.name = INTERFACE_MANAGER ".GetConfig", .run = run_config, .changes = true},
 	{.name = INTERFACE_MANAGER ".Events", .run = run_events, .parameters = {"follow", "lines"}},
 	{.name = INTERFACE_MANAGER ".Connections", .run = run_connections,
 		.parameters = {"service", "generation"}},

@@ -38,7 +38,7 @@ static void client_drop(struct client *k)
 	ev_feed_event(k->control->loop, &k->out, EV_WRITE);
 }
 
-static struct control_call *call_new(struct client *k)
+struct control_call *call_new(struct client *k)
 {
 	struct control_call *call = calloc(1, sizeof *call);
 
@@ -239,6 +239,34 @@ static void client_work(struct client *k)
 		ev_io_start(loop, &k->in);
 }
 
+const char *control_path(const struct control *c)
+{
+	return c->address.sun_path;
+}
+
+struct control_call *control_find(const struct control *c, uint32_t id)
+{
+	for (struct client *k = c->clients; k; k = k->next)
+		for (struct control_call *call = k->first; call; call = call->next)
+			if (call->id == id && !call->done)
+				return call;
+	return NULL;
+}
+
+void control_answer_upgrade(struct control *c, const char *refused)
+{
+	for (struct client *k = c->clients; k; k = k->next)
+		for (struct control_call *call = k->first, *next; call; call = next) {
+			next = call->next; /* an answer may forget it */
+			if (!call->upgrades || call->done)
+				continue;
+			if (refused)
+				control_answer_error(call, CODE_FAILED, refused);
+			else
+				control_answer(call, NULL, 0);
+		}
+}
+
 static bool has_hung_up(int fd)
 {
 	struct pollfd p = {.fd = fd};
@@ -288,6 +316,30 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 	client_work(k);
 }
 
+struct client *client_add(struct control *c, int fd, const struct peer *peer)
+{
+	struct client *k = calloc(1, sizeof *k);
+
+	if (!k) {
+		(void)close_fd(fd);
+		return NULL;
+	}
+	k->control = c;
+	k->peer = *peer;
+	k->fd = fd;
+	wire_reader_init(&k->reader, peer->may_change ? WIRE_MAX_CALL : CONTROL_READER_CALL);
+	wire_writer_init(&k->writer, CONTROL_MAX_WAITING);
+	ev_io_init(&k->in, on_readable, k->fd, EV_READ);
+	ev_io_init(&k->out, on_writable, k->fd, EV_WRITE);
+	k->in.data = k->out.data = k;
+	k->next = c->clients;
+	if (k->next)
+		k->next->prev = k;
+	c->clients = k;
+	c->n_clients++;
+	return k;
+}
+
 /* Takes the descriptor. */
 static void client_new(struct control *c, int fd)
 {
@@ -311,23 +363,9 @@ static void client_new(struct control *c, int fd)
 		        "too many control clients");
 		return;
 	}
-	k = calloc(1, sizeof *k);
-	if (!k)
-		return;
-	k->control = c;
-	k->peer = peer;
-	k->fd = take_fd(own);
-	wire_reader_init(&k->reader, peer.may_change ? WIRE_MAX_CALL : CONTROL_READER_CALL);
-	wire_writer_init(&k->writer, CONTROL_MAX_WAITING);
-	ev_io_init(&k->in, on_readable, k->fd, EV_READ);
-	ev_io_init(&k->out, on_writable, k->fd, EV_WRITE);
-	k->in.data = k->out.data = k;
-	k->next = c->clients;
-	if (k->next)
-		k->next->prev = k;
-	c->clients = k;
-	c->n_clients++;
-	ev_io_start(c->loop, &k->in);
+	k = client_add(c, take_fd(own), &peer);
+	if (k)
+		ev_io_start(c->loop, &k->in);
 }
 
 static void on_connect(struct ev_loop *loop, ev_io *w, int revents)
@@ -364,26 +402,41 @@ static void on_retry(struct ev_loop *loop, ev_timer *w, int revents)
 		ev_io_start(loop, &c->accept);
 }
 
+struct control *control_alloc(struct ev_loop *loop, const struct control_handlers *handlers)
+{
+	struct control *c = calloc(1, sizeof *c);
+
+	if (!c)
+		return NULL;
+	c->loop = loop;
+	c->handlers = *handlers;
+	c->fd = -1;
+	ev_timer_init(&c->retry, on_retry, RETRY_AFTER, 0.);
+	c->accept.data = c->retry.data = c;
+	return c;
+}
+
+void control_accept(struct control *c)
+{
+	ev_io_init(&c->accept, on_connect, c->fd, EV_READ);
+	c->accept.data = c;
+	ev_io_start(c->loop, &c->accept);
+}
+
 int control_new(struct ev_loop *loop, const struct control_options *options,
         const struct control_handlers *handlers, struct control **ret, struct ho_error *reterr)
 {
-	struct control *c = calloc(1, sizeof *c);
+	struct control *c = control_alloc(loop, handlers);
 	int e;
 
 	if (!c)
 		return ho_error_set(reterr, -ENOMEM, "memory is short for the control socket");
-	c->loop = loop;
-	c->handlers = *handlers;
-	c->fd = -1;
 	e = control_listen(c, options, reterr);
 	if (e) {
 		free(c);
 		return e;
 	}
-	ev_io_init(&c->accept, on_connect, c->fd, EV_READ);
-	ev_timer_init(&c->retry, on_retry, RETRY_AFTER, 0.);
-	c->accept.data = c->retry.data = c;
-	ev_io_start(loop, &c->accept);
+	control_accept(c);
 	*ret = c;
 	return 0;
 }

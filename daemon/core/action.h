@@ -26,8 +26,13 @@ struct request;
 	X(CHECK_QUIET) /* (QUIET_CHECKED) */                                                       \
 	X(WATCH_DRAIN) /* (INFLIGHT, again and again) */                                           \
 	X(STOP_WATCH)                                                                              \
-	X(NAME_CUT) /* tell which connections are being cut */                                     \
-	X(RELEASE)  /* close the generation's listeners and forget it */                           \
+	X(NAME_CUT)    /* tell which connections are being cut */                                  \
+	X(RELEASE)     /* close the generation's listeners and forget it */                        \
+	X(WATCH_FILES) /* as the service's settings say now (FILES_CHANGED, again and again) */    \
+	X(START_BUILD) /* (BUILD_ENDED) */                                                         \
+	X(STOP_BUILD)  /* a second time: at once */                                                \
+	X(RETURN_HELD) /* who waits for the generation goes to the one that is steered to */       \
+	X(MEASURE)     /* the memory of the generation (MEASURED) */                               \
 	X(FORGET_SERVICE)                                                                          \
 	X(ANSWER) /* the request passes to the shell */                                            \
 	X(RECORD)                                                                                  \
@@ -60,8 +65,9 @@ struct action {
 	void *shell; /* the shell's own object: of the worker, the generation or the service */
 	union {
 		int signo;
-		bool http; /* PROBE: an answer is wanted, else to be taken from the queue */
-		bool leave; /* RELEASE: the sockets are a foreign server's, which goes on with them */
+		bool http;  /* PROBE: an answer is wanted, else to be taken from the queue */
+		bool leave; /* RELEASE: the sockets are a foreign server's, which goes on with them
+		             */
 		struct prepare prepare;
 		const char *from; /* POINT_BACK: a directory; lives in the list */
 		struct request *request;

@@ -17,12 +17,12 @@ static const char *check_worker(const struct generation *g, const struct worker 
 	FAIL_IF(running && !w->pid);
 	FAIL_IF(w->state == WORKER_ABSENT && w->pid);
 	FAIL_IF(running && g->told);
-	FAIL_IF(w->messaged &&
+	FAIL_IF(w->messaged && !w->surplus &&
 	        !g->by_message); /* who was told by message is told again at the end */
 	/* 4: nobody is told to stop before the generation is quiet, nor, by `idle`, before it is
 	 * drained, unless it is past its deadline, failed, or everything is stopped at once */
 	if (w->state == WORKER_STOPPING && w->pid && !g->killed)
-		FAIL_IF(!(g->state == GENERATION_FAILED || g->overdue || g->quiet));
+		FAIL_IF(!(g->state == GENERATION_FAILED || g->overdue || g->quiet || w->surplus));
 	return NULL;
 }
 
@@ -32,8 +32,9 @@ static const char *check_generation(const struct service *sv, const struct gener
 
 	/* 2: no share without readiness */
 	FAIL_IF(g->share && g->state != GENERATION_SERVING && g->state != GENERATION_CANARY &&
-	        sv->turn_to != g);
-	FAIL_IF(g->state == GENERATION_SERVING && sv->turn == TURN_NONE && !g->share);
+	        sv->turn_to != g && !gate_holds(sv, g));
+	FAIL_IF(g->state == GENERATION_SERVING && sv->turn == TURN_NONE && !g->share && !sv->held &&
+	        !(sv->rolling && sv->rolling->holds));
 	FAIL_IF(g->state == GENERATION_CANARY && sv->turn == TURN_NONE &&
 	        (!g->share || g->share != g->canary));
 	FAIL_IF(sv->turn == TURN_NONE && g->state == GENERATION_READY);
@@ -42,6 +43,9 @@ static const char *check_generation(const struct service *sv, const struct gener
 	                (g->state == GENERATION_CANARY && sv->turn != TURN_STOP)) &&
 	        sv->rolling != g);
 	FAIL_IF(g->state == GENERATION_SERVING && !g->prepared);
+	/* nobody waits for a generation that cannot come any more */
+	FAIL_IF(g->holds && g->state != GENERATION_STARTING && g->state != GENERATION_READY);
+	FAIL_IF(g->building && !g->prepared);
 	/* 3: the listeners stay as long as a process could use them */
 	FAIL_IF(!g->prepared && !g->preparing && generation_has_processes(g));
 	/* 5: every draining generation has an end */
@@ -73,6 +77,7 @@ static const char *check_targets(const struct service *sv)
 		FAIL_IF(t->phase == TARGET_ROLLING &&
 		        !(sv->rolling && sv->rolling->id == t->generation));
 		FAIL_IF(t->phase == TARGET_TURNING && !(sv->rolling && sv->rolling->abort_outcome));
+		FAIL_IF(t->phase == TARGET_SCALING && !service_find(sv, t->generation));
 		FAIL_IF(t->phase == TARGET_STOPPING && sv->state != SERVICE_STOPPING &&
 		        !sv->start_again && !sv->remove);
 		FAIL_IF(t->phase == TARGET_PENDING && t->request->kind != REQUEST_WAIT &&

@@ -103,6 +103,8 @@ void service_config_defaults(struct service_config *s)
 	s->restart = RESTART_ALWAYS;
 	s->umask = -1;
 	s->watch_debounce = 100 * USEC_PER_MSEC;
+	s->watch_poll = USEC_INFINITY;
+	s->dev.hold = true;
 }
 
 const struct service_config *config_find(const struct config *c, const char *name)

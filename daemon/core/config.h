@@ -117,6 +117,11 @@ struct rollout_config {
 	enum rollout_order order;
 };
 
+/* In development mode only. */
+struct dev_config {
+	bool hold; /* new connections wait for the new code, as soon as it is built or started */
+};
+
 enum restart_policy { RESTART_ALWAYS, RESTART_NEVER };
 
 struct limit_config {
@@ -158,7 +163,9 @@ struct service_config {
 	bool no_new_privileges;
 	struct string_list watch, watch_ignore;
 	usec_t watch_debounce;
+	usec_t watch_poll; /* USEC_INFINITY: only where nothing else works */
 	struct string_list build;
+	struct dev_config dev;
 	struct key_origin *origins;
 	size_t n_origins;
 	struct origin origin; /* of the block itself */
@@ -172,6 +179,7 @@ struct config {
 	const char *control_socket;
 	const char *control_group; /* may change things through the control socket; NULL: none */
 	struct origin *global_origins;
+	size_t n_global_origins;
 	struct service_config *services; /* in the order written; names are unique */
 	size_t n_services;
 };

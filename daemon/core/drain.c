@@ -189,7 +189,8 @@ bool drain_advance(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 
-	if (!g->preparing && !generation_has_processes(g)) {
+	if (!g->preparing && !g->building && g->service->held != g &&
+	        !generation_has_processes(g)) {
 		if (g->state == GENERATION_WARM) {
 			begin_draining(g);
 			return true;

@@ -26,7 +26,10 @@
 	X(STEER_FAILED)                                                                            \
 	X(QUIET_CHECKED)                                                                           \
 	X(INFLIGHT) /* how many connections a watched generation has */                            \
-	X(WATCH_FAILED)
+	X(WATCH_FAILED)                                                                            \
+	X(FILES_CHANGED) /* that the service watches */                                            \
+	X(BUILD_ENDED)   /* or could not be started: `exited` with code 0 */                       \
+	X(MEASURED)      /* how much memory a generation has */
 
 enum event_type {
 #define X(id) EVENT_##id,
@@ -35,6 +38,8 @@ enum event_type {
 	        EVENT_TYPE_COUNT,
 };
 const char *event_type_to_string(enum event_type t);
+
+enum file_change { FILE_WRITTEN, FILE_APPEARED, FILE_GONE };
 
 enum worker_word {
 	WORD_READY,
@@ -65,6 +70,10 @@ struct event {
 			bool divisible; /* it can get a part of the new connections */
 		} prepared;
 		int pid;
+		struct { /* FILES_CHANGED: that `text` names */
+			enum file_change change;
+			unsigned more; /* and others */
+		} files;
 		struct {
 			int code, status; /* as waitid(2) */
 			unsigned rest;    /* processes of its tree that are left */
@@ -75,7 +84,8 @@ struct event {
 			uint64_t number; /* EXTEND: µs; HELLO: 0 no channel, 1 one, 2 it drains
 			                    by message */
 		} said;
-		bool ok; /* PROBE_DONE, QUIET_CHECKED */
+		uint64_t memory; /* bytes */
+		bool ok;         /* PROBE_DONE, QUIET_CHECKED */
 		struct {
 			uint64_t total, idle;
 			usec_t oldest;

@@ -3,6 +3,8 @@
  * it has served is in drain.c. */
 #include "core/generation.h"
 #include "core/drain.h"
+#include "core/gate.h"
+#include "core/scale.h"
 #include "core/service.h"
 #include "core/supervisor.h"
 #include "core/taken.h"
@@ -67,6 +69,7 @@ struct generation *generation_new(struct service *service, uint32_t id, struct c
 	        .keep_warm = settings->rollout.keep_warm,
 	        .workers = workers,
 	        .n_workers = n_workers,
+	        .open = n_workers,
 	};
 	for (unsigned i = 0; i < g->n_workers; i++)
 		workers[i] = (struct worker){
@@ -230,7 +233,7 @@ bool generation_whole(const struct generation *g)
 {
 	if (g->told)
 		return false;
-	for (unsigned i = 0; i < g->n_workers; i++)
+	for (unsigned i = 0; i < g->open; i++)
 		if (g->workers[i].state != WORKER_RUNNING && g->workers[i].state != WORKER_READY)
 			return false;
 	return true;
@@ -238,7 +241,7 @@ bool generation_whole(const struct generation *g)
 
 static bool all_workers(const struct generation *g, bool ready)
 {
-	for (unsigned i = 0; i < g->n_workers; i++)
+	for (unsigned i = 0; i < g->open; i++)
 		if (g->workers[i].state != WORKER_READY &&
 		        (ready || g->workers[i].state != WORKER_RUNNING))
 			return false;
@@ -251,14 +254,15 @@ void generation_start_worker(struct generation *g, struct worker *w)
 	w->state = WORKER_STARTING;
 	w->serial++;
 	w->retry_at = w->kill_at = USEC_INFINITY;
-	w->killed = w->hello = w->drains = w->messaged = false;
+	w->killed = w->surplus = w->hello = w->drains = w->messaged = false;
 	w->status[0] = '\0';
 	supervisor_act(g->service->supervisor, ACTION_START_WORKER, g->service, g, w);
 }
 
-static void tell_to_stop(struct generation *g, struct worker *w)
+void generation_signal_worker(struct generation *g, struct worker *w)
 {
-	w->messaged = g->by_message && w->drains;
+	w->messaged =
+	        w->drains && (g->by_message || (w->surplus && g->settings->drain.by == DRAIN_AUTO));
 	if (w->messaged)
 		tell(g, w, TELL_DRAIN, 0);
 	else
@@ -298,7 +302,7 @@ void generation_tell(struct generation *g)
 		w->retry_at = USEC_INFINITY;
 		if (w->state == WORKER_RUNNING || w->state == WORKER_READY ||
 		        w->state == WORKER_REST || w->messaged)
-			tell_to_stop(g, w);
+			generation_signal_worker(g, w);
 	}
 }
 
@@ -310,6 +314,8 @@ void generation_kill(struct generation *g)
 		return;
 	g->told = g->killed = true;
 	g->kill_at = USEC_INFINITY;
+	if (g->building)
+		supervisor_act(s, ACTION_STOP_BUILD, g->service, g, NULL);
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		struct worker *w = &g->workers[i];
 
@@ -338,6 +344,7 @@ void generation_fail(
 	generation_set_state(g, GENERATION_FAILED);
 	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
 	        action_text(s->out, "%s", g->reason);
+	gate_failed(g);
 	if (sv->rolling == g)
 		sv->rolling = NULL;
 	if (g->taken) {
@@ -425,6 +432,8 @@ static bool starting_advance(struct generation *g)
 
 	if (!g->prepared)
 		return false;
+	if (!g->begun)
+		return gate_begin(g);
 	if (s->now >= g->ready_deadline) {
 		fail_unready(g);
 		return true;
@@ -539,21 +548,8 @@ static bool serving_advance(struct generation *g)
 		targets_serving(g->service, g->id, true);
 		changed = true;
 	}
-	for (unsigned i = 0; i < g->n_workers; i++) {
-		struct worker *w = &g->workers[i];
-
-		if (w->state == WORKER_ABSENT && s->now >= w->retry_at) {
-			supervisor_record(s, RECORD_WORKER_RESTARTING, g->service, g, w);
-			w->restarts++;
-			generation_start_worker(g, w);
-			changed = true;
-		} else if (w->state == WORKER_REST && s->now >= w->kill_at) {
-			w->kill_at = USEC_INFINITY;
-			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
-			changed = true;
-		}
-	}
-	return changed;
+	changed |= step_refill(g);
+	return scale_advance(g) || changed;
 }
 
 bool generation_advance(struct generation *g)
@@ -588,21 +584,13 @@ usec_t generation_next_deadline(const struct generation *g)
 
 	switch (g->state) {
 	case GENERATION_STARTING:
-		if (!g->prepared)
+		if (!g->begun)
 			return at;
 		return earliest(g->ready_deadline, g->after_at);
 	case GENERATION_SERVING:
 		if (g->baking)
 			at = g->died ? g->check_at : earliest(g->bake_until, g->check_at);
-		for (unsigned i = 0; i < g->n_workers; i++) {
-			const struct worker *w = &g->workers[i];
-
-			if (w->state == WORKER_ABSENT)
-				at = earliest(at, w->retry_at);
-			else if (w->state == WORKER_REST)
-				at = earliest(at, w->kill_at);
-		}
-		return at;
+		return earliest(at, scale_deadline(g));
 	case GENERATION_WARM:
 	case GENERATION_DRAINING:
 	case GENERATION_STOPPING:
@@ -630,13 +618,13 @@ void generation_worker_started(struct generation *g, struct worker *w, int pid)
 	if (g->taken && g->state == GENERATION_FAILED) {
 		taken_forget_worker(g, w);
 	} else if (g->told) { /* the order came while it was being started */
-		tell_to_stop(g, w);
+		generation_signal_worker(g, w);
 		if (g->killed) {
 			supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 			w->killed = true;
 		}
-	} else if (g->state == GENERATION_STARTING && g->settings->ready.by == READY_EXEC &&
-	           !g->taken) {
+	} else if ((g->state == GENERATION_STARTING || g->opening) &&
+	           g->settings->ready.by == READY_EXEC && !g->taken) {
 		supervisor_act(s, ACTION_WATCH_EXEC, g->service, g, w);
 	}
 }
@@ -645,7 +633,7 @@ static void schedule_restart(struct generation *g, struct worker *w)
 {
 	struct supervisor *s = g->service->supervisor;
 
-	if (g->settings->restart == RESTART_NEVER || g->told || g->taken)
+	if (g->settings->restart == RESTART_NEVER || g->told || g->taken || w->index >= g->open)
 		return;
 	if (s->now - w->started >= STABLE_USEC)
 		w->failures = 0;
@@ -673,7 +661,7 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 	}
 }
 
-static void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost)
+void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost)
 {
 	enum { EXITED = 1, DUMPED = 3 }; /* CLD_EXITED, CLD_DUMPED */
 
@@ -719,14 +707,14 @@ static void handle_rest(struct generation *g, struct worker *w)
 	if (g->state == GENERATION_FAILED || g->killed) {
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
-	} else if (g->state == GENERATION_SERVING && !g->told && !g->taken) {
-		tell_to_stop(g, w);
+	} else if (!g->taken && (g->told ? s->development : g->state == GENERATION_SERVING)) {
+		/* in development what a shell has started leaves with the shell */
+		generation_signal_worker(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}
 }
 
-/* The last lines tell most: what does not fit is left out in front. */
-static void add_last_words(struct text *t, const char *words)
+void add_last_words(struct text *t, const char *words)
 {
 	size_t room = t->size - 1 - t->len, n = words ? strlen(words) : 0;
 	const char *line;
@@ -747,6 +735,7 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 	struct supervisor *s = g->service->supervisor;
 	char how[120], story[sizeof g->reason];
 	struct text told = TEXT_ON(story);
+	bool surplus = w->surplus; /* it was to leave */
 
 	describe_exit(how, sizeof how, code, status, w->lost);
 	record_exit(g, w, code, status, how, last_words);
@@ -761,11 +750,12 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 		generation_fail(g,
 		        service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
 		        "failed", "%s", story);
-	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY ||
-	         g->state == GENERATION_CANARY) {
+	else if (!surplus && (g->state == GENERATION_SERVING || g->state == GENERATION_READY ||
+	                             g->state == GENERATION_CANARY)) {
 		g->died = true;
 		g->ended_badly = code != 1 || status;
 		(void)copy_string(g->reason, sizeof g->reason, story);
+		targets_not_scaled(g->service, story);
 	}
 	if (!worker_alive(w))
 		return; /* it was given up with the generation */
@@ -781,7 +771,9 @@ void generation_worker_tree_gone(struct generation *g, struct worker *w)
 	w->shell = NULL;
 	w->state = WORKER_ABSENT;
 	w->kill_at = USEC_INFINITY;
-	if (g->state == GENERATION_SERVING || g->state == GENERATION_READY)
+	if (w->surplus && w->index < g->open)
+		w->retry_at = 0; /* it is wanted again */
+	else if (g->state == GENERATION_SERVING || g->state == GENERATION_READY)
 		schedule_restart(g, w);
 }
 

@@ -67,11 +67,17 @@ struct generation {
 	void *shell;           /* the shell's object: listeners, release */
 
 	bool preparing, prepared;
-	bool taken;                       /* the server that ran before us, see taken.h */
+	bool taken; /* the server that ran before us, see taken.h */
 	bool shared, migrates, probeable, divisible; /* see EVENT_PREPARED */
 	char *release;                /* directory it was started from, or NULL; owned */
 	bool linked;                  /* the release link was moved for it */
 	unsigned share, share_before; /* wanted; what it was before the turn under way */
+
+	/* before its workers are started: gate.c */
+	bool hold_tried, holds;            /* holds: new connections wait for it */
+	bool building, build_again, built; /* again: what is built is out of date */
+	bool begun;
+	usec_t begun_at;
 
 	/* starting */
 	usec_t ready_deadline, after_at;
@@ -105,9 +111,20 @@ struct generation {
 	uint64_t in_flight, idle, cut;
 	usec_t oldest;
 
+	uint64_t memory; /* bytes, when it was last measured */
+
 	struct worker *workers;
 	unsigned n_workers;
+	unsigned open; /* so many shall run, from the first on */
+
+	/* rolled out in steps */
+	unsigned step;      /* workers at a time; 0: all at once */
+	unsigned step_from; /* workers that the old one had */
+	bool opening;       /* the workers of the step are being started */
 };
+
+/* Most actions that one step can ask for a worker. */
+#define ACTIONS_OF_WORKER 10
 
 /* Frees what it owns and empties it. */
 void roll_done(struct roll *r);
@@ -147,10 +164,17 @@ bool generation_is_old(const struct generation *g);
 bool generation_has_listeners(const struct generation *g);
 
 void generation_start_worker(struct generation *g, struct worker *w);
+/* Sends drain.signal. */
+void generation_signal_worker(struct generation *g, struct worker *w);
 /* Tells every worker to stop. */
 void generation_tell(struct generation *g);
 /* Are its workers told to drain by message? */
 bool generation_by_message(const struct generation *g);
+
+/* "exited with status 1" */
+void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost);
+/* The last lines tell most: what does not fit is left out in front. */
+void add_last_words(struct text *t, const char *words);
 
 /* What happened to its workers. */
 void generation_worker_started(struct generation *g, struct worker *w, int pid);

@@ -28,6 +28,7 @@ enum record_level {
 	X(GENERATION_STOPPING, "generation-stopping", INFO)                                        \
 	X(GENERATION_GONE, "generation-gone", INFO)                                                \
 	X(CONNECTIONS_CUT, "connections-cut", WARNING)                                             \
+	X(GENERATION_SCALED, "generation-scaled", NOTICE)                                          \
 	X(GENERATION_HASTENED, "generation-hastened", NOTICE)                                      \
 	X(CANARY_ABORTED, "canary-aborted", ERROR)                                                 \
 	X(ROLLED_BACK, "rolled-back", ERROR)                                                       \
@@ -52,6 +53,11 @@ enum record_level {
 	X(SOCKET_CLOSED, "socket-closed", WARNING)                                                 \
 	X(SOCKET_REFUSED, "socket-refused", WARNING)                                               \
 	X(ADOPTION_IMPOSSIBLE, "adoption-impossible", WARNING)                                     \
+	X(FILES_CHANGED, "files-changed", NOTICE)                                                  \
+	X(BUILD_STARTED, "build-started", INFO)                                                    \
+	X(BUILD_DONE, "build-done", INFO)                                                          \
+	X(BUILD_CHANGES_FILES, "build-changes-files", WARNING)                                     \
+	X(WATCH_NOTE, "watch-note", WARNING)                                                       \
 	X(RELOAD_REQUESTED, "reload-requested", NOTICE)                                            \
 	X(CHANGE_REQUESTED, "change-requested", NOTICE)                                            \
 	X(STOP_REQUESTED, "stop-requested", NOTICE)                                                \
@@ -65,6 +71,9 @@ enum record_level {
 	X(DAEMON_READY, "daemon-ready", NOTICE)                                                    \
 	X(DAEMON_STOPPING, "daemon-stopping", NOTICE)                                              \
 	X(DAEMON_STOPPED, "daemon-stopped", NOTICE)                                                \
+	X(DAEMON_UPGRADED, "daemon-upgraded", NOTICE)                                              \
+	X(DAEMON_RECOVERED, "daemon-recovered", WARNING)                                           \
+	X(UPGRADE_REFUSED, "upgrade-refused", ERROR)                                               \
 	X(ANOMALY, "anomaly", WARNING)
 
 enum record_type {

@@ -9,6 +9,7 @@ const char *request_kind_to_string(enum request_kind k)
 	        [REQUEST_PROMOTE] = "promote",
 	        [REQUEST_ABORT] = "abort",
 	        [REQUEST_ROLLBACK] = "rollback",
+	        [REQUEST_SCALE] = "scale",
 	        [REQUEST_STOP] = "stop",
 	        [REQUEST_START] = "start",
 	        [REQUEST_RESTART] = "restart",

@@ -12,6 +12,7 @@ enum request_kind {
 	REQUEST_PROMOTE,  /* a canary gets all new connections, or a greater part of them */
 	REQUEST_ABORT,    /* undo the roll-out that is under way */
 	REQUEST_ROLLBACK, /* back to the previous generation */
+	REQUEST_SCALE,    /* another number of workers, without a new generation */
 	REQUEST_STOP,     /* drain and stop services; the daemon goes on */
 	REQUEST_START,    /* start stopped services */
 	REQUEST_RESTART,  /* stop, then start */
@@ -56,6 +57,7 @@ struct request_spec {
 	const char *const *services; /* names; n_services 0: all */
 	size_t n_services;
 	struct roll_options roll; /* of RELOAD and DEPLOY; PROMOTE: has_canary, has_hold */
+	unsigned workers;         /* of SCALE */
 	void *caller;             /* the shell's: to whom the answer goes */
 	const char *cause;        /* "SIGHUP", "handoffctl (uid 0, pid 17)": for the records */
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Who waits for what. Every request gets exactly one answer, the true one: of the generation that
  * carried it. */
+#include "core/scale.h"
 #include "core/supervisor.h"
 
 #include <stdio.h>
@@ -154,7 +155,7 @@ void targets_started(struct service *sv, uint32_t generation)
 			continue;
 		t->generation = generation;
 		t->phase = TARGET_ROLLING;
-		if (t->request->wait == WAIT_NONE)
+		if (t->request->wait == WAIT_NONE && generation)
 			target_done(t, CODE_DONE, "started", NULL);
 	}
 }
@@ -198,6 +199,17 @@ void targets_not_turned(struct service *sv, const char *why)
 	for (struct target *t = sv->targets; t; t = next) {
 		next = t->next;
 		if (t->phase == TARGET_TURNING || t->request->kind == REQUEST_PROMOTE)
+			target_done(t, CODE_FAILED, "failed", why);
+	}
+}
+
+void targets_not_scaled(struct service *sv, const char *why)
+{
+	struct target *next;
+
+	for (struct target *t = sv->targets; t; t = next) {
+		next = t->next;
+		if (t->phase == TARGET_SCALING)
 			target_done(t, CODE_FAILED, "failed", why);
 	}
 }
@@ -295,6 +307,18 @@ static void check_wait(struct target *t)
 	target_done(t, CODE_DONE, drained ? "drained" : "serving", NULL);
 }
 
+static void check_scale(struct target *t)
+{
+	const struct generation *g = service_serving(t->service);
+
+	if (!g || g->id != t->generation)
+		target_done(t, CODE_SUPERSEDED, "superseded", "another generation has taken over");
+	else if (g->open != t->request->workers)
+		target_done(t, CODE_SUPERSEDED, "superseded", "another number was asked for");
+	else if (scale_done(g))
+		target_done(t, CODE_DONE, "scaled", NULL);
+}
+
 /* Who went back waits for the end of a newer generation. */
 static bool is_drained(const struct target *t)
 {
@@ -320,6 +344,8 @@ void targets_check(struct service *sv)
 		         (sv->state == SERVICE_STOPPED ||
 		                 (sv->state == SERVICE_FAILED && !sv->n_generations)))
 			target_done(t, CODE_DONE, "stopped", NULL);
+		else if (t->phase == TARGET_SCALING)
+			check_scale(t);
 		else if (t->request->kind == REQUEST_WAIT)
 			check_wait(t);
 	}
@@ -340,6 +366,7 @@ static struct request *request_new(struct supervisor *s, const struct request_sp
 	r->caller = spec->caller;
 	r->kind = spec->kind;
 	r->wait = spec->wait;
+	r->workers = spec->workers;
 	r->all = !spec->n_services;
 	r->timer = (struct timer){.at = USEC_INFINITY, .owner = TIMER_OF_REQUEST};
 	r->names = calloc(spec->n_services + 1, sizeof *r->names);
@@ -372,6 +399,20 @@ static void link_target(struct target *t, struct service *sv)
 		at = &(*at)->next;
 	*at = t;
 	t->service = sv;
+}
+
+int requests_put(struct supervisor *s, struct request *r)
+{
+	if (supervisor_reserve(s, 2, 1) < 0)
+		return -12; /* ENOMEM */
+	r->timer.owner = TIMER_OF_REQUEST;
+	r->next = s->requests;
+	s->requests = r;
+	timer_set(&s->timers, &r->timer, r->timer.at);
+	for (size_t i = 0; i < r->n_targets; i++)
+		if (r->targets[i].service)
+			link_target(&r->targets[i], r->targets[i].service);
+	return 0;
 }
 
 static const char *names_of_services(struct supervisor *s)
@@ -457,7 +498,7 @@ static void begin_promote(struct target *t)
 	struct generation *g = sv->rolling;
 	char text[120];
 
-	if (!g || g->state != GENERATION_CANARY || g->abort_at != USEC_INFINITY ||
+	if (!g || g->state != GENERATION_CANARY || g->step || g->abort_at != USEC_INFINITY ||
 	        sv->turn != TURN_NONE) {
 		refuse(t, "no canary is held at this moment");
 		return;
@@ -500,6 +541,40 @@ static void begin_back(struct target *t)
 		target_done(t, CODE_DONE, "started", NULL);
 }
 
+static void begin_scale(struct target *t)
+{
+	struct service *sv = t->service;
+	struct generation *g = service_serving(sv);
+	unsigned n = t->request->workers, before = g ? g->open : 0;
+
+	if (!g || sv->rolling || sv->waiting) {
+		refuse(t, g ? "a roll-out is under way; scale it when it is done"
+		            : "the service does not serve");
+		return;
+	}
+	if (g->taken) {
+		refuse(t, "the server that was taken over has its own number of workers");
+		return;
+	}
+	if (n < before && !scale_can_shrink(g)) {
+		refuse(t, "a worker is told to finish only together with its whole generation "
+		          "(drain.by is not \"signal\"); set workers and reload instead");
+		return;
+	}
+	if (!scale_to(g, n)) {
+		refuse(t, "not enough memory for so many workers");
+		return;
+	}
+	sv->scaled = n;
+	sv->scaled_from = g->settings->workers;
+	supervisor_record(sv->supervisor, RECORD_GENERATION_SCALED, sv, g, NULL)->text =
+	        action_text(sv->supervisor->out, "from %u to %u workers", before, n);
+	t->generation = g->id;
+	t->phase = TARGET_SCALING;
+	if (t->request->wait == WAIT_NONE)
+		target_done(t, CODE_DONE, "started", NULL);
+}
+
 /* May finish the target at once. */
 static void begin_target(struct target *t)
 {
@@ -518,6 +593,9 @@ static void begin_target(struct target *t)
 		break;
 	case REQUEST_PROMOTE:
 		begin_promote(t);
+		break;
+	case REQUEST_SCALE:
+		begin_scale(t);
 		break;
 	case REQUEST_ABORT:
 	case REQUEST_ROLLBACK:
@@ -621,7 +699,8 @@ static void shut_down(struct supervisor *s, const struct request_spec *spec)
 
 static bool changes_only(enum request_kind kind)
 {
-	return kind == REQUEST_PROMOTE || kind == REQUEST_ABORT || kind == REQUEST_ROLLBACK;
+	return kind == REQUEST_PROMOTE || kind == REQUEST_SCALE || kind == REQUEST_ABORT ||
+	       kind == REQUEST_ROLLBACK;
 }
 
 /* Refused before anything is done. */

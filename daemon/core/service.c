@@ -2,6 +2,8 @@
 /* The story of a reload: roll -> (generation.c: start, ready) -> turn -> retire the old one; and
  * failed -> undo -> answer. */
 #include "core/service.h"
+#include "core/share.h"
+#include "core/scale.h"
 #include "core/supervisor.h"
 #include "core/taken.h"
 #include "core/turn.h"
@@ -24,9 +26,8 @@ const char *service_state_to_string(enum service_state s)
 }
 
 /* Most actions that one step can ask for a service, and for a worker of a generation. */
-#define ACTIONS_OF_SERVICE 24
-#define ACTIONS_OF_GENERATION 24
-#define ACTIONS_OF_WORKER 10
+#define ACTIONS_OF_SERVICE 32
+#define ACTIONS_OF_GENERATION 28
 
 static long actions_of(const struct generation *g)
 {
@@ -46,7 +47,8 @@ struct service *service_new(struct supervisor *s, uint32_t id, const char *name)
 	sv->supervisor = s;
 	sv->id = id;
 	sv->state = SERVICE_STARTING;
-	sv->retry_at = USEC_INFINITY;
+	gate_init(&sv->gate);
+	sv->retry_at = sv->measure_at = USEC_INFINITY;
 	sv->timer = (struct timer){.at = USEC_INFINITY, .owner = TIMER_OF_SERVICE};
 	(void)copy_string(sv->name, sizeof sv->name, name);
 	return sv;
@@ -87,6 +89,13 @@ struct generation *service_find(const struct service *sv, uint32_t generation)
 	return NULL;
 }
 
+struct generation *service_heir(const struct service *sv, const struct generation *g)
+{
+	if (g->state != GENERATION_DRAINING && g->state != GENERATION_STOPPING)
+		return NULL;
+	return service_serving(sv);
+}
+
 unsigned service_old(const struct service *sv, uint32_t than)
 {
 	unsigned n = 0;
@@ -125,6 +134,8 @@ void service_want(struct service *sv, struct config *config, const struct servic
 {
 	struct config *before = sv->wanted;
 
+	if (settings->watch.count || (before && sv->wanted_settings->watch.count))
+		supervisor_act(sv->supervisor, ACTION_WATCH_FILES, sv, NULL, NULL);
 	sv->wanted = config_ref(config);
 	sv->wanted_settings = settings;
 	config_unref(before);
@@ -191,7 +202,10 @@ void service_result(struct service *sv, enum request_kind kind, uint32_t generat
 		targets_failed(sv, generation, code, outcome, text);
 	if (!service_serving(sv) && code != CODE_DONE && !sv->stop_wanted &&
 	        sv->state != SERVICE_STOPPING) {
-		if (sv->wanted_settings->restart == RESTART_ALWAYS && !sv->finished) {
+		if (sv->supervisor->development &&
+		        !sv->finished) { /* only a change can make it better */
+			service_set_state(sv, SERVICE_FAILED);
+		} else if (sv->wanted_settings->restart == RESTART_ALWAYS && !sv->finished) {
 			sv->retry_at = usec_add(sv->supervisor->now, worker_backoff(sv->failures));
 			sv->failures++;
 		} else {
@@ -202,6 +216,15 @@ void service_result(struct service *sv, enum request_kind kind, uint32_t generat
 	sv->attempted = true;
 }
 
+int service_append(struct service *sv, struct generation *g)
+{
+	if (sv->n_generations == GENERATIONS_MAX ||
+	        supervisor_reserve(sv->supervisor, actions_of(g), 0) < 0)
+		return -12; /* ENOMEM */
+	sv->generations[sv->n_generations++] = g;
+	return 0;
+}
+
 /* ---- roll ---- */
 
 /* NULL when memory is short. */
@@ -210,15 +233,16 @@ static struct generation *new_generation(struct service *sv)
 	struct supervisor *s = sv->supervisor;
 	const struct generation *serving = service_serving(sv);
 	struct lineage *back = sv->waiting_roll.back && serving ? serving->lineage : NULL;
+	const struct service_config *settings = back ? back->settings : sv->wanted_settings;
+	bool scaled = sv->scaled && sv->scaled_from == settings->workers;
 	struct generation *g;
 
-	const struct service_config *settings = back ? back->settings : sv->wanted_settings;
-
 	g = generation_new(sv, sv->last_generation + 1, back ? back->config : sv->wanted, settings,
-	        settings->workers, s->now);
-	if (!g || !generation_set_roll(g, &sv->waiting_roll, back) ||
-	        supervisor_reserve(s, actions_of(g), 0) < 0)
+	        scaled ? sv->scaled : settings->workers, s->now);
+	if (!g || !generation_set_roll(g, &sv->waiting_roll, back) || service_append(sv, g) < 0)
 		return generation_free(g);
+	if (serving)
+		step_plan(g, serving);
 	if (g->roll.kind == REQUEST_RELOAD && !sv->attempted)
 		g->roll.kind = REQUEST_START;
 	return g;
@@ -254,7 +278,6 @@ static bool start_roll(struct service *sv)
 		return true;
 	}
 	sv->last_generation++;
-	sv->generations[sv->n_generations++] = g;
 	sv->rolling = g;
 	sv->waiting = false;
 	sv->finished = false;
@@ -276,13 +299,13 @@ static bool start_taken(struct service *sv)
 	        generation_new(sv, 0, sv->wanted, sv->wanted_settings, sv->taking, s->now);
 
 	sv->taking = 0;
-	if (!g || supervisor_reserve(s, actions_of(g), 0) < 0) {
+	if (!g || service_append(sv, g) < 0) {
 		generation_free(g);
 		taken_give_up(sv, "not enough memory to take the server over");
 		return true;
 	}
 	g->taken = g->preparing = true;
-	sv->generations[sv->n_generations++] = sv->rolling = g;
+	sv->rolling = g;
 	supervisor_act(s, ACTION_PREPARE, sv, g, NULL);
 	supervisor_record(s, RECORD_GENERATION_STARTING, sv, g, NULL)->text = "take-over";
 	return true;
@@ -326,9 +349,11 @@ static bool begin_stop(struct service *sv)
 	if (sv->rolling)
 		generation_restore_link(sv->rolling);
 	sv->rolling = NULL;
+	sv->held = NULL;
+	gate_drop(&sv->gate);
 	serving = service_serving(sv);
-	if (serving)
-		turn_begin(sv, TURN_STOP, serving->taken ? serving : NULL, 0);
+	if (serving || share_total(sv))
+		turn_begin(sv, TURN_STOP, serving && serving->taken ? serving : NULL, 0);
 	else
 		turn_retire_all(sv);
 	return true;
@@ -384,7 +409,7 @@ static bool drop_gone(struct service *sv)
 /* A canary for which nobody has set an end; it makes room for what comes. */
 static bool is_held(const struct generation *g)
 {
-	return g && g->state == GENERATION_CANARY && g->hold == USEC_INFINITY &&
+	return g && g->state == GENERATION_CANARY && !g->step && g->hold == USEC_INFINITY &&
 	       g->abort_at == USEC_INFINITY;
 }
 
@@ -411,6 +436,8 @@ static bool advance(struct service *sv)
 		        "a later roll-out was asked for while it was held");
 		return true;
 	}
+	if (gate_advance(sv))
+		return true;
 	if (has_finished(sv)) {
 		struct generation *g = service_serving(sv);
 
@@ -433,18 +460,67 @@ static bool advance(struct service *sv)
 	return false;
 }
 
+/* The memory of old generations is looked at only where there is a limit, and something old. */
+#define MEASURE_EVERY_USEC (5 * USEC_PER_SEC)
+
+static bool is_kept(const struct generation *g)
+{
+	return g->state == GENERATION_WARM || g->state == GENERATION_DRAINING;
+}
+
+static void measure(struct service *sv)
+{
+	struct supervisor *s = sv->supervisor;
+	bool any = false;
+
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		any |= is_kept(sv->generations[i]);
+	if (!any || !sv->wanted_settings->rollout.max_old_memory) {
+		sv->measure_at = USEC_INFINITY;
+		return;
+	}
+	if (sv->measure_at != USEC_INFINITY && s->now < sv->measure_at)
+		return;
+	sv->measure_at = usec_add(s->now, MEASURE_EVERY_USEC);
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		if (is_kept(sv->generations[i]))
+			supervisor_act(s, ACTION_MEASURE, sv, sv->generations[i], NULL);
+}
+
+void service_measured(struct service *sv)
+{
+	uint64_t limit = sv->wanted_settings->rollout.max_old_memory, sum = 0;
+
+	for (unsigned i = sv->n_generations; i-- > 0;) {
+		struct generation *g = sv->generations[i];
+
+		if (!is_kept(g) || g->deadline <= sv->supervisor->now)
+			continue;
+		sum += g->memory;
+		if (limit && sum > limit)
+			generation_hasten(g, action_text(sv->supervisor->out,
+			                             "old generations have %llu MiB, "
+			                             "rollout.max-old-memory allows %llu",
+			                             (unsigned long long)(sum >> 20),
+			                             (unsigned long long)(limit >> 20)));
+	}
+}
+
 static void set_timer(struct service *sv)
 {
 	usec_t at = sv->rolling || service_serving(sv) || sv->n_generations == GENERATIONS_MAX
 	                    ? USEC_INFINITY
 	                    : sv->retry_at;
 
+	if (gate_next_deadline(sv) < at)
+		at = gate_next_deadline(sv);
 	for (unsigned i = 0; i < sv->n_generations; i++) {
 		usec_t next = generation_next_deadline(sv->generations[i]);
 
 		if (next < at)
 			at = next;
 	}
+	at = sv->measure_at < at ? sv->measure_at : at;
 	timer_set(&sv->supervisor->timers, &sv->timer, sv->turn == TURN_NONE ? at : USEC_INFINITY);
 }
 
@@ -463,7 +539,11 @@ void service_settle(struct service *sv)
 		changed |= drop_gone(sv);
 		changed |= advance(sv);
 	}
+	if (sv->turn == TURN_NONE)
+		measure(sv);
 	set_timer(sv);
+	if (sv->targets && sv->turn == TURN_NONE)
+		targets_check(sv);
 	rolling = (sv->rolling && sv->rolling->state != GENERATION_CANARY) || sv->waiting;
 	if (rolling != sv->counted_rolling)
 		s->rolling += rolling ? 1 : -1u;

@@ -6,6 +6,7 @@
 
 #include "core/base.h"
 #include "core/config.h"
+#include "core/gate.h"
 #include "core/generation.h"
 #include "core/record.h"
 #include "core/request.h"
@@ -27,11 +28,13 @@ const char *service_state_to_string(enum service_state s);
 
 enum turn_kind {
 	TURN_NONE,
-	TURN_FLIP,  /* to a new generation */
-	TURN_PART,  /* a part of them to a canary */
-	TURN_ABORT, /* the canary's part goes back */
-	TURN_BACK,  /* to the previous generation */
-	TURN_STOP,  /* to nobody */
+	TURN_FLIP,   /* to a new generation */
+	TURN_PART,   /* a part of them to a canary */
+	TURN_ABORT,  /* the canary's part goes back */
+	TURN_BACK,   /* to the previous generation */
+	TURN_STOP,   /* to nobody */
+	TURN_HOLD,   /* to a generation that is not ready: connections wait for it */
+	TURN_RETURN, /* away from one that they waited for in vain */
 };
 
 struct service {
@@ -56,6 +59,9 @@ struct service {
 	unsigned turn_part; /* of TURN_PART */
 	bool turn_asked;    /* BACK: by somebody, not by a failure */
 
+	struct gate gate;
+	struct generation *held; /* has failed, and connections still wait for it */
+
 	bool stop_wanted, remove, start_again;
 	bool abort_wanted, back_wanted;
 	unsigned part_wanted; /* of a canary; 0: nothing is wanted */
@@ -66,7 +72,8 @@ struct service {
 	bool counted_rolling;
 	bool touched;  /* by a configuration: to be settled */
 	bool finished; /* its program ended by itself and is not to be restarted */
-	usec_t retry_at;
+	usec_t retry_at, measure_at;
+	unsigned scaled, scaled_from; /* workers instead of what the settings say; 0: as they say */
 	unsigned failures;
 	uint64_t cut; /* connections cut since the last result */
 
@@ -80,7 +87,13 @@ struct service {
 struct service *service_new(struct supervisor *s, uint32_t id, const char *name);
 struct service *service_free(struct service *sv);
 
+/* Puts the newest generation behind the others and owns it then; -ENOMEM, or no place. */
+int service_append(struct service *sv, struct generation *g);
+
 struct generation *service_serving(const struct service *sv);
+/* Who takes the connections of this generation over that can be passed: the one that serves, as
+ * soon as there is no way back to this one; NULL: nobody yet. */
+struct generation *service_heir(const struct service *sv, const struct generation *g);
 struct generation *service_find(const struct service *sv, uint32_t generation);
 /* Old generations that still have something, and are older than `than`. */
 unsigned service_old(const struct service *sv, uint32_t than);
@@ -102,6 +115,9 @@ void service_stay_stopped(struct service *sv);
 /* What came of a request of this kind: for those who wait, and for status. */
 void service_result(struct service *sv, enum request_kind kind, uint32_t generation,
         enum outcome_code code, const char *outcome, const char *text);
+
+/* The memory of an old generation is known: are they too many? */
+void service_measured(struct service *sv);
 
 /* Does all that can be done now and sets the timer; called at the end of every event that touched
  * it. */

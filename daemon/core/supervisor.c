@@ -126,26 +126,30 @@ struct record *supervisor_record(struct supervisor *s, enum record_type type,
 
 /* ---- configuration ---- */
 
+struct service *supervisor_put_service(struct supervisor *s, uint32_t id, const char *name)
+{
+	size_t slot = id & SLOT_MASK, n = slot < s->n_slots ? s->n_slots : slot + 1;
+	struct service **services = realloc(s->services, n * sizeof *services);
+
+	if (!services)
+		return NULL;
+	s->services = services;
+	for (; s->n_slots < n; s->n_slots++)
+		services[s->n_slots] = NULL;
+	if (services[slot])
+		return NULL;
+	return services[slot] = service_new(s, id, name);
+}
+
 static struct service *add_service(struct supervisor *s, const char *name)
 {
-	struct service *sv, **services;
 	size_t slot;
 
 	for (slot = 0; slot < s->n_slots && s->services[slot]; slot++)
 		;
 	if (slot == SLOTS_MAX)
 		return NULL;
-	if (slot == s->n_slots) {
-		services = realloc(s->services, (slot + 1) * sizeof *services);
-		if (!services)
-			return NULL;
-		services[slot] = NULL;
-		s->services = services;
-		s->n_slots++;
-	}
-	sv = service_new(s, (uint32_t)(++s->last_serial << SLOT_BITS | slot), name);
-	s->services[slot] = sv;
-	return sv;
+	return supervisor_put_service(s, (uint32_t)(++s->last_serial << SLOT_BITS | slot), name);
 }
 
 /* Does anybody who waits for this configuration want all of it? */
@@ -358,8 +362,6 @@ static void on_prepared(struct generation *g, const struct event *ev)
 	if (g->shared)
 		supervisor_record(
 		        g->service->supervisor, RECORD_STEERING_SHARED, g->service, g, NULL);
-	for (unsigned i = 0; i < g->n_workers; i++)
-		generation_start_worker(g, &g->workers[i]);
 }
 
 static void on_prepare_failed(struct generation *g, const struct event *ev)
@@ -468,6 +470,10 @@ static void generation_event(struct generation *g, const struct event *ev)
 	case EVENT_WATCH_FAILED:
 		drain_uncountable(g, ev->text);
 		break;
+	case EVENT_MEASURED:
+		g->memory = ev->memory;
+		service_measured(g->service);
+		break;
 	case EVENT_WORKER_STARTED:
 	case EVENT_WORKER_START_FAILED:
 	case EVENT_WORKER_EXITED:
@@ -482,6 +488,8 @@ static void generation_event(struct generation *g, const struct event *ev)
 	case EVENT_CONFIG_REFUSED:
 	case EVENT_STEERED:
 	case EVENT_STEER_FAILED:
+	case EVENT_FILES_CHANGED:
+	case EVENT_BUILD_ENDED:
 	case EVENT_TYPE_COUNT:
 		break;
 	}
@@ -496,6 +504,8 @@ static void service_event(struct supervisor *s, const struct event *ev)
 		return;
 	if (ev->type == EVENT_STEERED || ev->type == EVENT_STEER_FAILED) {
 		turn_answered(sv, ev->type == EVENT_STEERED, ev->text);
+	} else if (ev->type == EVENT_FILES_CHANGED || ev->type == EVENT_BUILD_ENDED) {
+		gate_on_event(sv, service_find(sv, ev->generation), ev);
 	} else {
 		g = service_find(sv, ev->generation);
 		if (!g)
@@ -584,7 +594,7 @@ static void finish_start(struct supervisor *s)
 			return;
 		serving |= s->services[i] && service_serving(s->services[i]);
 	}
-	if (!serving) {
+	if (!serving && !s->development) {
 		s->exit_code = 1;
 		order_stop(s);
 		return;
@@ -619,7 +629,7 @@ static void drop_ended(struct supervisor *s)
 		all_finished &= ended && sv->finished;
 		badly |= sv->state == SERVICE_FAILED;
 	}
-	if (any && all_finished && s->state == SUPERVISOR_RUNNING) {
+	if (any && all_finished && s->state == SUPERVISOR_RUNNING && !s->development) {
 		s->exit_code = badly;
 		order_stop(s);
 	}
@@ -691,6 +701,9 @@ void supervisor_step(
 	case EVENT_QUIET_CHECKED:
 	case EVENT_INFLIGHT:
 	case EVENT_WATCH_FAILED:
+	case EVENT_FILES_CHANGED:
+	case EVENT_BUILD_ENDED:
+	case EVENT_MEASURED:
 		service_event(s, ev);
 		break;
 	case EVENT_TYPE_COUNT:

@@ -21,6 +21,7 @@
 enum target_phase {
 	TARGET_PENDING, /* the generation that will carry it has not been started */
 	TARGET_ROLLING,
+	TARGET_SCALING,
 	TARGET_TURNING, /* back, to what served before */
 	TARGET_BAKING,
 	TARGET_DRAINING,
@@ -50,8 +51,9 @@ struct request {
 	enum request_kind kind;
 	enum wait_for wait;
 	struct roll_options roll;
-	char *release; /* of it; owned */
-	char *cause;   /* owned */
+	char *release;    /* of it; owned */
+	unsigned workers; /* of SCALE */
+	char *cause;      /* owned */
 	struct timer timer;
 	bool loading; /* waits for the configuration */
 	bool all;
@@ -85,6 +87,7 @@ struct supervisor {
 	bool look_for_ends; /* a service may be at its end */
 	bool at_once;       /* the second order to stop */
 	bool exiting;
+	bool development; /* a failed start waits for a change; set before the first step */
 	int exit_code;
 };
 
@@ -107,6 +110,19 @@ const char *supervisor_check(const struct supervisor *s);
 
 /* "web: generation 7 serves, 6 drains (3 connections)": for systemd's STATUS=. */
 void supervisor_summary(const struct supervisor *s, struct text *t);
+
+/* ---- what outlives a handoffd (state/core.c fills the tables) ---- */
+
+/* A service at the place that its id says; NULL when that is taken or memory is short. */
+struct service *supervisor_put_service(struct supervisor *s, uint32_t id, const char *name);
+/* Puts a request before those that are there, and makes its targets wait; 0 or -ENOMEM. */
+int requests_put(struct supervisor *s, struct request *r);
+/* resume.c: goes on where another handoffd was, whose tables are there. What it had asked for and
+ * was not answered is asked for again. After a crash the tables may lag behind by what was done
+ * last, nobody waits for an answer any more, and a generation that was just starting is started
+ * anew, as its word that it is ready may have been lost. The shell's objects have to be in place.
+ */
+void supervisor_resume(struct supervisor *s, usec_t now, bool crashed, struct action_list *out);
 
 /* ---- for the other parts of the core ---- */
 
@@ -138,6 +154,8 @@ void targets_canary(struct service *sv, const struct generation *g);
 void targets_turned(struct service *sv, uint32_t generation, const char *outcome);
 /* And those who asked for any turn have it not. */
 void targets_not_turned(struct service *sv, const char *why);
+/* A worker has ended that was to be one more. */
+void targets_not_scaled(struct service *sv, const char *why);
 /* Going back takes a new generation. */
 void targets_pending(struct service *sv);
 void targets_forget_pending(struct service *sv, const char *why);

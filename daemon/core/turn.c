@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "core/turn.h"
+#include "core/gate.h"
+#include "core/scale.h"
 #include "core/share.h"
 #include "core/supervisor.h"
 #include "core/taken.h"
@@ -36,7 +38,14 @@ void turn_to_ready(struct service *sv)
 {
 	struct generation *g = sv->rolling;
 
-	if (g->canary && service_serving(sv))
+	struct generation *serving = service_serving(sv);
+
+	if (g->step && serving && !step_begin(g, serving))
+		generation_fail(g, CODE_GENERATION_FAILED, "failed",
+		        "the generation that it was to replace in steps was rolled back");
+	else if (g->step && serving)
+		turn_begin(sv, TURN_PART, g, step_part(g));
+	else if (g->canary && serving)
 		turn_begin(sv, TURN_PART, g, g->canary);
 	else
 		turn_begin(sv, TURN_FLIP, g, SHARE_ALL);
@@ -98,6 +107,8 @@ bool turn_canary_advance(struct generation *g)
 		turn_begin(sv, TURN_FLIP, g, SHARE_ALL);
 		return true;
 	}
+	if (g->step && step_advance(g))
+		return true;
 	return generation_check_advance(g);
 }
 
@@ -105,6 +116,12 @@ usec_t turn_canary_deadline(const struct generation *g)
 {
 	usec_t at = g->abort_at < g->promote_at ? g->abort_at : g->promote_at;
 
+	if (g->step) {
+		usec_t next = scale_deadline(g);
+
+		at = next < at ? next : at;
+		at = g->opening && g->ready_deadline < at ? g->ready_deadline : at;
+	}
 	return g->check_at < at ? g->check_at : at;
 }
 
@@ -115,11 +132,19 @@ static void turned_to_part(struct service *sv, struct generation *g, unsigned pa
 
 	if (g->state == GENERATION_READY)
 		generation_set_state(g, GENERATION_CANARY);
+	g->holds = false;
+	gate_return_held(sv);
 	g->canary = part;
-	g->promote_at = usec_add(s->now, g->hold);
 	sv->failures = 0;
 	r = supervisor_record(s, RECORD_GENERATION_CANARY, sv, g, NULL);
 	r->duration = s->now - g->created;
+	if (g->step) {
+		r->text = action_text(s->out, "%u of its %u workers serve, the old one makes room",
+		        g->open, g->n_workers);
+		step_taken(g, service_serving(sv));
+		return;
+	}
+	g->promote_at = usec_add(s->now, g->hold);
 	if (g->hold == USEC_INFINITY)
 		r->text = action_text(s->out,
 		        "gets %.4g %% of new connections until it is promoted or aborted",
@@ -168,7 +193,9 @@ static usec_t hold_until(
 	usec_t bake = g->settings->rollout.bake;
 	usec_t hold = bake > g->keep_warm ? bake : g->keep_warm;
 
-	if (old->shared || g->shared || !generation_has_listeners(old) || old->rolled_back)
+	/* who cannot afford two generations has none of them kept */
+	if (old->shared || g->shared || !generation_has_listeners(old) || old->rolled_back ||
+	        g->step)
 		return 0;
 	return usec_add(sv->supervisor->now, hold);
 }
@@ -219,6 +246,9 @@ static void turned_to_new(struct service *sv, struct generation *g)
 		generation_retire(o, hold_until(sv, o, g));
 	}
 	generation_set_state(g, GENERATION_SERVING);
+	g->holds = false;
+	gate_return_held(sv);
+	g->step = 0;
 	g->baking = true;
 	g->bake_until = usec_add(s->now, g->settings->rollout.bake);
 	sv->rolling = NULL;
@@ -246,6 +276,8 @@ static void turned_back(struct service *sv, struct generation *g)
 	if (asked)
 		(void)copy_string(bad->reason, sizeof bad->reason, sv->why);
 	bad->rolled_back = true;
+	if (sv->rolling && !sv->rolling->begun) /* connections were taken from it; again */
+		sv->rolling->holds = sv->rolling->hold_tried = false;
 	generation_retire(bad, 0);
 	generation_set_state(g, GENERATION_SERVING);
 	r = supervisor_record(s, RECORD_ROLLED_BACK, sv, bad, NULL);
@@ -285,11 +317,17 @@ static void turn_failed(
 
 	supervisor_record(sv->supervisor, RECORD_STEER_FAILED, sv, to, NULL)->text =
 	        action_text(sv->supervisor->out, "%s", why);
-	if (turn != TURN_STOP) /* there the workers leave all the same */
+	/* there the workers leave all the same, or nobody is to be sent again */
+	if (turn != TURN_STOP && turn != TURN_RETURN)
 		share_undo(sv);
+	if (turn == TURN_HOLD || turn == TURN_RETURN)
+		return;
 	if (to && to->state == GENERATION_READY)
 		generation_fail(to, service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED,
 		        "failed", "connections could not be turned to it: %s", why);
+	else if (turn != TURN_ABORT && to && to->step)
+		turn_abort(to, CODE_GENERATION_FAILED, "rolled-back",
+		        "connections could not be turned to it");
 	else if (turn == TURN_ABORT)
 		to->abort_at = again;
 	else if (turn == TURN_FLIP && to->promote_at == USEC_INFINITY && to->hold != USEC_INFINITY)
@@ -313,6 +351,10 @@ void turn_answered(struct service *sv, bool ok, const char *why)
 		turn_failed(sv, turn, to, why ? why : "");
 	if (turn == TURN_STOP)
 		turn_retire_all(sv);
+	else if (turn == TURN_HOLD)
+		gate_held(sv, to, ok);
+	else if (turn == TURN_RETURN)
+		gate_return_held(sv);
 	else if (ok && turn == TURN_FLIP)
 		turned_to_new(sv, to);
 	else if (ok && turn == TURN_PART)

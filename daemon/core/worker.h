@@ -32,6 +32,7 @@ struct worker {
 	unsigned restarts; /* in all */
 	unsigned failures; /* in a row: the back-off */
 	bool killed;       /* SIGKILL was sent */
+	bool surplus;      /* told to stop while its generation serves */
 	bool hello;        /* it has a channel: it is told who serves */
 	bool drains;       /* it can be told to drain by message */
 	bool messaged;     /* it was told so, and not by a signal */

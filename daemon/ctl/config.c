@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* A configuration file as handoffd would read it; no handoffd need run. */
+/* A configuration file as handoffd would read it; no handoffd need run, but for `diff`. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "conf/load.h"
 #include "ctl/ctl.h"
+#include "wire/interface.h"
 
 #define DEFAULT_FILE "/etc/handoffd/handoffd.conf"
 
@@ -16,6 +17,15 @@ static void print_mistakes(const struct mistakes *m)
 		(void)fputs("… and more\n", stderr);
 }
 
+/* What runs, and from which file and environment; false if the exit code tells why not. */
+static bool ask_running(struct ctl *ctl, json_t **ret, int *ret_code)
+{
+	*ret_code = client_ask(ctl, INTERFACE_MANAGER ".GetConfig", json_object(), ret);
+	if (!*ret_code && !json_is_string(json_object_get(*ret, "config")))
+		*ret_code = complain(CODE_FAILED, "handoffd answered without its configuration");
+	return !*ret_code;
+}
+
 int command_config(struct ctl *ctl)
 {
 	const char *what = ctl->arguments[0];
@@ -23,16 +33,28 @@ int command_config(struct ctl *ctl)
 	        ctl->environment ? ctl->environment : getenv("HANDOFF_ENVIRONMENT");
 	const char *file = ctl->n_arguments > 1 ? ctl->arguments[1] : ctl->config;
 	_cleanup_(config_unrefp) struct config *config = NULL;
+	_cleanup_json_ json_t *running = NULL;
 	_cleanup_free_ char *text = NULL;
 	struct mistakes mistakes = {0};
 	int e;
 
-	if (strcmp(what, "check") && strcmp(what, "show"))
+	bool diff = !strcmp(what, "diff");
+
+	if (strcmp(what, "check") && strcmp(what, "show") && !diff)
 		return complain(
-		        CODE_USAGE, "config does not know \"%s\", but check and show", what);
+		        CODE_USAGE, "config does not know \"%s\", but check, show and diff", what);
 	if (ctl->n_arguments > 1 && ctl->config)
 		return complain(CODE_USAGE, "the file is named twice: \"%s\" and \"%s\"", file,
 		        ctl->config);
+	if (diff && !ask_running(ctl, &running, &e))
+		return e;
+	if (diff && !file && !*member(running, "file"))
+		return complain(
+		        CODE_USAGE, "handoffd runs without a file; name the one that is meant");
+	if (diff && !file)
+		file = member(running, "file");
+	if (diff && !environment)
+		environment = member(running, "environment");
 	if (!file)
 		file = DEFAULT_FILE;
 	e = config_load(file, environment, &config, &mistakes);
@@ -45,6 +67,8 @@ int command_config(struct ctl *ctl)
 		        config->n_services == 1 ? "" : "s");
 		return 0;
 	}
+	if (diff)
+		return config_diff(ctl, member(running, "config"), config);
 	text = config_print(config);
 	if (!text)
 		return complain(CODE_FAILED, "memory is short");

@@ -24,6 +24,8 @@ struct ctl {
 	uint64_t lines;
 	bool lines_set;
 	const char *config, *environment;
+	const char *listen[16]; /* of --listen */
+	size_t n_listen;
 	uint64_t generation; /* 0: all */
 	usec_t patience;     /* with handoffd that does not answer; 0: endless */
 	const char *command;
@@ -38,14 +40,21 @@ int command_deploy(struct ctl *ctl);
 int command_promote(struct ctl *ctl);
 int command_abort(struct ctl *ctl);
 int command_rollback(struct ctl *ctl);
+int command_scale(struct ctl *ctl);
 int command_stop(struct ctl *ctl);
 int command_start(struct ctl *ctl);
 int command_restart(struct ctl *ctl);
 int command_wait(struct ctl *ctl);
+int command_upgrade(struct ctl *ctl);
 int command_events(struct ctl *ctl);
 int command_logs(struct ctl *ctl);
 int command_connections(struct ctl *ctl);
 int command_config(struct ctl *ctl);
+int command_doctor(struct ctl *ctl);
+
+/* diff.c: prints what would change from `running`, as config_print() writes it, to `config`. */
+struct config;
+int config_diff(const struct ctl *ctl, const char *running, const struct config *config);
 
 /* client.c */
 struct client {
@@ -135,6 +144,11 @@ struct progress;
 struct progress *progress_new(void);
 /* Shows one event: repaints the line of a terminal, else prints one. */
 void progress_show(struct progress *p, const json_t *event);
+/* On a terminal: handoffd's status, for the numbers. */
+bool progress_wants_status(const struct progress *p);
+void progress_status(struct progress *p, const json_t *status);
+/* The service belongs to it, also before anything happens. */
+void progress_expect(struct progress *p, const char *service);
 /* Clears the line. Returns NULL. */
 struct progress *progress_free(struct progress *p);
 

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* How far a request is: on a terminal one repainted line with the phase of each service, elsewhere
- * one line an event. The cursor stays visible and no mode is changed, so there is nothing to
- * restore. */
-#include <langinfo.h>
-#include <locale.h>
+/* How far a request is: on a terminal one repainted line with the phases of each service, elsewhere
+ * one line an event. Events tell the phases, handoffd's status the numbers. The cursor stays
+ * visible and no mode is changed, so there is nothing to restore. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,14 +11,17 @@
 
 struct phase {
 	char service[CONFIG_MAX_NAME];
-	json_int_t generation; /* the one that starts */
+	json_int_t generation; /* the one that starts; 0: none */
 	unsigned started, ready;
-	char words[96];
+	char then[48]; /* what became of it after it was ready, or "" */
+	bool draining;
+	json_int_t at_first, left; /* connections of those that drain; negative: unknown */
+	double deadline;           /* seconds; negative: none */
 };
 
 struct progress {
 	unsigned columns; /* 0: no terminal */
-	const char *dot;
+	const char *dot, *arrow;
 	struct phase phases[MAX_SHOWN];
 	size_t n_phases;
 	bool painted;
@@ -33,8 +34,8 @@ struct progress *progress_new(void)
 	if (!p)
 		return NULL;
 	p->columns = terminal_columns();
-	(void)setlocale(LC_CTYPE, "");
-	p->dot = strcmp(nl_langinfo(CODESET), "UTF-8") ? "," : " \xc2\xb7";
+	p->dot = wants_utf8() ? " \xc2\xb7 " : ", ";
+	p->arrow = wants_utf8() ? "\xe2\x86\x92" : "->";
 	return p;
 }
 
@@ -45,46 +46,133 @@ static struct phase *find_phase(struct progress *p, const char *service)
 			return &p->phases[i];
 	if (p->n_phases == MAX_SHOWN)
 		return NULL;
+	p->phases[p->n_phases] = (struct phase){.at_first = -1, .left = -1, .deadline = -1};
 	(void)copy_string(p->phases[p->n_phases].service, CONFIG_MAX_NAME, service);
 	return &p->phases[p->n_phases++];
 }
 
-/* The phase that an event begins, without its "generation-". */
+static void then(struct phase *f, const char *words)
+{
+	(void)copy_string(f->then, sizeof f->then, words);
+}
+
 static void advance(struct phase *f, const json_t *event)
 {
 	const char *name = member(event, "event");
 	json_int_t generation = json_integer_value(json_object_get(event, "generation"));
-	const json_t *connections = json_object_get(event, "connections");
-	struct text words = TEXT_ON(f->words);
 
 	if (!strcmp(name, "generation-starting")) {
 		f->generation = generation;
 		f->started = f->ready = 0;
-	}
-	if (!strcmp(name, "worker-started") && generation == f->generation)
+		then(f, "");
+	} else if (!strcmp(name, "generation-draining")) {
+		f->draining = true;
+	} else if (generation != f->generation) {
+		return;
+	} else if (!strcmp(name, "worker-started")) {
 		f->started++;
-	if (!strcmp(name, "worker-ready") && generation == f->generation)
+	} else if (!strcmp(name, "worker-ready")) {
 		f->ready++;
-	if (!strncmp(name, "worker-", 7) && f->ready < f->started)
-		text_add(&words, "starting %u/%u ready", f->ready, f->started);
-	else
-		text_add(&words, "%s", strncmp(name, "generation-", 11) ? name : name + 11);
-	if (connections)
-		text_add(&words, " %" JSON_INTEGER_FORMAT " connections",
-		        json_integer_value(connections));
+	} else if (!strcmp(name, "generation-ready")) {
+		f->ready = f->started;
+		then(f, "steering");
+	} else if (!strcmp(name, "generation-canary")) {
+		then(f, "canary");
+	} else if (!strcmp(name, "generation-serving")) {
+		then(f, "serving");
+	} else if (!strcmp(name, "generation-failed")) {
+		then(f, "failed");
+	}
+}
+
+/* The numbers of those that drain. */
+static void count(struct phase *f, const json_t *service)
+{
+	json_t *g;
+	size_t i;
+
+	f->left = 0;
+	f->deadline = -1;
+	json_array_foreach(json_object_get(service, "generations"), i, g)
+	{
+		const json_t *drain = json_object_get(g, "drain");
+		const json_t *deadline = json_object_get(drain, "deadline_in");
+		double seconds = json_is_number(deadline) ? json_number_value(deadline) : -1;
+
+		if (!json_is_object(drain))
+			continue;
+		f->draining = true;
+		f->left += json_integer_value(json_object_get(g, "in_flight"));
+		if (seconds >= 0 && (f->deadline < 0 || seconds < f->deadline))
+			f->deadline = seconds;
+	}
+	if (f->left > f->at_first)
+		f->at_first = f->left;
+}
+
+static void add_phase(struct text *t, const struct progress *p, const struct phase *f)
+{
+	const char *between = " ";
+
+	text_add(t, "%s:", f->service);
+	if (f->generation) {
+		text_add(t, " starting %u/%u ready", f->ready, f->started);
+		between = p->dot;
+	}
+	if (f->generation && *f->then) {
+		text_add(t, "%s%s", p->dot, f->then);
+		between = p->dot;
+	}
+	if (!f->draining)
+		return;
+	text_add(t, "%sdraining", between);
+	if (f->at_first >= 0)
+		text_add(t, " %" JSON_INTEGER_FORMAT " %s %" JSON_INTEGER_FORMAT " connections",
+		        f->at_first, p->arrow, f->left);
+	if (f->deadline >= 0)
+		text_add(t, ", %.0f s to the deadline", f->deadline);
 }
 
 static void repaint(struct progress *p)
 {
-	char line[MAX_SHOWN * sizeof(struct phase)];
+	char line[MAX_SHOWN * 256];
 	struct text t = TEXT_ON(line);
 
-	for (size_t i = 0; i < p->n_phases; i++)
-		text_add(&t, "%s%s%s: %s", i ? p->dot : "", i ? " " : "", p->phases[i].service,
-		        p->phases[i].words);
+	for (size_t i = 0; i < p->n_phases; i++) {
+		text_add(&t, "%s", i ? "   " : "");
+		add_phase(&t, p, &p->phases[i]);
+	}
+	if (!t.len)
+		return;
 	(void)fputs("\r\033[K", stdout);
 	put_text(stdout, line, p->columns - 1);
 	p->painted = true;
+	(void)fflush(stdout);
+}
+
+bool progress_wants_status(const struct progress *p)
+{
+	return p && p->columns;
+}
+
+void progress_status(struct progress *p, const json_t *status)
+{
+	json_t *service;
+	size_t i;
+
+	for (size_t k = 0; k < p->n_phases; k++)
+		json_array_foreach(json_object_get(status, "services"), i, service)
+		{
+			if (!strcmp(member(service, "name"), p->phases[k].service))
+				count(&p->phases[k], service);
+		}
+	repaint(p);
+}
+
+void progress_expect(struct progress *p, const char *service)
+{
+	if (p)
+		(void)find_phase(p, service);
 }
 
 static void print_event(const json_t *event)
@@ -123,8 +211,10 @@ void progress_show(struct progress *p, const json_t *event)
 
 struct progress *progress_free(struct progress *p)
 {
-	if (p && p->painted)
+	if (p && p->painted) {
 		(void)fputs("\r\033[K", stdout);
+		(void)fflush(stdout); /* what comes next may come on stderr */
+	}
 	free(p);
 	return NULL;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The commands that ask for something and wait until it is so: reload, deploy, rollback, stop, wait
  * and their like. */
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -60,32 +61,68 @@ static void print_results(const struct ctl *ctl, const json_t *document, int cod
 		(void)complain(code, "%s", *text ? text : "handoffd did not say why it failed");
 }
 
+/* The status as it comes, while the line of a terminal shows it. */
+static void show_status(struct client *monitor, struct progress *p, bool ended)
+{
+	_cleanup_json_ json_t *reply = NULL;
+	int r = ended ? CODE_UNREACHABLE : client_receive_now(monitor, &reply, NULL, NULL);
+
+	if (!r)
+		progress_status(p, json_object_get(reply, "status"));
+	else if (r != CLIENT_NOTHING)
+		client_close(monitor);
+}
+
+/* Until the last reply. On a terminal with numbers out of the status, from a second connection. */
+static int follow(const struct ctl *ctl, struct client *c, struct progress *p, json_t **ret,
+        json_t **ret_failure)
+{
+	struct client monitor = {.fd = -1};
+	bool more = true;
+	int r = 0;
+
+	if (progress_wants_status(p))
+		(void)client_follow(&monitor, ctl, INTERFACE_MANAGER ".Monitor", json_object());
+	while (!r && more) {
+		_cleanup_json_ json_t *reply = NULL;
+		struct pollfd fds[] = {
+		        {.fd = c->fd, .events = POLLIN}, {.fd = monitor.fd, .events = POLLIN}};
+
+		r = client_receive_now(c, &reply, &more, ret_failure);
+		if (!r && more)
+			progress_show(p, json_object_get(reply, "progress"));
+		else if (!r)
+			*ret = json_incref(reply);
+		if (r != CLIENT_NOTHING)
+			continue;
+		r = 0;
+		(void)poll(fds, ARRAY_SIZE(fds), -1);
+		if (fds[1].revents)
+			show_status(&monitor, p, fds[1].revents & (POLLHUP | POLLERR));
+	}
+	client_close(&monitor);
+	return r;
+}
+
 /* Takes the reference to `parameters`. */
 static int run(struct ctl *ctl, const char *method, json_t *parameters)
 {
 	_cleanup_json_ json_t *reply = NULL, *failure = NULL;
-	struct progress *progress = NULL;
+	struct progress *progress = ctl->json ? NULL : progress_new();
 	struct client c;
-	bool more = true;
-	int r = client_open(&c, ctl);
+	int r;
 
-	if (r) {
-		json_decref(parameters);
-		return r;
-	}
+	for (int i = 0; i < ctl->n_arguments; i++)
+		progress_expect(progress, ctl->arguments[i]);
 	if (ctl->timeout != USEC_INFINITY)
 		(void)json_object_set_new(parameters, "timeout",
 		        json_real((double)ctl->timeout / (double)USEC_PER_SEC));
-	r = client_send(&c, method, parameters, !ctl->json);
-	if (!ctl->json)
-		progress = progress_new();
-	while (!r && more) {
-		json_decref(reply);
-		reply = NULL;
-		r = client_receive(&c, &reply, &more, &failure);
-		if (!r && more)
-			progress_show(progress, json_object_get(reply, "progress"));
+	r = client_follow(&c, ctl, method, parameters);
+	if (r) {
+		(void)progress_free(progress);
+		return r;
 	}
+	r = follow(ctl, &c, progress, &reply, &failure);
 	progress = progress_free(progress);
 	client_close(&c);
 	/* Nothing but its own word means that it is done. */
@@ -158,6 +195,23 @@ int command_rollback(struct ctl *ctl)
 	return run_service(ctl, INTERFACE_MANAGER ".Rollback", NULL);
 }
 
+int command_scale(struct ctl *ctl)
+{
+	json_t *parameters = json_pack("{s:o}", "service", wire_string(ctl->arguments[0]));
+	uint64_t n;
+
+	if (!parse_number(ctl->arguments[1], CONFIG_MAX_WORKERS, &n) || !n) {
+		json_decref(parameters);
+		return complain(CODE_USAGE,
+		        "scale takes a number of workers from 1 to %d, not \"%s\"",
+		        CONFIG_MAX_WORKERS, ctl->arguments[1]);
+	}
+	if (parameters && ctl->wait)
+		(void)json_object_set_new(parameters, "wait", wire_string(ctl->wait));
+	(void)json_object_set_new(parameters, "workers", json_integer((json_int_t)n));
+	return run(ctl, INTERFACE_MANAGER ".Scale", parameters);
+}
+
 static int run_services(struct ctl *ctl, const char *method)
 {
 	json_t *services = json_array(), *parameters;
@@ -189,6 +243,15 @@ int command_start(struct ctl *ctl)
 int command_restart(struct ctl *ctl)
 {
 	return run_services(ctl, INTERFACE_MANAGER ".Restart");
+}
+
+int command_upgrade(struct ctl *ctl)
+{
+	int r = run(ctl, INTERFACE_MANAGER ".Upgrade", json_object());
+
+	if (!r && !ctl->json)
+		(void)puts("handoffd was replaced");
+	return r;
 }
 
 int command_wait(struct ctl *ctl)

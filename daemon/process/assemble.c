@@ -152,21 +152,19 @@ static int make_environment(const struct process_spec *spec, const char *notify_
 		return ho_error_set(reterr, e->failed,
 		        "cannot build the environment of service \"%s\": %s", r->service->name,
 		        e->failed == -E2BIG ? "it is too large" : "no memory");
-	if (s->input->n_fds && (r->service->dialects & DIALECT_SYSTEMD) &&
-	        r->service->listen_pid == LISTEN_PID_CHILD)
-		a->listen_pid = environment_get(e, "LISTEN_PID");
+	a->listen_pid = dialect_pid(e, r->service->dialects, s->input);
 	return 0;
 }
 
-static int make_command(const struct service_config *service, const struct substitution *s,
-        struct assembly *a, struct ho_error *reterr)
+static int make_command(const struct service_config *service, const struct string_list *command,
+        const struct substitution *s, struct assembly *a, struct ho_error *reterr)
 {
-	a->argv = calloc(service->command.count + 1, sizeof *a->argv);
+	a->argv = calloc(command->count + 1, sizeof *a->argv);
 	if (!a->argv)
 		return ho_error_set(reterr, -ENOMEM, "no memory for the command of service \"%s\"",
 		        service->name);
-	for (size_t i = 0; i < service->command.count; i++) {
-		int result = substitute(service->command.items[i], s, &a->argv[i], reterr);
+	for (size_t i = 0; i < command->count; i++) {
+		int result = substitute(command->items[i], s, &a->argv[i], reterr);
 
 		if (result < 0)
 			return result;
@@ -200,7 +198,8 @@ int assembly_make(const struct process_spec *spec, const char *notify_socket, st
 	if (result == 0)
 		result = make_environment(spec, notify_socket, &s, &a, reterr);
 	if (result == 0)
-		result = make_command(service, &s, &a, reterr);
+		result = make_command(
+		        service, spec->command ? spec->command : &service->command, &s, &a, reterr);
 	free(sockets);
 	if (result < 0)
 		assembly_done(&a);

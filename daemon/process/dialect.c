@@ -70,7 +70,7 @@ static void add_systemd(struct environment *e, const struct dialect_input *in)
 		environment_set(e, "LISTEN_PID", "0000000000");
 		break;
 	case LISTEN_PID_PARENT:
-		environment_set(e, "LISTEN_PID", "parent:%ld", (long)in->parent);
+		environment_set(e, "LISTEN_PID", "parent:0000000000");
 		break;
 	case LISTEN_PID_NONE:
 		environment_unset(e, "LISTEN_PID");
@@ -185,6 +185,16 @@ void dialect_add(struct environment *e, unsigned dialects, const struct dialect_
 		if (dialects & dialects_table[i].bit)
 			dialects_table[i].add(e, in);
 	}
+}
+
+char *dialect_pid(const struct environment *e, unsigned dialects, const struct dialect_input *in)
+{
+	char *value =
+	        in->n_fds && (dialects & DIALECT_SYSTEMD) ? environment_get(e, "LISTEN_PID") : NULL;
+
+	if (!value || in->listen_pid == LISTEN_PID_NONE)
+		return NULL;
+	return value + (in->listen_pid == LISTEN_PID_PARENT ? strlen("parent:") : 0);
 }
 
 static void make_key(char *to, size_t size, const char *name)

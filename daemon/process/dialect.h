@@ -28,12 +28,15 @@ struct dialect_input {
 };
 
 /* Adds the variables of every dialect in `dialects`, nothing at all if there are no sockets. With
- * the systemd dialect and LISTEN_PID_CHILD the value of LISTEN_PID has room for any pid, to be
- * written by the child itself. */
+ * the systemd dialect the value of LISTEN_PID has room for any pid at dialect_pid(), to be written
+ * by the child itself. */
 void dialect_add(struct environment *e, unsigned dialects, const struct dialect_input *in);
 
-/* With the einhorn dialect, the worker's descriptor that leads to the socket of its acknowledgement:
- * the one behind its sockets. */
+/* Where the pid of the worker is to be written, NULL if it is not wanted. */
+char *dialect_pid(const struct environment *e, unsigned dialects, const struct dialect_input *in);
+
+/* With the einhorn dialect, the worker's descriptor that leads to the socket of its
+ * acknowledgement: the one behind its sockets. */
 int dialect_einhorn_fd(size_t n_fds);
 
 /* HANDOFF_FD_<NAME>, the name in capitals with _ for all but letters and digits; the second address

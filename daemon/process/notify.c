@@ -104,6 +104,11 @@ static bool parse_line(char *line, struct notify_message *m)
 		m->kind = NOTIFY_KEEP;
 		return true;
 	}
+	m->text = value_of(line, "HANDOFF_LIVE");
+	if (m->text) {
+		m->kind = NOTIFY_LIVE;
+		return true;
+	}
 	m->text = value_of(line, "STATUS");
 	if (!m->text)
 		return false;
@@ -177,7 +182,7 @@ struct delivery {
 	struct notify *notify;
 	bool alive;
 	bool store, forget, fetch, hello, drains;
-	char name[CONFIG_MAX_NAME], layout[CONFIG_MAX_NAME];
+	char name[CONFIG_MAX_NAME], layout[CONFIG_MAX_NAME], live[CONFIG_MAX_NAME];
 };
 
 static bool deliver(void *arg, const struct notify_message *m)
@@ -192,6 +197,10 @@ static bool deliver(void *arg, const struct notify_message *m)
 	if (m->kind == NOTIFY_KEEP) {
 		if (valid_name(m->text))
 			(void)copy_string(d->layout, sizeof d->layout, m->text);
+		return true;
+	}
+	if (m->kind == NOTIFY_LIVE) {
+		(void)copy_string(d->live, sizeof d->live, m->text);
 		return true;
 	}
 	if (m->kind == NOTIFY_FDSTORE || m->kind == NOTIFY_FDREMOVE || m->kind == NOTIFY_FETCH) {
@@ -243,6 +252,14 @@ static void deliver_fds(struct delivery *d, const struct beside *b)
 		m.layout = d->layout;
 		d->alive = d->notify->message(d->notify->data, &m);
 	}
+	if (d->alive && d->live[0] && b->n_fds == 1) {
+		m = (struct notify_message){.kind = NOTIFY_LIVE,
+		        .text = d->live,
+		        .fd = b->fds[0],
+		        .candidate = -1,
+		        .page_fd = -1};
+		d->alive = d->notify->message(d->notify->data, &m);
+	}
 }
 
 bool notify_read(struct notify *n, unsigned limit)
@@ -284,16 +301,22 @@ bool notify_read(struct notify *n, unsigned limit)
 	return alive;
 }
 
-static int bind_name(struct notify *n, int fd)
+static int make_name(struct notify *n)
 {
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
 	uint64_t random[2];
-	size_t length;
 
 	if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
 		return -EIO;
 	(void)snprintf(n->name, sizeof n->name, "@handoffd/%ld/%016llx%016llx", (long)getpid(),
 	        (unsigned long long)random[0], (unsigned long long)random[1]);
+	return 0;
+}
+
+static int bind_name(const struct notify *n, int fd)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	size_t length;
+
 	length = strlen(n->name);
 	memcpy(a.sun_path + 1, n->name + 1, length - 1);
 	if (bind(fd, (struct sockaddr *)&a,
@@ -302,8 +325,17 @@ static int bind_name(struct notify *n, int fd)
 	return 0;
 }
 
-int notify_start(struct notify *n, struct ev_loop *loop,
-        void (*readable)(struct ev_loop *loop, ev_io *io, int events), struct ho_error *reterr)
+void notify_watch(struct notify *n, struct ev_loop *loop,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events))
+{
+	n->loop = loop;
+	ev_io_init(&n->io, readable, n->fd, EV_READ);
+	n->io.data = n->data;
+	ev_io_start(loop, &n->io);
+}
+
+int notify_rebind(struct notify *n, struct ev_loop *loop,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events))
 {
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	int on = 1, r = fd < 0 ? -errno : 0;
@@ -313,13 +345,22 @@ int notify_start(struct notify *n, struct ev_loop *loop,
 	if (r == 0)
 		r = bind_name(n, fd);
 	if (r < 0)
+		return r;
+	n->fd = take_fd(fd);
+	notify_watch(n, loop, readable);
+	return 0;
+}
+
+int notify_start(struct notify *n, struct ev_loop *loop,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events), struct ho_error *reterr)
+{
+	int r = make_name(n);
+
+	if (r == 0)
+		r = notify_rebind(n, loop, readable);
+	if (r < 0)
 		return ho_error_set(
 		        reterr, r, "cannot open a notify socket for a worker: %s", strerror(-r));
-	n->loop = loop;
-	n->fd = take_fd(fd);
-	ev_io_init(&n->io, readable, n->fd, EV_READ);
-	n->io.data = n->data;
-	ev_io_start(loop, &n->io);
 	return 0;
 }
 

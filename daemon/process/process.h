@@ -43,6 +43,7 @@ enum notify_kind {
 	NOTIFY_DRAINS,   /* of libhandoff; is not delivered by itself */
 	NOTIFY_KEEP,     /* HANDOFF_KEEP=layout: memory `text` of this layout is wanted */
 	NOTIFY_FETCH,    /* HANDOFF_FETCH=1: what is kept as `text` is wanted */
+	NOTIFY_LIVE,     /* HANDOFF_LIVE=text: live connections can be passed, or taken */
 };
 struct notify_message {
 	enum notify_kind kind;
@@ -50,7 +51,7 @@ struct notify_message {
 	const char *text;   /* of STATUS, valid UTF-8 without control characters; of FDSTORE,
 	                     * FDREMOVE, KEEP and FETCH, a valid name; else NULL */
 	int fd;             /* borrowed, closed after the call: of FDSTORE; of KEEP and FETCH, a
-	                     * socket to answer on; else -1 */
+	                     * socket to answer on; of LIVE, the door; else -1 */
 	int candidate;      /* of KEEP, borrowed: to be kept if there is none yet */
 	const char *layout; /* of KEEP, a valid name */
 	int page_fd;        /* for those inside of this room; else -1 */
@@ -128,6 +129,13 @@ void processes_reap(struct processes *ps);
  * none. */
 struct process *processes_find(struct processes *ps, pid_t pid);
 
+/* Runs a program of our own aside, with `input` as its standard input, for at most `limit`. `done`
+ * is called once, with what it wrote (at most some KiB) and whether it exited with 0; NULL `text`:
+ * it ran out of time. One at a time: -EBUSY. */
+typedef void (*helper_done)(void *data, bool ok, const char *text);
+int processes_run(struct processes *ps, const char *const argv[], int input, usec_t limit,
+        helper_done done, void *data, struct ho_error *reterr);
+
 /* What a release is for one generation: everything that is looked up anew. */
 struct release {
 	struct config *config; /* referenced */
@@ -172,7 +180,25 @@ struct process_spec {
 	                 messages; stderr and stdout of handoffd are inherited otherwise, and then
 	                 there is no tail */
 	enum adoption adoption;
+	const struct string_list *command; /* NULL: the service's */
 };
+
+/* A command that runs to its end in the place of a worker, without its sockets: `build`. */
+struct build;
+struct build_handlers {
+	/* A line of its output. */
+	void (*output)(void *data, bool is_stderr, const char *line, size_t length);
+	/* It is over; the last thing it does. `tail` is as process_tail() tells it. */
+	void (*ended)(void *data, struct exit_info how, const char *tail);
+	void *data;
+};
+/* Fails with words, as process_start(). */
+int process_start_build(struct processes *ps, struct release *release,
+        const struct build_handlers *handlers, struct build **ret, struct ho_error *reterr);
+/* TERM to all of it, and KILL two seconds later, or at the second call; `ended` follows. */
+void build_stop(struct build *b);
+/* KILL, and nothing follows. Accepts NULL. */
+struct build *build_free(struct build *b);
 
 /* Starts it. Fails with the child's own errno and the path when the program cannot be executed, or
  * a limit, user, capability or directory cannot be set: nothing is left behind then. */
@@ -185,6 +211,8 @@ int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struc
 /* Forgets it; if it still runs, it runs on unwatched. Accepts NULL, returns NULL. */
 struct process *process_free(struct process *p);
 
+/* Is the process with this pid the one that started then (clock ticks since boot), and alive? */
+bool process_is(pid_t pid, uint64_t start);
 /* 0, or why its socket calls are not asked about although that was wanted (negative errno). */
 int process_adoption_error(const struct process *p);
 pid_t process_pid(const struct process *p);
@@ -192,6 +220,8 @@ void *process_user(const struct process *p);
 /* The last lines it wrote (at most 16, at most 2 KiB), newline-separated; "" if none were seen.
  * Blocks not. */
 const char *process_tail(struct process *p);
+/* Is it the child of somebody else, so that nobody tells us of those it leaves behind? */
+bool process_is_foreign(const struct process *p);
 
 /* Tells a worker with a channel which generation serves, or to drain until `deadline` (monotonic,
  * USEC_INFINITY: none). 0 or negative errno. */

@@ -251,8 +251,8 @@ static bool read_words(const struct seccomp_notif *n, struct socket_call *call, 
 	case CALL_LISTEN:
 		return true;
 	case CALL_UNLINK:
-		return socket_path_read(
-		        (pid_t)n->pid, n->data.args[n->data.nr == __NR_unlinkat], path, room) &&
+		return socket_path_read((pid_t)n->pid, n->data.args[n->data.nr == __NR_unlinkat],
+		               path, room) &&
 		       path[0];
 	case CALL_BIND:
 	case CALL_CONNECT:

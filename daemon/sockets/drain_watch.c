@@ -548,6 +548,16 @@ int drain_watch_new_on(struct connections *c, struct endpoint_list *endpoints, c
 	return 0;
 }
 
+void drain_watch_hurry(struct drain_watch *w)
+{
+	struct side *const sides[] = {&w->tcp, &w->unix_side};
+
+	for (size_t i = 0; i < ARRAY_SIZE(sides); i++) {
+		sides[i]->lost = true; /* missing ones are expected: the dump is taken twice */
+		hasten(sides[i], usec_sub(urgent_pause(sides[i]), now_usec() - sides[i]->dumped));
+	}
+}
+
 void drain_watch_last(const struct drain_watch *w, struct inflight *ret)
 {
 	const usec_t now = now_usec();

@@ -16,6 +16,8 @@
 #include "sockets/unix_name.h"
 #include "system/fd.h"
 
+#define STRANDED_MAX 65536
+
 static int option(int fd, int name)
 {
 	int value = -1;
@@ -144,7 +146,7 @@ static int open_means(struct address_group *g, const struct member *m, struct ho
 	        reterr, -EINVAL, "cannot listen on %s: unknown kind of address", g->address.text);
 }
 
-static void group_close(struct address_group *g)
+void group_close(struct address_group *g)
 {
 	struct address_group **p;
 
@@ -172,6 +174,7 @@ static int group_open(struct group_context *x, const struct member *m, int passe
 	if (!g)
 		return listener_failed(reterr, -ENOMEM, m->config);
 	g->context = x;
+	g->id = ++x->last_serial;
 	g->address = *a;
 	g->address.text = strdup(a->text);
 	g->address.path = a->path ? strdup(a->path) : NULL;
@@ -265,7 +268,7 @@ void group_unwatch(struct group_context *x, int fd)
 }
 
 /* What is watched already stays so (EEXIST). */
-static void watch_member(struct group_context *x, const struct member *m)
+void group_watch_member(struct group_context *x, const struct member *m)
 {
 	if (m->fd >= 0 && listener_is_listening(m->fd))
 		group_watch(x, m->fd);
@@ -281,7 +284,7 @@ static void see_to_hangups(struct group_context *x)
 			reuseport_verify(g->reuseport, g->sticky);
 	for (struct address_group *g = x->groups; g; g = g->next)
 		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
-			watch_member(x, g->members[i]);
+			group_watch_member(x, g->members[i]);
 }
 
 void group_on_event(struct group_context *x)
@@ -345,6 +348,25 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 			group_leave(m);
 	}
 	return r;
+}
+
+void group_strand(const struct member *m, int fd)
+{
+	const struct group_context *x = m->group->context;
+	int flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+
+	/* A worker may have the same open file, and have made it blocking. */
+	if (!x->stranded || flags < 0 ||
+	        (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0))
+		return;
+	for (int i = 0; i < STRANDED_MAX; i++) {
+		int waiting = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+		if (waiting < 0)
+			return;
+		x->stranded(x->stranded_data, waiting,
+		        m->unix_path[0] ? m->config->address.path : NULL);
+	}
 }
 
 static void drop_adopted(struct member *m)

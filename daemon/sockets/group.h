@@ -65,10 +65,13 @@ struct group_context {
 	int hangups_fd; /* an epoll that tells which listener was shut down, or has a client */
 	struct ev_timer look; /* until arrivals at sockets of programs are looked at again */
 	struct address_group *groups;
+	void (*stranded)(void *data, int fd, const char *path); /* see sockets.h */
+	void *stranded_data;
 };
 
 struct address_group {
 	struct address_group *next;
+	uint64_t id; /* not used twice, nor for a member's serial */
 	struct group_context *context;
 	struct address address; /* own copies of its strings */
 	struct address ip;   /* the address of a TCP group; with systemd's sockets not `address` */
@@ -98,9 +101,14 @@ int group_take(struct group_context *x, struct member *m, struct ho_error *reter
 void group_abandon(struct member *m);
 /* Closes the member's descriptor; the last one closes the group. */
 void group_leave(struct member *m);
+/* What waits in the queue of a listener of the member goes to `stranded`; it must not block. */
+void group_strand(const struct member *m, int fd);
 /* Wakes us when a listening socket hangs up, and only then (or see adopt_look_again()). */
 void group_watch(struct group_context *x, int fd);
 void group_unwatch(struct group_context *x, int fd);
+void group_watch_member(struct group_context *x, const struct member *m);
+/* Only without members. */
+void group_close(struct address_group *g);
 /* Something hung up, or a client has arrived: sees to all listeners where that is so. */
 void group_on_event(struct group_context *x);
 /* Makes the `part`s of the members true. On failure nothing has changed but them. */

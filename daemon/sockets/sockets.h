@@ -41,6 +41,11 @@ struct sockets_options {
 	               * are owned by `sockets` once sockets_new() has succeeded */
 	int *passed;
 	char **passed_names;
+	/* Takes a client's connection (`fd`, owned from now on) out of the queue of a listener that
+	 * nobody will ever accept from, while its address is steered; `path` is the public one of a
+	 * UNIX socket, else NULL. NULL: such ones are reset. */
+	void (*stranded)(void *data, int fd, const char *path);
+	void *stranded_data;
 };
 
 /* Finds out what the kernel permits. */
@@ -110,6 +115,9 @@ struct share {
  * effect before it returns. */
 int sockets_steer(struct sockets *s, const struct share *shares, size_t n, bool sticky,
         struct ho_error *reterr);
+
+/* Everything that waits in the queues of the set goes to `stranded`. */
+void listener_set_strand(struct listener_set *set);
 
 /* Where a probe of listener `i` has to come from so that this generation and no other receives it:
  * a bound, not yet connected, non-blocking client socket, and the address to connect to. Until

@@ -18,6 +18,8 @@ static struct {
 	enum record_level level;
 	bool journal;
 	unsigned long dropped;
+	void (*sink)(void *data, enum record_level level, const struct record *r, const char *text);
+	void *sink_data;
 } state = {.level = RECORD_INFO};
 
 static bool stderr_is_journal(void)
@@ -36,6 +38,14 @@ void log_open(const struct log_options *options)
 {
 	state.level = options->level;
 	state.journal = stderr_is_journal();
+}
+
+void log_sink(
+        void (*sink)(void *data, enum record_level level, const struct record *r, const char *text),
+        void *data)
+{
+	state.sink = sink;
+	state.sink_data = data;
 }
 
 static bool write_all(int fd, const char *bytes, size_t n)
@@ -156,6 +166,11 @@ void log_record(const struct record *r)
 	char line[2048];
 	struct text t = TEXT_ON(line);
 
+	if (state.sink) {
+		describe(r, &t);
+		state.sink(state.sink_data, record_level(r->type), r, line);
+		return;
+	}
 	if (record_level(r->type) > state.level)
 		return;
 	if (!state.journal)
@@ -178,11 +193,13 @@ void log_line(enum record_level level, const char *format, ...)
 		return;
 	if (state.journal)
 		text_add(&t, "<%d>", (int)level);
-	else
+	else if (!state.sink)
 		text_add(&t, "handoffd: ");
 	va_start(ap, format);
 	n = vsnprintf(line + t.len, sizeof line - t.len, format, ap);
 	va_end(ap);
-	if (n > 0)
+	if (n > 0 && state.sink)
+		state.sink(state.sink_data, level, NULL, line);
+	else if (n > 0)
 		log_output(true, line, strlen(line));
 }

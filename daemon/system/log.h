@@ -12,6 +12,11 @@ struct log_options {
 	enum record_level level; /* what is less important is left out */
 };
 
+/* From now on everything but workers' lines goes there instead, whatever its level; `r` is NULL of
+ * log_line(). */
+void log_sink(
+        void (*sink)(void *data, enum record_level level, const struct record *r, const char *text),
+        void *data);
 void log_open(const struct log_options *options);
 void log_record(const struct record *r);
 /* What belongs to no service: start, options. */

@@ -31,6 +31,7 @@ SLEEPD = BUILD / "contrib/examples/sleepd"
 LOAD = BUILD / "tests/tools/handoff-load"
 WORKER = (sys.executable, HERE / "worker.py")
 LIMIT = 30  # seconds
+FAST = bool(os.environ.get("HANDOFF_FAST"))
 NOBODY = 65534
 CLONE_NEWNET = 0x40000000
 SCHEMAS = {
@@ -95,7 +96,7 @@ class Http:
         while b"\r\n\r\n" not in self.buffer:
             self.more()
         head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
-        size = int(re.search(rb"Content-Length: (\d+)", head)[1])
+        size = int(re.search(rb"(?i)Content-Length: (\d+)", head)[1])
         while len(self.buffer) < size:
             self.more()
         body, self.buffer = self.buffer[:size], self.buffer[size:]
@@ -326,6 +327,7 @@ class Daemon:
         self.environment.update(TEST_MARK=self.mark, PYTHONDONTWRITEBYTECODE="1")
         self.environment.update(environment or {})
         self.argv = argv
+        self.stdin = subprocess.DEVNULL
         self.popen = popen
         self.process = self.log = self.output = self.events = None
         self.port = free_port()
@@ -355,7 +357,7 @@ class Daemon:
         """Without waiting for anything."""
         self.process = subprocess.Popen(
             self.command(),
-            stdin=subprocess.DEVNULL,
+            stdin=self.stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environment,
@@ -386,6 +388,11 @@ class Daemon:
     def now(self):
         """For `start` of wait_event: what happens from here on."""
         return len(self.events.items)
+
+    def wait_output(self, pattern, start=0):
+        return self.output.wait(
+            lambda line: re.search(pattern, line), f"the line of output {pattern!r}", start
+        )
 
     def wait_event(self, name, start=0, **fields):
         def wanted(event):
@@ -515,6 +522,7 @@ class Daemon:
         log = self.log.items[-300:] if self.log else []
         events = self.events.items[-300:] if self.events else []
         yield "log", "\n".join(log)
+        yield "output", "\n".join(self.output.items[-300:]) if self.output else ""
         yield "events", "\n".join(
             " ".join(f"{k}={v!r}" for k, v in e.items() if v is not None) for e in events
         )

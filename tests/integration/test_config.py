@@ -2,10 +2,12 @@
 """A reload with another file: a wrong one changes nothing, a right one changes what it says and
 nothing else."""
 
+import json
+import os
 import signal
 
 import pytest
-from harness import Http, Load, connect, generation, service
+from harness import NOBODY, Http, Load, connect, generation, service
 
 
 def refused(target):
@@ -190,3 +192,36 @@ def test_control_socket_stays(daemon):
     daemon.file.write_text(text)
     daemon.reload("web")
     daemon.wait_log("control-socket is changed only by a restart")
+
+
+def test_diff(daemon):
+    """What a reload would change is told before it is done, beside what really runs."""
+    first = service(address=daemon.target, extra='environ = {"A=1"}')
+    daemon.configure(first, service(name="api", command=["/bin/sleep", "1000"])).start()
+    assert "no setting would change" in daemon.ctl("config", "diff", code=0).stdout
+    daemon.configure(
+        service(address=daemon.target, workers=3, extra='environ = {"A=2"}'),
+        service(name="job", command=["/bin/sleep", "1000"]),
+    )
+    out = daemon.ctl("config", "diff", code=0).stdout
+    assert f"web: workers: 1 -> 3  ({daemon.file}:" in out
+    assert 'web: environ: {"A=1"} -> {"A=2"}' in out
+    assert "api: not in the file any more" in out and "job: a new service" in out
+    assert len(out.splitlines()) == 4
+    document = json.loads(daemon.ctl("--json", "config", "diff", code=0).stdout)
+    changed = {(c["service"], c["key"]) for c in document["changes"]}
+    assert changed == {("web", "workers"), ("web", "environ"), ("api", None), ("job", None)}
+    # a reload of one service leaves the others as they run
+    daemon.ctl("reload", "web", code=0)
+    out = daemon.ctl("config", "diff", code=0).stdout
+    assert "web" not in out and "api" in out
+    daemon.configure("nonsense")
+    assert "handoffd.conf:" in daemon.ctl("config", "diff", code=2).stderr
+
+
+def test_diff_is_for_those_who_may_change(daemon):
+    if os.geteuid() != 0:
+        pytest.skip("needs root to be somebody else")
+    daemon.configure(service(address=daemon.target)).start()
+    daemon.control.chmod(0o666)
+    daemon.ctl("config", "diff", code=7, user=NOBODY)

@@ -2,11 +2,12 @@
 """What handoffctl shows on a terminal, and that the terminal is as before when it ends."""
 
 import json
+import os
 import re
 import subprocess
 
 import pytest
-from harness import HANDOFFCTL, Http, generation, service
+from harness import HANDOFFCTL, SLEEPD, WORKER, Http, generation, service
 from screen import Screen
 
 
@@ -118,3 +119,44 @@ def test_plain_screens(daemon):
 def test_no_terminal(daemon):
     daemon.configure(service(address=daemon.target)).start()
     assert "needs a terminal" in daemon.ctl("top", code=2).stderr
+
+
+def test_progress_of_a_reload(daemon):
+    """Two workers of which one is not ready yet; then a connection of the old generation that stays."""
+    program = daemon.directory / "slow.sh"
+    gate = daemon.directory / "gate"
+    os.mkfifo(gate)
+    program.write_text(f'#!/bin/sh\n[ "$HANDOFF_WORKER" = 0 ] || read -r x <{gate}\nexec {SLEEPD}\n')
+    program.chmod(0o755)
+    extra = 'ready { by = "notify" } drain { deadline = "50s" }'
+    daemon.configure(service(address=daemon.target, extra=extra)).start()
+    daemon.configure(service(address=daemon.target, extra=extra, command=[program], workers=2))
+    with Http(daemon.target) as held:
+        held.get()
+        with ctl(daemon, "reload", "web", "--wait", "drained", columns=80) as screen:
+            screen.wait("^web: starting 1/2 ready$")
+            gate.write_text("go\n")
+            text = screen.wait(r"^web: starting 2/2 ready · serving · draining 1 → 1 connections, \d+ s")
+            assert text.splitlines()[1:3] == ["", ""]
+            screen.wait(r", 4\d s to")
+            held.close()
+            text = screen.wait(r"(?s)^web: reload -> drained, generation 2\nended 0.*extproc")
+            assert "starting" not in text
+
+
+def test_progress_of_a_stop_and_its_end(daemon):
+    daemon.configure(service(address=daemon.target, extra='drain { deadline = "1s" }')).start()
+    with Http(daemon.target) as held, ctl(daemon, "stop", environment={"LC_ALL": "C"}, after="echo ended $?") as screen:
+        screen.wait("ended 2")  # which service?
+        held.get()
+        with ctl(daemon, "stop web", environment={"LC_ALL": "C"}, columns=100, after="echo ended $?") as other:
+            other.wait(r"^web: draining 1 -> 1 connections, [01] s to the deadline")
+            assert re.search(r"^web: .*\(1 connection cut\)$", other.wait("^ended 6"), re.MULTILINE)
+
+
+def test_progress_of_a_failure(daemon):
+    daemon.configure(service(address=daemon.target)).start()
+    daemon.configure(service(address=daemon.target, command=[*WORKER, "last-words"]))
+    with ctl(daemon, "reload", after="echo ended $?") as screen:
+        text = screen.wait("ended 3")
+        assert "to be or not to be" in text

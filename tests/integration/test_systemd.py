@@ -2,11 +2,12 @@
 """What systemd is told, and the sockets it passes."""
 
 import re
+import shutil
 import socket
 import sys
 
 import pytest
-from harness import HANDOFFD, Http, Load, generation, service
+from harness import HANDOFFD, HERE, Http, Load, generation, quoted, service
 
 LAUNCHER = """
 import os, sys
@@ -115,3 +116,20 @@ def test_socket_that_was_not_passed(daemons):
     daemon.configure(service(address="systemd:web")).spawn()
     daemon.wait_exit(1)
     assert any(re.search(r"systemd.*web|web.*systemd", line) for line in daemon.log.items)
+
+
+@pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed")
+def test_workers_are_not_heard(daemons, manager):
+    """haproxy -Ws says READY=1 and MAINPID: that is for handoffd, and systemd must not hear of it."""
+    daemon = daemons(environment={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "60000000"})
+    extra = f'directory = {quoted(HERE.parent / "programs/apps/haproxy")} ready {{ by = "notify" }}'
+    command = ["haproxy", "-Ws", "-f", "haproxy.cfg"]
+    daemon.configure(service(address=daemon.target, command=command, extra=extra)).start()
+    daemon.reload("web")
+    while "generation 2 serves" not in manager.next("STATUS")["STATUS"]:
+        pass
+    assert generation(daemon.target) == 2
+    daemon.stop()
+    while manager.next("STOPPING")["STOPPING"] != "1":
+        pass
+    assert set(re.findall(r"MAINPID=(\d+)", "\n".join(manager.seen))) <= {str(daemon.process.pid)}

@@ -2,9 +2,11 @@
 """Workers that behave in ways sleepd does not: worker.py MODE. They take their socket from LISTEN_FDS
 or HANDOFF_FD_HTTP and answer HTTP with their pid and generation."""
 
+import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 
@@ -162,6 +164,27 @@ def keeps():
     serve(passed(), f"count={count} names={':'.join(names)}\n")
 
 
+def takes():
+    """Takes connections that the generation before passes, in the versions of argv[2], without libhandoff."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.connect("\0" + os.environ["NOTIFY_SOCKET"][1:])
+        socket.send_fds(s, [f"HANDOFF_LIVE={sys.argv[2]}".encode()], [theirs.fileno()])
+    theirs.close()
+    notify("READY=1")
+    word, fds, _, _ = socket.recv_fds(ours, 64, 1)
+    channel = socket.socket(fileno=fds[0])
+    channel.setblocking(True)
+    offer, fds, _, _ = socket.recv_fds(channel, 1 << 18, 64)
+    kind, count = struct.unpack_from("=II", offer)
+    assert (kind, count, len(fds)) == (0x4F48FF01, 1, 1)
+    channel.send(struct.pack("=IIi", 0x4F48FF02, 1, 0))
+    user = socket.socket(fileno=fds[0])
+    user.setblocking(True)
+    user.sendall(f"taken from version {word.decode().split()[1]}\n".encode())
+    serve(passed())
+
+
 def stuck():
     """The first one asks to be replaced."""
     if not os.path.exists(sys.argv[2]):
@@ -183,6 +206,51 @@ def unlinks():
     signal.signal(signal.SIGTERM, leave)
     notify("READY=1")
     serve(listener)
+
+
+def einhorn():
+    """As the clients of einhorn do it: argv[2] is what it writes to the socket, a connection for
+    each part of it, with PID and NL in place of what they stand for."""
+    assert os.getppid() == int(os.environ["EINHORN_MASTER_PID"])
+    fds = [int(os.environ[f"EINHORN_FD_{i}"]) for i in range(int(os.environ["EINHORN_FD_COUNT"]))]
+    assert os.environ["EINHORN_FDS"] == " ".join(map(str, fds)) and os.get_blocking(fds[0])
+    assert os.environ["EINHORN_CHILD_INDEX"] == os.environ["HANDOFF_WORKER"]
+    for message in sys.argv[2].replace("PID", str(os.getpid())).replace("NL", "\n").split("|"):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(os.environ["EINHORN_SOCK_PATH"])
+            with contextlib.suppress(ConnectionError):  # it does not listen to all of it
+                for byte in message.encode():
+                    s.sendall(bytes([byte]))
+            if "keep" not in sys.argv:
+                assert s.recv(1) == b"", "einhorn closes the connection and says nothing"
+    serve(socket.socket(fileno=fds[0]))
+
+
+def stdin():
+    """As inetd with "wait" starts it."""
+    serve(socket.socket(fileno=0))
+
+
+def checks_pid():
+    """Takes the sockets as libsystemd does: if they are for this very process."""
+    if os.environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
+        sys.exit("the sockets are not for me")
+    plain()
+
+
+def shared_flag():
+    """Tells whether accept(2) would have waited, and leaves it changed when it goes."""
+    listener = socket.socket(fileno=3)
+    blocking = os.get_blocking(3)
+    os.set_blocking(3, True)
+
+    def leave(*_):
+        os.set_blocking(3, True)
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    notify("READY=1")
+    serve(listener, f"blocking={blocking} generation={GENERATION}\n")
 
 
 if __name__ == "__main__":

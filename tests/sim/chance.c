@@ -67,8 +67,20 @@ struct config *random_config(struct chance *ch)
 		sc->drain.idle_after = one_in(ch, 4) ? USEC_PER_SEC : USEC_INFINITY;
 		sc->rollout.bake = times[pick(ch, 3)];
 		sc->rollout.keep_warm = one_in(ch, 3) ? times[pick(ch, 4)] : 0;
+		sc->rollout.max_old_memory = one_in(ch, 4) ? 64 << 20 : 0;
+		if (one_in(ch, 3)) {
+			sc->rollout.step = 1 + pick(ch, 2);
+			sc->drain.by = DRAIN_SIGNAL;
+		} else if (one_in(ch, 4)) {
+			sc->rollout.canary = 1 + pick(ch, SHARE_ALL - 1);
+			sc->rollout.hold = one_in(ch, 2) ? USEC_INFINITY : times[pick(ch, 4)];
+		}
 		sc->rollout.max_old = 1 + pick(ch, 6);
 		sc->restart = one_in(ch, 8) ? RESTART_NEVER : RESTART_ALWAYS;
+		sc->rollout.order = one_in(ch, 5) ? ROLLOUT_STOP_FIRST : ROLLOUT_START_FIRST;
+		sc->dev.hold = !one_in(ch, 3);
+		sc->build.count = one_in(ch, 4);
+		sc->watch.count = one_in(ch, 2);
 		c->n_services++;
 	}
 	return c;

@@ -24,7 +24,7 @@ static int usage(void)
 int main(int argc, char **argv)
 {
 	uint64_t seed = 1, steps = 0, want_steps = 1000000, worlds = 0, n;
-	uint64_t canaries = 0, deploys = 0;
+	uint64_t canaries = 0, deploys = 0, scaled = 0;
 	uint64_t generations = 0, rollbacks = 0, failures = 0, answers = 0, cut = 0;
 	struct world_options options = {.max_steps = 4000};
 
@@ -57,6 +57,7 @@ int main(int argc, char **argv)
 		rollbacks += r.rollbacks;
 		canaries += r.canaries;
 		deploys += r.deploys;
+		scaled += r.scaled;
 		failures += r.failures;
 		answers += r.answers;
 		cut += r.cut;
@@ -70,9 +71,10 @@ int main(int argc, char **argv)
 	}
 	printf("%" PRIu64 " steps in %" PRIu64 " worlds (last seed %" PRIu64 "): %" PRIu64
 	       " generations, %" PRIu64 " deployed, %" PRIu64 " canaries, %" PRIu64
-	       " failed, %" PRIu64 " rolled back, %" PRIu64
+	       " scaled, %" PRIu64 " failed, %" PRIu64 " rolled back, %" PRIu64
 	       " requests answered, %" PRIu64
 	       " connections cut at a deadline; no invariant violated\n",
-	        steps, n, seed - 1, generations, deploys, canaries, failures, rollbacks, answers, cut);
+	        steps, n, seed - 1, generations, deploys, canaries, scaled, failures, rollbacks,
+	        answers, cut);
 	return 0;
 }

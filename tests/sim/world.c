@@ -22,6 +22,9 @@ struct sim_worker {
 };
 
 struct sim_generation {
+	unsigned builds;
+	bool served;
+	bool building, held; /* held: connections were sent to it before it was ready */
 	bool used, prepared, released, ready, watched, shared, migrates, linked;
 	bool left; /* a server that was taken over, and goes on without us */
 	uint32_t service, id;
@@ -341,6 +344,16 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 	}
 }
 
+/* Does somebody who is not ready have the connections of the service, so that they wait? */
+static bool is_held(struct world *w, uint32_t service)
+{
+	for (unsigned i = 0; i < w->n_gens; i++)
+		if (w->gens[i].used && w->gens[i].service == service && w->gens[i].held &&
+		        w->gens[i].share)
+			return true;
+	return false;
+}
+
 /* Only who said hello is spoken to, and to drain only who can. */
 static void do_tell(struct world *w, const struct action *a)
 {
@@ -358,7 +371,7 @@ static void do_tell(struct world *w, const struct action *a)
 	if (a->tell.word == TELL_SERVING) {
 		struct sim_generation *serving = find(w, a->service, a->tell.generation);
 
-		if (!serving || !serving->share)
+		if (!serving || (!serving->share && !is_held(w, serving->service)))
 			error(w, "generation %u is said to serve, and has no share",
 			        a->tell.generation);
 		return;
@@ -385,7 +398,7 @@ static void do_steer(struct world *w, const struct action *a)
 		ev.type = EVENT_STEER_FAILED;
 		ev.text = "Operation not permitted";
 		soon(w, ev);
-		if (sv->turn != TURN_STOP)
+		if (sv->turn != TURN_STOP && sv->turn != TURN_RETURN)
 			return;
 	}
 	for (unsigned i = 0; i < sv->n_generations; i++) {
@@ -398,17 +411,21 @@ static void do_steer(struct world *w, const struct action *a)
 				error(w, "a share for a generation without listeners");
 			continue;
 		}
+		g->held &= sv->state != SERVICE_STOPPING;
+		g->served |= cg->share && sv->turn != TURN_HOLD;
 		if (cg->share && !g->share) {
 			unsigned ready = 0;
 
-			for (unsigned k = 0; k < cg->n_workers; k++)
+			for (unsigned k = 0; k < cg->open; k++)
 				ready += cg->workers[k].state == WORKER_READY ||
 				         cg->workers[k].state == WORKER_RUNNING;
+			g->held |= sv->turn == TURN_HOLD;
 			if ((sv->turn == TURN_FLIP || sv->turn == TURN_PART) && !cg->died &&
-			        ready != cg->n_workers)
+			        ready < cg->open)
 				error(w,
 				        "2: a share for a generation of which workers are missing");
-			if (g->settings->ready.by == READY_HTTP && !g->ready && g->id)
+			if (sv->turn != TURN_HOLD && g->settings->ready.by == READY_HTTP &&
+			        !g->ready && g->id)
 				error(w, "2: a share for a generation that did not answer its "
 				         "probe");
 		}
@@ -481,6 +498,13 @@ static void do_watch(struct world *w, const struct action *a)
 	count_changed(w, g);
 }
 
+static bool sv_stops(struct world *w, uint32_t service)
+{
+	const struct service *sv = supervisor_service(w->s, service);
+
+	return !sv || sv->remove || sv->state == SERVICE_STOPPING || sv->state == SERVICE_STOPPED;
+}
+
 static void do_release(struct world *w, const struct action *a)
 {
 	struct sim_generation *g = find(w, a->service, a->generation);
@@ -498,8 +522,58 @@ static void do_release(struct world *w, const struct action *a)
 		error(w, "3: listeners of generation %u are closed beside a living process", g->id);
 	if (g->share)
 		error(w, "3: listeners of generation %u are closed while it has a share", g->id);
+	if (g->building)
+		error(w, "generation %u is released beside its build", g->id);
+	if (g->held && g->queue && !w->stopping && !sv_stops(w, g->service) && !g->served)
+		error(w, "%u connections that waited for generation %u are lost", g->queue, g->id);
 	g->released = true;
 	g->watched = false;
+}
+
+static void do_build(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+	struct event ev;
+
+	if (!g || g->released) {
+		error(w, "a build for nothing");
+		return;
+	}
+	ev = of_generation(g, EVENT_BUILD_ENDED);
+	ev.serial = ++g->builds;
+	if (a->type == ACTION_STOP_BUILD) {
+		ev.serial = g->builds = g->builds - 1;
+		ev.exited.code = 2;
+		ev.exited.status = 15;
+		later(w, one_in(&w->chance, 2) ? 1 : 300000, ev);
+		return;
+	}
+	for (unsigned i = 0; i < w->n_gens; i++)
+		if (w->gens[i].building && w->gens[i].service == g->service)
+			error(w, "two builds of a service at once");
+	g->building = true;
+	if (has_processes(g))
+		error(w, "a build for generation %u, whose workers run", g->id);
+	ev.exited.code = one_in(&w->chance, 20) ? 0 : 1 + one_in(&w->chance, 10);
+	ev.exited.status = one_in(&w->chance, 5);
+	later(w, some_time(w), ev);
+}
+
+/* Who waits in its queue comes to the one that has the share now. */
+static void do_return(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find(w, a->service, a->generation), *to = NULL;
+
+	for (unsigned i = 0; i < w->n_gens; i++)
+		if (w->gens[i].used && !w->gens[i].released && w->gens[i].service == a->service &&
+		        w->gens[i].share)
+			to = &w->gens[i];
+	if (!g || g->released || !to || to == g) {
+		error(w, "RETURN_HELD of nothing, or to nobody");
+		return;
+	}
+	to->queue += g->queue + g->half_open;
+	g->queue = g->half_open = 0;
 }
 
 static void do_answer(struct world *w, const struct action *a)
@@ -584,6 +658,12 @@ static void do_action(struct world *w, const struct action *a)
 		if (g)
 			g->watched = false;
 		break;
+	case ACTION_MEASURE:
+		ev = (struct event){
+		        .type = EVENT_MEASURED, .service = a->service, .generation = a->generation};
+		ev.memory = (uint64_t)pick(&w->chance, 200) << 20;
+		soon(w, ev);
+		break;
 	case ACTION_NAME_CUT:
 		w->result.cut++;
 		break;
@@ -599,8 +679,17 @@ static void do_action(struct world *w, const struct action *a)
 	case ACTION_RECORD:
 		w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
 		w->result.canaries += a->record.type == RECORD_GENERATION_CANARY;
+		w->result.scaled += a->record.type == RECORD_GENERATION_SCALED;
 		w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
 		break;
+	case ACTION_START_BUILD:
+	case ACTION_STOP_BUILD:
+		do_build(w, a);
+		break;
+	case ACTION_RETURN_HELD:
+		do_return(w, a);
+		break;
+	case ACTION_WATCH_FILES:
 	case ACTION_POINT_BACK:
 	case ACTION_FORGET_WORKER:
 	case ACTION_WATCH_EXEC:
@@ -683,8 +772,8 @@ static void ask(struct world *w)
 {
 	static const enum request_kind kinds[] = {REQUEST_RELOAD, REQUEST_RELOAD, REQUEST_RELOAD,
 	        REQUEST_RELOAD, REQUEST_DEPLOY, REQUEST_DEPLOY, REQUEST_PROMOTE, REQUEST_PROMOTE,
-	        REQUEST_ABORT, REQUEST_ROLLBACK, REQUEST_STOP, REQUEST_START, REQUEST_RESTART,
-	        REQUEST_WAIT};
+	        REQUEST_ABORT, REQUEST_ROLLBACK, REQUEST_SCALE, REQUEST_SCALE, REQUEST_STOP,
+	        REQUEST_START, REQUEST_RESTART, REQUEST_WAIT};
 	static const char *const releases[] = {"/srv/releases/1", "/srv/releases/2"};
 	static const char *const names[] = {"web", "api", "job", "none"};
 	const char *some[2];
@@ -704,6 +793,7 @@ static void ask(struct world *w)
 		r->roll.release = releases[pick(&w->chance, 2)];
 		r->n_services = 1;
 	}
+	r->workers = 1 + pick(&w->chance, MAX_WORKERS);
 	if (one_in(&w->chance, 3)) {
 		r->roll.has_canary = true;
 		r->roll.canary = 1 + pick(&w->chance, SHARE_ALL);
@@ -732,6 +822,21 @@ static void order_stop(struct world *w)
 	w->at_once = w->stopping;
 	w->stopping = true;
 	w->stops++;
+	step(w, &ev);
+}
+
+static void change_files(struct world *w)
+{
+	static const char *const paths[] = {"src/a", "src/b", "dist/a"};
+	struct event ev = {.type = EVENT_FILES_CHANGED};
+	struct service *sv = w->s->n_slots ? w->s->services[pick(&w->chance, w->s->n_slots)] : NULL;
+
+	if (!sv || !sv->wanted_settings->watch.count)
+		return;
+	ev.service = sv->id;
+	ev.text = paths[pick(&w->chance, ARRAY_SIZE(paths))];
+	ev.files.change = (enum file_change)pick(&w->chance, 3);
+	ev.files.more = one_in(&w->chance, 4);
 	step(w, &ev);
 }
 
@@ -769,6 +874,7 @@ static void trouble(struct world *w)
 			order_stop(w);
 		break;
 	default:
+		change_files(w);
 		break;
 	}
 }
@@ -818,6 +924,11 @@ static bool next_event(struct world *w)
 			g->workers[ev.worker].hello = (unsigned)ev.said.number;
 		if (ev.type == EVENT_PROBE_DONE)
 			g->ready |= ev.ok;
+		if (ev.type == EVENT_BUILD_ENDED) { /* it ends once, killed or not */
+			if (!g->building || ev.serial != g->builds)
+				return true;
+			g->building = false;
+		}
 		step(w, &ev);
 		return true;
 	}
@@ -877,12 +988,14 @@ struct world_result world_live(struct chance chance, const struct world_options 
 	w->s = supervisor_new();
 	if (!w->s)
 		abort();
+	w->s->development = one_in(&w->chance, 2);
 	w->config = random_config(&w->chance);
 	ev.config = config_ref(w->config);
 	if (one_in(&w->chance, 4)) {
 		taken.processes += pick(&w->chance, MAX_WORKERS);
 		ev.taken = &taken;
 		ev.n_taken = 1;
+		w->s->development = false;
 	}
 	step(w, &ev);
 	steps = 200 + pick(&w->chance, 8) * 100;

@@ -25,7 +25,7 @@ struct world_options {
 };
 struct world_result {
 	unsigned steps;
-	unsigned canaries, deploys;
+	unsigned canaries, deploys, scaled;
 	unsigned generations, rollbacks, failures, answers, cut;
 	char error[512]; /* "" or what was violated */
 };

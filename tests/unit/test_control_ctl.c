@@ -262,7 +262,7 @@ static void test_usage(void **state)
 	        {"wait web --for none", 2, "--for takes"},
 	        {"reload --timeout soon", 2, "--timeout takes"},
 	        {"events --lines x", 2, "--lines takes"},
-	        {"config guess", 2, "check and show"},
+	        {"config guess", 2, "check, show and diff"},
 	        {"config check /nonexistent.conf", 2, "/nonexistent.conf"},
 	        {"--nonsense status", 2, "unrecognized option"},
 	        {"-s /nonexistent/c.sock status", 5, "is it running? -s names another socket"},

@@ -59,6 +59,10 @@ static void tell(struct script *x, const struct action *a)
 		text_add(&x->text, "%s %u.%u\n", action_type_to_string(a->type), a->generation,
 		        a->worker);
 		return;
+	case ACTION_WATCH_FILES:
+	case ACTION_START_BUILD:
+	case ACTION_STOP_BUILD:
+	case ACTION_RETURN_HELD:
 	case ACTION_LOAD_CONFIG:
 	case ACTION_PREPARE:
 	case ACTION_RESTORE_LINK:
@@ -70,6 +74,7 @@ static void tell(struct script *x, const struct action *a)
 	case ACTION_WATCH_DRAIN:
 	case ACTION_STOP_WATCH:
 	case ACTION_NAME_CUT:
+	case ACTION_MEASURE:
 	case ACTION_RELEASE:
 	case ACTION_FORGET_SERVICE:
 	case ACTION_EXIT:
