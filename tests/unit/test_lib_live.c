@@ -412,10 +412,9 @@ static void taker_is_full(void **state)
 	struct side *giver, *taker;
 	int giver_door, taker_door, ends[2];
 	struct rlimit limit, small;
-	const char *preload = getenv("LD_PRELOAD");
 
 	(void)state;
-	if (preload && strstr(preload, "vgpreload")) /* valgrind has descriptors of its own */
+	if (getenv("HANDOFF_VALGRIND")) /* which has descriptors of its own */
 		skip();
 	loop = ev_loop_new(0);
 	giver = side_new(&gives);
