@@ -90,7 +90,7 @@ static int note_previous(const struct service *sv, struct release *r, struct ho_
 	if (!serving)
 		return 0;
 	r->previous = serving->id;
-	if (!g || !g->release->directory)
+	if (!g || !g->release || !g->release->directory)
 		return 0;
 	r->previous_release = strdup(g->release->directory);
 	return r->previous_release
@@ -349,7 +349,7 @@ static void do_name_cut(struct daemon *d, const struct action *a)
  * for those who share it. */
 static void set_accept_mode(const struct live_generation *g)
 {
-	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++)
+	for (size_t i = 0; g->release && g->set && i < listener_set_count(g->set); i++)
 		(void)listener_set_blocking(g->set, i, config_accept_blocks(g->release->service));
 }
 

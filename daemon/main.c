@@ -315,6 +315,8 @@ static const char *default_file(const struct options *o)
 {
 	if (o->development && access("handoffd.conf", F_OK) == 0)
 		return "handoffd.conf";
+	if (o->development && access("Procfile", F_OK) == 0)
+		return "Procfile";
 	return DEFAULT_CONFIG;
 }
 

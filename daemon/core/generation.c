@@ -707,7 +707,8 @@ static void handle_rest(struct generation *g, struct worker *w)
 	if (g->state == GENERATION_FAILED || g->killed) {
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
-	} else if (g->state == GENERATION_SERVING && !g->told && !g->taken) {
+	} else if (!g->taken && (g->told ? s->development : g->state == GENERATION_SERVING)) {
+		/* in development what a shell has started leaves with the shell */
 		generation_signal_worker(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}

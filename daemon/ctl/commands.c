@@ -24,6 +24,7 @@ const struct ctl_option ctl_options[] = {
         {"lines", 'n', TAKES_LINES, "N", "the newest N (all that are kept; 10 with --follow)"},
         {"generation", 'g', TAKES_GENERATION, "N", "of this one only"},
         {"config", 'c', TAKES_CONFIG, "FILE", "configuration file"},
+        {"listen", 'l', TAKES_LISTEN, "ADDRESS", "where a command is to listen that is tried"},
         {"environment", 'e', TAKES_CONFIG, "NAME", "as handoffd -e"},
         {0},
 };
@@ -67,6 +68,9 @@ const struct command commands[] = {
         {"config", "check|show|diff [FILE]", 1, 2, TAKES_CONFIG | TAKES_JSON, command_config,
                 "validate a configuration file, print its effective settings, or what a reload "
                 "changes"},
+        {"doctor", "SERVICE", 1, -1, TAKES_JSON | TAKES_CONFIG | TAKES_LISTEN | TAKES_TIMEOUT,
+                command_doctor,
+                "try a program aside, tell how it behaves with handoffd and what to set"},
         {"completion", "bash|zsh|services", 1, 1, TAKES_ALL, command_completion,
                 "print the completion for a shell, or the names it offers"},
         {"help", "[COMMAND]", 0, 1, TAKES_ALL, command_help, "this help"},

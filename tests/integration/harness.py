@@ -327,6 +327,7 @@ class Daemon:
         self.environment.update(TEST_MARK=self.mark, PYTHONDONTWRITEBYTECODE="1")
         self.environment.update(environment or {})
         self.argv = argv
+        self.stdin = subprocess.DEVNULL
         self.popen = popen
         self.process = self.log = self.output = self.events = None
         self.port = free_port()
@@ -356,7 +357,7 @@ class Daemon:
         """Without waiting for anything."""
         self.process = subprocess.Popen(
             self.command(),
-            stdin=subprocess.DEVNULL,
+            stdin=self.stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environment,

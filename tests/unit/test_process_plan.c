@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "process/dialect.h"
+#include "process/einhorn.h"
 #include "process/environment.h"
 #include "process/fdmap.h"
 #include "process/notify.h"
@@ -175,6 +176,25 @@ static void test_dialects(void **state)
 	assert_dialect(0, "");
 }
 
+static bool is_ack(const char *line)
+{
+	return einhorn_is_ack(line, strlen(line));
+}
+
+static void test_einhorn_acknowledgement(void **state)
+{
+	(void)state;
+	assert_true(is_ack("{\"command\":\"worker:ack\",\"pid\":7}\n"));
+	assert_true(is_ack("{\"pid\": 7, \"command\" : \"worker:ack\"}\n"));
+	assert_true(is_ack("---%0Acommand: worker:ack%0Apid: 7%0A\n"));
+	assert_true(is_ack("{command: 'worker:ack'}\n"));
+	assert_false(is_ack(""));
+	assert_false(is_ack("command"));
+	assert_false(is_ack("worker:ack"));
+	assert_false(is_ack("{\"command\":\"worker:ping\",\"id\":\"worker:ack\"}\n"));
+	assert_false(einhorn_is_ack("command:worker:ack", sizeof "command:worker:ac" - 1));
+}
+
 static void test_listen_pid_of_the_parent(void **state)
 {
 	struct dialect_input in = input;
@@ -186,8 +206,7 @@ static void test_listen_pid_of_the_parent(void **state)
 	dialect_add(&e, DIALECT_SYSTEMD, &in);
 	assert_string_equal(dialect_pid(&e, DIALECT_SYSTEMD, &in), "0000000000");
 	assert_null(dialect_pid(&e, DIALECT_NGINX, &in));
-	assert_environment(
-	        &e, "LISTEN_FDS=1\nLISTEN_FDNAMES=http\nLISTEN_PID=parent:0000000000\n");
+	assert_environment(&e, "LISTEN_FDS=1\nLISTEN_FDNAMES=http\nLISTEN_PID=parent:0000000000\n");
 	environment_put(&e, "LISTEN_PID=of the service");
 	in.listen_pid = LISTEN_PID_NONE;
 	dialect_add(&e, DIALECT_SYSTEMD, &in);
@@ -509,6 +528,7 @@ int main(void)
 	        cmocka_unit_test(test_every_small_map),
 	        cmocka_unit_test(test_map_refuses),
 	        cmocka_unit_test(test_dialects),
+	        cmocka_unit_test(test_einhorn_acknowledgement),
 	        cmocka_unit_test(test_listen_pid_of_the_parent),
 	        cmocka_unit_test(test_no_sockets_no_dialect),
 	        cmocka_unit_test(test_handoff_names),
