@@ -170,6 +170,8 @@ void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events);
 /* adoption.c: sockets that programs bind themselves */
 int daemon_on_asked(void *data, struct process *p, const struct socket_call *call);
 enum adoption daemon_adoption(const struct live_generation *g);
+/* Can what must be adopted be adopted from it? */
+int daemon_check_adoption(const struct process *p, struct ho_error *reterr);
 /* After a worker was started whose sockets were to be adopted. */
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
 /* Sockets that the generation has lost; `starting`: it has never served. Whether there is any. */

@@ -390,6 +390,13 @@ static int start_process(struct daemon *d, const struct action *a, struct live_w
 	spec.adoption = daemon_adoption(g);
 	spec.n_fds += kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
 	r = process_start(d->processes, &spec, w, &w->process, reterr);
+	if (r >= 0 && spec.adoption == ADOPTION_MUST) {
+		r = daemon_check_adoption(w->process, reterr);
+		if (r < 0) {
+			(void)process_signal_tree(w->process, SIGKILL, true);
+			w->process = process_free(w->process);
+		}
+	}
 	if (r >= 0 && spec.adoption != ADOPTION_NO)
 		daemon_watch_adoption(g, w);
 	return r;

@@ -749,6 +749,8 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 	text_add(&told, "worker %u (pid %d) %s %.3gs after its start%s", w->index, w->pid, how,
 	        (double)(s->now - w->started) / USEC_PER_SEC,
 	        g->state == GENERATION_STARTING ? ", before it was ready" : "");
+	if (g->state == GENERATION_STARTING && g->trouble[0])
+		text_add(&told, "; %s", g->trouble);
 	add_last_words(&told, last_words);
 	w->pid = 0;
 	w->hello = w->drains = w->messaged = false;
