@@ -179,6 +179,7 @@ struct config {
 	const char *control_socket;
 	const char *control_group; /* may change things through the control socket; NULL: none */
 	struct origin *global_origins;
+	size_t n_global_origins;
 	struct service_config *services; /* in the order written; names are unique */
 	size_t n_services;
 };

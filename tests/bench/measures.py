@@ -193,6 +193,24 @@ def flip(bench, scale):
             yield row(f"flip by {steering}: the kernel permits only {used[steering]}", "us", costs[steering])
 
 
+# ---- live: connections passed to the next generation ----
+
+
+def live(bench, scale):
+    totals, pauses, wrong = [], [], []
+    for _ in range(scale.repeat):
+        lines = subprocess.run(
+            [str(a) for a in (bench.live, scale.live)], capture_output=True, text=True, timeout=LIMIT, check=False
+        ).stdout.split()
+        total, pause, _, bad = map(int, lines)
+        totals.append(total / 1e3)
+        pauses.append(pause / 1e3)
+        wrong.append(bad)
+    yield row(f"{scale.live} live connections passed under traffic", "ms", totals, 100)
+    yield row("longest pause of one of them", "ms", pauses)
+    yield verdict("numbers lost, doubled or out of order", "", sum(wrong), 0)
+
+
 # ---- drain: from the last close to the signal ----
 
 
@@ -241,6 +259,35 @@ def drain(bench, scale):
     result = row("last close -> signal in the worker", "ms", times, 1)
     result["note"] = f"p99 {result['p99']:.2f} ms"
     yield result
+
+
+# ---- rollback: back to a warm generation, under load ----
+
+
+def rollback(bench, scale):
+    port = next(bench.ports)
+    extra = 'rollout { bake = "0" keep-warm = "10min" }'
+    server = Handoffd(bench, "handoffd+sleepd", port, service([bench.sleepd], port, extra=extra))
+    asking = Control(server.control)
+    command = [bench.load, "--target", f"127.0.0.1:{port}", "--rate", scale.rate, "--any-body"]
+    load = subprocess.Popen(
+        [str(a) for a in [*command, "--until-signal", "--json"]], stdout=subprocess.PIPE, text=True
+    )
+    times = []
+    with Watch(bench, port, "turns") as watch:
+        watch.next()
+        for _ in range(scale.rollbacks):
+            asking.call("Reload", services=["web"], wait="serving")
+            watch.next()
+            at = now()
+            asking.send("Rollback", service="web")
+            times.append((watch.next() - at) / MS)
+            asking.receive()
+    load.terminate()
+    result = json.loads(load.communicate(timeout=LIMIT)[0])
+    asking.close()
+    yield row("rollback: request -> first connection of the old one answered", "ms", times, 1)
+    yield verdict("requests lost meanwhile", "", result["failed"], 0, f"of {result['ok']}")
 
 
 # ---- held: many connections of a draining generation ----
@@ -393,7 +440,9 @@ MEASURES = {
     "stall": stall,
     "idle": idle,
     "flip": flip,
+    "live": live,
     "drain": drain,
+    "rollback": rollback,
     "held": held,
     "services": services,
     "soak": soak,
