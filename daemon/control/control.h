@@ -70,7 +70,7 @@ struct control_handlers {
 	/* Answer at once with control_answer_config(), or an error. */
 	void (*config)(void *data, struct control_call *call);
 	/* Answer at once with control_answer_logs(), or an error. */
-	void (*logs)(void *data, struct control_call *call, const char *service);
+	void (*logs)(void *data, struct control_call *call, const char *service, bool follow);
 	/* Replace the program of handoffd itself; answered by control_answer_upgrade(). */
 	void (*upgrade)(void *data);
 	/* Answer with control_stream(), or an error. generation 0: all. */
@@ -114,8 +114,12 @@ void control_answer_upgrade(struct control *c, const char *refused);
 /* `file` NULL: the command line. */
 void control_answer_config(struct control_call *call, const char *file, const char *environment,
         const char *text);
-void control_answer_logs(
-        struct control_call *call, const char *service, const struct control_log *logs, size_t n);
+/* follow: what control_publish_output() tells follows, until the client goes. */
+void control_answer_logs(struct control_call *call, const char *service,
+        const struct control_log *logs, size_t n, bool follow);
+bool control_wants_output(const struct control *c, const char *service);
+/* Lines that a worker has just written, to those who follow the logs of its service. */
+void control_publish_output(struct control *c, const char *service, const struct control_log *log);
 
 void control_stream(struct control_call *call, const struct control_stream *stream, void *data);
 /* A piece; the last one ends the call. */

@@ -59,6 +59,7 @@ static const struct field call_fields[] = {
         FIELD(control_call, oneway),
         FIELD(control_call, overlaps),
         FIELD(control_call, follows),
+        FIELD(control_call, service),
         FIELD(control_call, upgrades),
         FIELD(control_call, done),
         FIELD_NOT(control_call, client),

@@ -201,6 +201,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 		g->quiet = g->drained = g->checking = g->uncountable = false;
 		g->quiet_at = g->hold_until = g->deadline = g->kill_at = USEC_INFINITY;
 	}
+	generation_thaw(g); /* whatever it was told is waiting for it */
 	g->check_at = USEC_INFINITY;
 	if (state == GENERATION_CANARY || state == GENERATION_SERVING)
 		check_later(g);

@@ -27,6 +27,9 @@
 #define MAX_REAPED 65536
 #define MAX_DEPTH 64
 
+#define LAST_LINES 16
+#define LAST_BYTES ((size_t)2048)
+
 int processes_new(struct ev_loop *loop, const struct process_handlers *handlers,
         struct processes **ret, struct ho_error *reterr)
 {
@@ -597,34 +600,6 @@ int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struc
 	return 0;
 }
 
-int process_may_look(const struct process *p)
-{
-	int fd = p->pidfd < 0 ? -1 : pidfd_getfd(p->pidfd, STDIN_FILENO, 0);
-
-	if (fd < 0 && (errno == EPERM || errno == ENOSYS) && p->pidfd >= 0)
-		return -errno;
-	(void)close_fd(fd);
-	return 0;
-}
-
-bool process_lost_privileges(const struct process *p)
-{
-	char path[64], text[2048], *line;
-	_cleanup_close_ int fd = -1;
-	struct stat st;
-	ssize_t n;
-
-	(void)snprintf(path, sizeof path, "/proc/%d/exe", (int)p->pid);
-	if (stat(path, &st) < 0 || !(st.st_mode & (S_ISUID | S_ISGID)))
-		return false;
-	(void)snprintf(path, sizeof path, "/proc/%d/status", (int)p->pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-	text[n > 0 ? n : 0] = '\0';
-	line = strstr(text, "\nNoNewPrivs:");
-	return line && strchr(line, '1') && strchr(line, '1') < strchrnul(line + 1, '\n');
-}
-
 int process_adoption_error(const struct process *p)
 {
 	return p->calls_error;
@@ -652,7 +627,7 @@ void *process_user(const struct process *p)
 	return p->user;
 }
 
-const char *process_tail(struct process *p)
+static struct tail *tail_now(struct process *p)
 {
 	/* Lines that are only begun count: they are often the last words. */
 	p->tail_now = p->tail;
@@ -661,9 +636,20 @@ const char *process_tail(struct process *p)
 			tail_add(&p->tail_now, p->outputs[i].lines.bytes,
 			        p->outputs[i].lines.length);
 	}
+	/* The last newline goes. */
 	if (p->tail_now.length)
-		p->tail_now.text[p->tail_now.length - 1] = '\0';
-	return p->tail_now.text;
+		p->tail_now.text[--p->tail_now.length] = '\0';
+	return &p->tail_now;
+}
+
+const char *process_tail(struct process *p)
+{
+	return tail_last(tail_now(p), LAST_LINES, LAST_BYTES);
+}
+
+const char *process_log(struct process *p)
+{
+	return tail_now(p)->text;
 }
 
 int process_tell_serving(struct process *p, uint32_t generation)

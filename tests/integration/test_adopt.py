@@ -299,6 +299,12 @@ def test_more_sockets_than_possible(daemon):
     assert generation(daemon.target) == 2
 
 
+def test_stopped_for_the_last_look(daemon):
+    """It is counted while it stands still, then told, and only then goes on."""
+    configured(daemon, binder("tells_of_going_on"), extra='drain { kill-after = "1s" }').start()
+    assert daemon.reload("web")["generation"] == 2
+    said(daemon, "told, then it goes on")
+    daemon.wait_event("generation-gone", generation=1)
 @pytest.mark.parametrize("mode", ["thread", "grandchild", "dual", "ipv6", "loopback"])
 def test_who_and_what_binds(daemon, mode):
     """Threads, children of children; every form of an address, through reloads under load."""
