@@ -180,6 +180,9 @@ static int on_listen(struct live_generation *g, const struct live_worker *w,
 			at = where;
 		text_add(&t, "the program listens on %s", at ? at : "");
 		tell(g->daemon, RECORD_SOCKET_ADOPTED, w, text);
+		daemon_post(g->daemon, &(struct event){.type = EVENT_SOCKET_ADOPTED,
+		                               .service = g->service,
+		                               .generation = g->generation});
 	}
 	return r;
 }

@@ -10,6 +10,7 @@
 #include "core/supervisor.h"
 #include "core/taken.h"
 #include "process/link.h"
+#include "process/freeze.h"
 #include "process/process.h"
 #include "sockets/adopt.h"
 #include "sockets/connections.h"
@@ -32,6 +33,7 @@ struct live_generation {
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
+	struct freeze *freeze; /* its processes, while they are stopped */
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
 	bool stranded;       /* clients waited for it in vain */
@@ -159,6 +161,7 @@ void daemon_run_events(struct daemon *d);
 extern const struct control_handlers daemon_control_handlers;
 extern const struct process_handlers daemon_process_handlers;
 void daemon_on_drain(void *data, const struct inflight *now);
+void daemon_on_frozen(void *data);
 void daemon_on_probe(void *data, bool ok, const char *text);
 /* Somebody asks for something; the strings are copied. `call` may be NULL. */
 void daemon_request(void *data, struct control_call *call, const struct request_spec *spec);

@@ -69,6 +69,7 @@ void live_generation_free(struct live_generation *g)
 {
 	if (!g)
 		return;
+	(void)freeze_free(g->freeze);
 	drain_watch_free(g->watch);
 	quiet_check_free(g->quiet);
 	for (size_t i = 0; i < g->n_probes; i++)
@@ -265,6 +266,20 @@ static void do_watch_drain(struct daemon *d, const struct action *a)
 static void stop_watch(struct live_generation *g)
 {
 	g->watch = drain_watch_free(g->watch);
+}
+
+static void do_freeze(struct daemon *d, const struct action *a)
+{
+	struct live_generation *g = a->shell;
+
+	g->freeze = freeze_new(d->loop, live_generation_processes, g, daemon_on_frozen, g);
+	if (!g->freeze) /* memory is short: then without */
+		daemon_on_frozen(g);
+}
+
+static void do_thaw(struct live_generation *g)
+{
+	g->freeze = freeze_free(g->freeze);
 }
 
 static void do_steer(struct daemon *d, const struct action *a)
@@ -633,6 +648,12 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_STOP_WATCH:
 		stop_watch(a->shell);
+		break;
+	case ACTION_FREEZE:
+		do_freeze(d, a);
+		break;
+	case ACTION_THAW:
+		do_thaw(a->shell);
 		break;
 	case ACTION_MEASURE:
 		do_measure(d, a);

@@ -171,6 +171,13 @@ static void stop_probe(struct generation *g)
 	g->probing = false;
 }
 
+void generation_thaw(struct generation *g)
+{
+	if (g->frozen)
+		supervisor_act(g->service->supervisor, ACTION_THAW, g->service, g, NULL);
+	g->frozen = g->looked = false;
+}
+
 /* The one door for state changes: the edges that exist, and what a state may not own. */
 void generation_set_state(struct generation *g, enum generation_state state)
 {
@@ -201,6 +208,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 		g->quiet = g->drained = g->checking = g->uncountable = false;
 		g->quiet_at = g->hold_until = g->deadline = g->kill_at = USEC_INFINITY;
 	}
+	generation_thaw(g); /* whatever it was told is waiting for it */
 	g->check_at = USEC_INFINITY;
 	if (state == GENERATION_CANARY || state == GENERATION_SERVING)
 		check_later(g);

@@ -7,6 +7,7 @@
   idle      memory and wake-ups of the masters
   flip      the cost of turning new connections to another generation
   drain     from the last close of a draining generation to the signal in its worker
+  rollback  from the request to the first answer of the generation before, under load
   held      processor time while 50 000 connections of a draining generation are held
   services  a reload beside 1 and beside 1000 other services
   soak      memory and descriptors over 1000 reloads (not measured unless named)
@@ -27,11 +28,11 @@ from measures import MEASURES  # noqa: E402
 from servers import Bench, Skip, new_network  # noqa: E402
 
 USUAL = {
-    "repeat": 10, "rate": 1000, "window": 1.2, "idle": 5, "windows": 3, "flips": 2000, "drains": 200,
+    "repeat": 10, "rate": 1000, "window": 1.2, "idle": 5, "windows": 3, "flips": 2000, "drains": 200, "rollbacks": 500,
     "held": 50000, "seconds": 10, "services": 1000, "warm_up": 100, "reloads": 1000,
 }  # fmt: skip
 TINY = {
-    "repeat": 1, "rate": 200, "window": 0.3, "idle": 0.2, "windows": 1, "flips": 100, "drains": 3,
+    "repeat": 1, "rate": 200, "window": 0.3, "idle": 0.2, "windows": 1, "flips": 100, "drains": 3, "rollbacks": 3,
     "held": 200, "seconds": 1, "services": 5, "warm_up": 2, "reloads": 10,
 }  # fmt: skip
 

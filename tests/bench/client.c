@@ -83,15 +83,18 @@ static bool pause_between(void)
 	return ppoll(&in, 1, &pace, NULL) == 0;
 }
 
-static int watch(void)
+/* A line for each process that has not answered before; with `turns` for each that was not the last
+ * one to answer. */
+static int watch(bool turns)
 {
 	static bool known[PIDS_MAX];
+	long last = 0;
 
 	do {
 		long pid = ask();
 
-		if (pid > 0 && pid < PIDS_MAX && !known[pid]) {
-			known[pid] = true;
+		if (pid > 0 && pid < PIDS_MAX && (turns ? pid != last : !known[pid])) {
+			known[last = pid] = true;
 			(void)printf("%ld %lld\n", pid, now());
 		}
 	} while (pause_between());
@@ -168,12 +171,14 @@ int main(int argc, char **argv)
 	(void)inet_pton(AF_INET, "127.0.0.1", &server.sin_addr);
 	server.sin_port = htons((uint16_t)(argc > 2 ? atoi(argv[2]) : 0));
 	if (argc == 3 && strcmp(argv[1], "watch") == 0)
-		return watch();
+		return watch(false);
+	if (argc == 3 && strcmp(argv[1], "turns") == 0)
+		return watch(true);
 	if (argc > 3 && strcmp(argv[1], "start") == 0)
 		return start(argv + 3);
 	if (argc == 5 && strcmp(argv[1], "hold") == 0)
 		return hold(atoi(argv[3]), argv[4]);
-	(void)fprintf(stderr, "usage: bench-client watch PORT | start PORT COMMAND... | "
+	(void)fprintf(stderr, "usage: bench-client watch|turns PORT | start PORT COMMAND... | "
 	                      "hold PORT N SOURCE\n");
 	return 2;
 }

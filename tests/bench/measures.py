@@ -243,6 +243,35 @@ def drain(bench, scale):
     yield result
 
 
+# ---- rollback: back to a warm generation, under load ----
+
+
+def rollback(bench, scale):
+    port = next(bench.ports)
+    extra = 'rollout { bake = "0" keep-warm = "10min" }'
+    server = Handoffd(bench, "handoffd+sleepd", port, service([bench.sleepd], port, extra=extra))
+    asking = Control(server.control)
+    command = [bench.load, "--target", f"127.0.0.1:{port}", "--rate", scale.rate, "--any-body"]
+    load = subprocess.Popen(
+        [str(a) for a in [*command, "--until-signal", "--json"]], stdout=subprocess.PIPE, text=True
+    )
+    times = []
+    with Watch(bench, port, "turns") as watch:
+        watch.next()
+        for _ in range(scale.rollbacks):
+            asking.call("Reload", services=["web"], wait="serving")
+            watch.next()
+            at = now()
+            asking.send("Rollback", service="web")
+            times.append((watch.next() - at) / MS)
+            asking.receive()
+    load.terminate()
+    result = json.loads(load.communicate(timeout=LIMIT)[0])
+    asking.close()
+    yield row("rollback: request -> first connection of the old one answered", "ms", times, 1)
+    yield verdict("requests lost meanwhile", "", result["failed"], 0, f"of {result['ok']}")
+
+
 # ---- held: many connections of a draining generation ----
 
 
@@ -394,6 +423,7 @@ MEASURES = {
     "idle": idle,
     "flip": flip,
     "drain": drain,
+    "rollback": rollback,
     "held": held,
     "services": services,
     "soak": soak,

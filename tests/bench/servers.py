@@ -192,7 +192,7 @@ def service(command, port=None, name="web", extra=""):
     """Nothing is kept warm or baked, so that a reload is answered when the new generation serves."""
     words = ", ".join(f'"{word}"' for word in command)
     listen = f'listen "http" {{ address = "127.0.0.1:{port}" }}' if port else 'sockets = "none"'
-    rollout = 'rollout { bake = "0" }'
+    rollout = "" if "rollout" in extra else 'rollout { bake = "0" }'
     return f'service "{name}" {{\n\tcommand = {{{words}}}\n\t{listen}\n\t{rollout}\n\t{extra}\n}}\n'
 
 
@@ -302,8 +302,8 @@ class Helper:
 class Watch(Helper):
     """Asks a server all the time."""
 
-    def __init__(self, bench, port):
-        super().__init__(bench.client, "watch", port)
+    def __init__(self, bench, port, what="watch"):
+        super().__init__(bench.client, what, port)
 
     def next(self):
         """When a process answered that had not answered before."""
