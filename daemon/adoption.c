@@ -180,9 +180,6 @@ static int on_listen(struct live_generation *g, const struct live_worker *w,
 			at = where;
 		text_add(&t, "the program listens on %s", at ? at : "");
 		tell(g->daemon, RECORD_SOCKET_ADOPTED, w, text);
-		daemon_post(g->daemon, &(struct event){.type = EVENT_SOCKET_ADOPTED,
-		                               .service = g->service,
-		                               .generation = g->generation});
 	}
 	return r;
 }
@@ -231,6 +228,7 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 		(void)daemon_sweep(g, cg->state == GENERATION_STARTING);
 	if (r <= 0)
 		hurry_probes(g);
+	d->changed |= r == 0;
 	if (r < 0 && error.text[0])
 		tell(d, RECORD_SOCKET_REFUSED, w, error.text);
 	return r;

@@ -4,18 +4,19 @@
 #define DAEMON_H
 
 #include <ev.h>
+#include <jansson.h>
 #include <sys/stat.h>
 
 #include "control/control.h"
 #include "core/supervisor.h"
 #include "core/taken.h"
 #include "process/link.h"
-#include "process/freeze.h"
 #include "process/process.h"
 #include "sockets/adopt.h"
 #include "sockets/connections.h"
 #include "sockets/probe.h"
 #include "sockets/sockets.h"
+#include "state/fields.h"
 #include "system/systemd.h"
 
 struct daemon;
@@ -33,7 +34,6 @@ struct live_generation {
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
-	struct freeze *freeze; /* its processes, while they are stopped */
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
 	bool stranded;       /* clients waited for it in vain */
@@ -65,6 +65,7 @@ struct last_words {
 /* A descriptor that a worker gave us to keep over its generations (FDSTORE=1, HANDOFF_KEEP=). */
 struct kept_fd {
 	uint32_t service;
+	uint64_t serial; /* not used twice */
 	int fd;
 	char name[CONFIG_MAX_NAME];
 	char layout[CONFIG_MAX_NAME]; /* "": given to all; else to those who ask: "-", or of memory
@@ -116,6 +117,9 @@ struct daemon {
 	struct supervisor *supervisor;
 	struct action_list actions;
 	size_t carried; /* of them: those behind are done, what they named may be freed */
+	int n_passed;   /* by systemd, until the sockets have them */
+	int *passed;
+	char **passed_names;
 	struct sockets *sockets;
 	struct connections *connections;
 	struct processes *processes;
@@ -140,6 +144,10 @@ struct daemon {
 	unsigned n_words;
 	struct kept_fd *kept;
 	size_t n_kept;
+	uint64_t last_kept;
+	struct upgrade *upgrade; /* under way; NULL: none */
+	struct store *store;     /* what outlives a crash; NULL: nothing */
+	bool changed;            /* what is in the store is out of date */
 	struct live_door *doors;
 	uint64_t last_door;
 	struct taken_server *servers; /* that are taken over */
@@ -163,10 +171,12 @@ struct daemon {
 void daemon_post(struct daemon *d, const struct event *ev);
 /* Takes all events at hand to the core, carries out what it wants, until nothing is left. */
 void daemon_run_events(struct daemon *d);
+/* Goes on where another handoffd was: its state is loaded. */
+void daemon_resume(struct daemon *d, bool crashed);
+void daemon_watch_rests(struct daemon *d);
 extern const struct control_handlers daemon_control_handlers;
 extern const struct process_handlers daemon_process_handlers;
 void daemon_on_drain(void *data, const struct inflight *now);
-void daemon_on_frozen(void *data);
 void daemon_on_probe(void *data, bool ok, const char *text);
 /* Somebody asks for something; the strings are copied. `call` may be NULL. */
 void daemon_request(void *data, struct control_call *call, const struct request_spec *spec);
@@ -191,6 +201,10 @@ void daemon_restore_link(struct daemon *d, const struct action *a);
 void daemon_point_back(struct daemon *d, const struct action *a);
 
 /* effects.c: what the core wants, as calls */
+/* Makes the shares of the service's generations true; 0, or negative errno with words. */
+int daemon_steer(struct daemon *d, const struct service *sv, struct ho_error *reterr);
+void daemon_describe_worker(struct live_generation *g, unsigned worker,
+        struct passed_fd fds[CONFIG_MAX_LISTENERS], struct process_spec *ret);
 void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
 /* A process_lister of a struct live_generation. */
@@ -220,6 +234,22 @@ void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_me
 /* A generation is gone: forgets memory that nobody can ask for any more. */
 void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 
+/* store.c: what outlives a crash */
+/* `control_path` NULL: no file; `doc` and `l` of an upgrade, or NULL. */
+void store_open(struct daemon *d, const char *control_path, const json_t *doc, struct loader *l);
+/* Writes the state as it is now. */
+void store_commit(struct daemon *d);
+/* `forget`: nothing is left to go on with. */
+void store_close(struct daemon *d, bool forget);
+void store_hand_on(struct daemon *d, struct saver *v);
+json_t *store_names(const struct daemon *d);
+/* Takes what systemd had in its store for us out of what it passed. The state, with its
+ * descriptors, or NULL. */
+json_t *store_take_passed(int *n, int *fds, char **names);
+/* The state of a handoffd that had this control socket and died, with the sockets that its workers
+ * have; NULL: there is none, or nobody of it lives. */
+json_t *store_find_file(const char *control_path);
+
 /* changes.c: files that change, and what is built of them */
 void daemon_watch_files(struct daemon *d, const struct action *a);
 void daemon_forget_watch(struct daemon *d, uint32_t service);
@@ -238,6 +268,9 @@ void develop_stranded(void *data, int fd, const char *path);
 
 /* live.c: connections passed from one generation to another, by workers that can do that */
 void live_door_open(struct live_worker *w, const struct notify_message *m);
+json_t *live_save(const struct daemon *d, struct saver *v);
+/* After the workers. */
+void live_load(struct daemon *d, const json_t *from, struct loader *l);
 /* A worker is gone. */
 void live_forget(struct daemon *d, const struct live_worker *w);
 /* Brings those together that should be; to be called after every change. */
@@ -256,11 +289,7 @@ void daemon_hasten_monitors(struct daemon *d);
 void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_config(struct daemon *d, struct control_call *call);
-void daemon_answer_logs(
-        struct daemon *d, struct control_call *call, const char *service, bool follow);
-/* Bytes of a line that the worker has written, for those who follow the logs. */
-void daemon_tell_output(
-        struct daemon *d, const struct live_worker *w, const char *line, size_t length);
+void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
 
 /* browsing.c */
 void daemon_answer_connections(

@@ -69,7 +69,6 @@ void live_generation_free(struct live_generation *g)
 {
 	if (!g)
 		return;
-	(void)freeze_free(g->freeze);
 	drain_watch_free(g->watch);
 	quiet_check_free(g->quiet);
 	for (size_t i = 0; i < g->n_probes; i++)
@@ -91,7 +90,7 @@ static int note_previous(const struct service *sv, struct release *r, struct ho_
 	if (!serving)
 		return 0;
 	r->previous = serving->id;
-	if (!g || !g->release->directory)
+	if (!g || !g->release || !g->release->directory)
 		return 0;
 	r->previous_release = strdup(g->release->directory);
 	return r->previous_release
@@ -268,26 +267,9 @@ static void stop_watch(struct live_generation *g)
 	g->watch = drain_watch_free(g->watch);
 }
 
-static void do_freeze(struct daemon *d, const struct action *a)
+int daemon_steer(struct daemon *d, const struct service *sv, struct ho_error *reterr)
 {
-	struct live_generation *g = a->shell;
-
-	g->freeze = freeze_new(d->loop, live_generation_processes, g, daemon_on_frozen, g);
-	if (!g->freeze) /* memory is short: then without */
-		daemon_on_frozen(g);
-}
-
-static void do_thaw(struct live_generation *g)
-{
-	g->freeze = freeze_free(g->freeze);
-}
-
-static void do_steer(struct daemon *d, const struct action *a)
-{
-	struct service *sv = supervisor_service(d->supervisor, a->service);
 	struct share shares[GENERATIONS_MAX];
-	struct event ev = of(a, EVENT_STEERED);
-	struct ho_error error = {0};
 	bool sticky = false;
 	size_t n = 0;
 
@@ -305,7 +287,16 @@ static void do_steer(struct daemon *d, const struct action *a)
 			g->quiet = quiet_check_free(g->quiet);
 		sticky = sv->generations[i]->settings->rollout.sticky;
 	}
-	if (n && sockets_steer(d->sockets, shares, n, sticky, &error) < 0) {
+	return n ? sockets_steer(d->sockets, shares, n, sticky, reterr) : 0;
+}
+
+static void do_steer(struct daemon *d, const struct action *a)
+{
+	const struct service *sv = supervisor_service(d->supervisor, a->service);
+	struct event ev = of(a, EVENT_STEERED);
+	struct ho_error error = {0};
+
+	if (daemon_steer(d, sv, &error) < 0) {
 		ev.type = EVENT_STEER_FAILED;
 		ev.text = error.text;
 	}
@@ -374,21 +365,30 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 
 		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
 	}
-	set_accept_mode(g);
 	return n;
+}
+
+void daemon_describe_worker(struct live_generation *g, unsigned worker,
+        struct passed_fd fds[CONFIG_MAX_LISTENERS], struct process_spec *ret)
+{
+	*ret = (struct process_spec){
+	        .release = g->release, .worker = worker, .fds = fds, .capture = true};
+	ret->n_fds = sockets_to_pass(g, fds);
+	ret->adoption = daemon_adoption(g);
+	ret->n_fds += kept_pass(
+	        g->daemon, g->service, fds + ret->n_fds, CONFIG_MAX_LISTENERS - ret->n_fds);
 }
 
 static int start_process(struct daemon *d, const struct action *a, struct live_worker *w,
         struct live_generation *g, struct ho_error *reterr)
 {
 	struct passed_fd fds[CONFIG_MAX_LISTENERS];
-	struct process_spec spec = {
-	        .release = g->release, .worker = a->worker, .fds = fds, .capture = true};
+	struct process_spec spec;
 	int r;
 
-	spec.n_fds = sockets_to_pass(g, fds);
-	spec.adoption = daemon_adoption(g);
-	spec.n_fds += kept_pass(d, a->service, fds + spec.n_fds, ARRAY_SIZE(fds) - spec.n_fds);
+	daemon_describe_worker(g, a->worker, fds, &spec);
+	if (spec.n_fds)
+		set_accept_mode(g); /* what a worker makes of it later is its own business */
 	r = process_start(d->processes, &spec, w, &w->process, reterr);
 	if (r >= 0 && spec.adoption != ADOPTION_NO)
 		daemon_watch_adoption(g, w);
@@ -466,7 +466,7 @@ static void keep_last_words(struct daemon *d, const struct action *a, struct liv
 {
 	struct last_words *l = &d->words[d->n_words++ % LAST_WORDS_MAX];
 	const struct service *sv = supervisor_service(d->supervisor, a->service);
-	const char *text = process_log(w->process);
+	const char *text = process_tail(w->process);
 
 	free(l->text);
 	*l = (struct last_words){.generation = a->generation,
@@ -648,12 +648,6 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_STOP_WATCH:
 		stop_watch(a->shell);
-		break;
-	case ACTION_FREEZE:
-		do_freeze(d, a);
-		break;
-	case ACTION_THAW:
-		do_thaw(a->shell);
 		break;
 	case ACTION_MEASURE:
 		do_measure(d, a);

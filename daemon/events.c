@@ -2,6 +2,7 @@
 /* What happens outside becomes events; the events at hand are run to completion before the loop
  * waits again. */
 #include "daemon.h"
+#include "upgrade.h"
 #include "system/fd.h"
 #include "system/log.h"
 
@@ -64,15 +65,44 @@ static void tell_trouble(struct daemon *d)
 		}
 }
 
+/* Whoever comes after a crash must know of it, or he would undo it or trust what is gone. */
+static bool is_final(const struct action *a)
+{
+	return a->type == ACTION_SIGNAL_WORKER || a->type == ACTION_KILL_WORKER ||
+	       a->type == ACTION_RELEASE || a->type == ACTION_ANSWER ||
+	       a->type == ACTION_RESTORE_LINK || a->type == ACTION_POINT_BACK;
+}
+
+static void carry_out(struct daemon *d)
+{
+	d->changed |= d->actions.n > 0;
+	for (d->carried = 0; d->carried < d->actions.n;) {
+		const struct action *a = &d->actions.items[d->carried++];
+
+		if (d->changed && is_final(a))
+			store_commit(d);
+		daemon_carry_out(d, a);
+	}
+	d->changed |= d->actions.n > 0;
+	action_list_clear(&d->actions);
+	d->carried = 0;
+}
+
 static void step(struct daemon *d, const struct event *ev)
 {
 	if (ev->type == EVENT_TIMER && d->probing)
 		tell_trouble(d);
 	supervisor_step(d->supervisor, now_usec(), ev, &d->actions);
-	for (d->carried = 0; d->carried < d->actions.n;)
-		daemon_carry_out(d, &d->actions.items[d->carried++]);
-	action_list_clear(&d->actions);
-	d->carried = 0;
+	carry_out(d);
+}
+
+void daemon_resume(struct daemon *d, bool crashed)
+{
+	struct event ev = {.type = EVENT_TIMER};
+
+	supervisor_resume(d->supervisor, now_usec(), crashed, &d->actions);
+	carry_out(d);
+	daemon_post(d, &ev);
 }
 
 static void run_queue(struct daemon *d)
@@ -127,6 +157,9 @@ void daemon_run_events(struct daemon *d)
 		d->out_of_memory = false;
 		log_line(RECORD_ERROR, "memory is short: an event was lost");
 	}
+	if (d->changed)
+		store_commit(d);
+	upgrade_if_ready(d);
 	set_timer(d);
 	tell_status(d);
 }
@@ -168,11 +201,15 @@ static void on_rest_timer(struct ev_loop *loop, ev_timer *timer, int events)
 		ev_timer_stop(loop, timer);
 }
 
-/* What a server that was taken over leaves behind does not become our child: no signal tells of its
- * end. */
-static void watch_rests(struct daemon *d)
+/* What a server that was taken over leaves behind does not become our child, nor what the worker of
+ * a handoffd that died leaves: no signal tells of its end. */
+void daemon_watch_rests(struct daemon *d)
 {
-	if (!d->n_servers || ev_is_active(&d->rest_timer))
+	bool foreign = d->n_servers > 0;
+
+	for (const struct live_worker *w = d->rests; w; w = w->next)
+		foreign |= process_is_foreign(w->process);
+	if (!foreign || !d->rests || ev_is_active(&d->rest_timer))
 		return;
 	ev_timer_init(&d->rest_timer, on_rest_timer, REST_SECONDS, REST_SECONDS);
 	d->rest_timer.data = d;
@@ -194,7 +231,7 @@ static void on_exited(void *data, struct process *p, struct exit_info how)
 		w->rest = true;
 		w->next = w->daemon->rests;
 		w->daemon->rests = w;
-		watch_rests(w->daemon);
+		daemon_watch_rests(w->daemon);
 	}
 	daemon_post(data, &ev);
 	daemon_worker_ended(data, w->service, w->generation);
@@ -276,12 +313,11 @@ static void on_output(
         void *data, struct process *p, bool is_stderr, const char *line, size_t length)
 {
 	const struct live_worker *w = process_user(p);
-	struct daemon *d = data;
+	const struct daemon *d = data;
 	const struct service *sv =
 	        d->develop ? supervisor_service(d->supervisor, w->service) : NULL;
 
 	develop_output(data, sv ? sv->name : "", is_stderr, line, length);
-	daemon_tell_output(d, w, line, length);
 }
 
 const struct process_handlers daemon_process_handlers = {
@@ -321,22 +357,6 @@ void daemon_on_drain(void *data, const struct inflight *now)
 	ev.inflight.total = now->total;
 	ev.inflight.idle = now->idle;
 	ev.inflight.oldest = now->oldest;
-	daemon_post(g->daemon, &ev);
-}
-
-void daemon_on_frozen(void *data)
-{
-	struct live_generation *g = data;
-	struct event ev = {
-	        .type = EVENT_FROZEN, .service = g->service, .generation = g->generation};
-	struct inflight now;
-
-	ev.inflight.unknown = !g->watch || drain_watch_look(g->watch, &now) < 0;
-	if (!ev.inflight.unknown) {
-		ev.inflight.total = now.total;
-		ev.inflight.idle = now.idle;
-		ev.inflight.oldest = now.oldest;
-	}
 	daemon_post(g->daemon, &ev);
 }
 
@@ -394,6 +414,9 @@ static void on_one_signal(struct daemon *d, const struct signalfd_siginfo *si)
 		}
 		request_all(d, REQUEST_SHUTDOWN, strsignal((int)si->ssi_signo));
 		break;
+	case SIGUSR2:
+		upgrade_begin(d);
+		break;
 	default:
 		break;
 	}
@@ -432,9 +455,9 @@ static void on_config(void *data, struct control_call *call)
 	daemon_answer_config(data, call);
 }
 
-static void on_logs(void *data, struct control_call *call, const char *service, bool follow)
+static void on_logs(void *data, struct control_call *call, const char *service)
 {
-	daemon_answer_logs(data, call, service, follow);
+	daemon_answer_logs(data, call, service);
 }
 
 static void on_connections(
@@ -531,6 +554,11 @@ static bool refusal_is_told(struct daemon *d, uid_t uid, unsigned *ret_more)
 	return true;
 }
 
+static void on_upgrade(void *data)
+{
+	upgrade_begin(data);
+}
+
 static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, const char *why)
 {
 	struct daemon *d = data;
@@ -559,5 +587,6 @@ const struct control_handlers daemon_control_handlers = {
         .config = on_config,
         .logs = on_logs,
         .connections = on_connections,
+        .upgrade = on_upgrade,
         .refused = on_refused,
 };

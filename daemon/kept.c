@@ -59,7 +59,8 @@ static struct kept_fd *add(struct daemon *d, uint32_t service, const char *name,
 	}
 	d->kept = kept;
 	kept += d->n_kept++;
-	*kept = (struct kept_fd){.service = service, .fd = own};
+	*kept = (struct kept_fd){.service = service, .serial = ++d->last_kept, .fd = own};
+	d->changed = true;
 	(void)copy_string(kept->name, sizeof kept->name, name);
 	return kept;
 }
@@ -84,6 +85,7 @@ static void sweep(struct daemon *d)
 		else
 			d->kept[n++] = d->kept[i];
 	}
+	d->changed |= n != d->n_kept;
 	d->n_kept = n;
 }
 

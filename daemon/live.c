@@ -105,6 +105,18 @@ static bool parse(const char *text, struct live_door *ret)
 	return ret->gives || ret->takes;
 }
 
+static void door_add(struct live_worker *w, struct live_door *door, int fd)
+{
+	struct daemon *d = w->daemon;
+
+	door->worker = w;
+	ev_io_init(&door->io, on_door, fd, EV_READ);
+	door->io.data = door;
+	ev_io_start(d->loop, &door->io);
+	door->next = d->doors;
+	d->doors = door;
+}
+
 void live_door_open(struct live_worker *w, const struct notify_message *m)
 {
 	struct daemon *d = w->daemon;
@@ -124,13 +136,67 @@ void live_door_open(struct live_worker *w, const struct notify_message *m)
 		free(door);
 		return;
 	}
-	door->worker = w;
 	door->id = ++d->last_door;
-	ev_io_init(&door->io, on_door, fd, EV_READ);
-	door->io.data = door;
-	ev_io_start(d->loop, &door->io);
-	door->next = d->doors;
-	d->doors = door;
+	door_add(w, door, fd);
+}
+
+/* ---- from one handoffd to the next ---- */
+
+static const struct field door_fields[] = {
+        FIELD(live_door, id),
+        FIELD(live_door, gives),
+        FIELD(live_door, takes),
+        FIELD(live_door, version),
+        FIELD(live_door, oldest),
+        FIELD(live_door, heir),
+        FIELD(live_door, met),
+        FIELD_NOT(live_door, next),
+        FIELD_NOT(live_door, worker),
+        FIELD_NOT(live_door, io),
+};
+
+json_t *live_save(const struct daemon *d, struct saver *v)
+{
+	json_t *list = json_array();
+
+	for (const struct live_door *door = d->doors; door; door = door->next) {
+		const struct live_worker *w = door->worker;
+		json_t *j = save_fields(v, door_fields, ARRAY_SIZE(door_fields), door);
+
+		save_member(v, j, "service", json_integer(w->service));
+		save_member(v, j, "generation", json_integer(w->generation));
+		save_member(v, j, "worker", json_integer(w->index));
+		save_fd(v, door->io.fd, "door-%llu", (unsigned long long)door->id);
+		save_item(v, list, j);
+	}
+	return list;
+}
+
+static void load_door(struct daemon *d, const json_t *from, struct loader *l)
+{
+	struct service *sv =
+	        supervisor_service(d->supervisor, (uint32_t)load_number(from, "service"));
+	struct generation *g =
+	        sv ? service_find(sv, (uint32_t)load_number(from, "generation")) : NULL;
+	uint64_t index = load_number(from, "worker");
+	struct live_worker *w = g && index < g->n_workers ? g->workers[index].shell : NULL;
+	struct live_door *door = w ? calloc(1, sizeof *door) : NULL;
+	int fd;
+
+	if (!door)
+		return;
+	load_fields(l, from, door_fields, ARRAY_SIZE(door_fields), door);
+	fd = load_fd(l, "door-%llu", (unsigned long long)door->id);
+	if (fd >= 0)
+		door_add(w, door, fd);
+	else
+		free(door);
+}
+
+void live_load(struct daemon *d, const json_t *from, struct loader *l)
+{
+	for (size_t i = json_array_size(from); i-- > 0 && !l->failed;)
+		load_door(d, json_array_get(from, i), l);
 }
 
 void live_forget(struct daemon *d, const struct live_worker *w)

@@ -2,8 +2,10 @@
 /* handoffd: options and wiring. */
 #include "conf/load.h"
 #include "daemon.h"
+#include "past.h"
 #include "system/fd.h"
 #include "system/log.h"
+#include "upgrade.h"
 #include "wire/path.h"
 
 #include <errno.h>
@@ -75,7 +77,8 @@ static void print_help(void)
 	config_each_option(print_setting, stdout);
 	printf("\n"
 	       "Signals: HUP reloads, TERM stops when all connections are done, a second one at "
-	       "once.\n"
+	       "once,\n"
+	       "USR2 puts the installed handoffd in the place of the running one.\n"
 	       "Ask and order a running one with handoffctl(1).\n");
 }
 
@@ -312,6 +315,8 @@ static const char *default_file(const struct options *o)
 {
 	if (o->development && access("handoffd.conf", F_OK) == 0)
 		return "handoffd.conf";
+	if (o->development && access("Procfile", F_OK) == 0)
+		return "Procfile";
 	return DEFAULT_CONFIG;
 }
 
@@ -390,7 +395,7 @@ static int open_signals(struct daemon *d, struct ho_error *e)
 	return 0;
 }
 
-static int open_control(struct daemon *d, struct ho_error *e)
+static int open_control(struct daemon *d, struct past *past, struct ho_error *e)
 {
 	const struct config *c = d->source.config;
 	bool asked = getenv("HANDOFF_CONTROL") ||
@@ -403,6 +408,10 @@ static int open_control(struct daemon *d, struct ho_error *e)
 	int r = 0;
 
 	handlers.data = d;
+	if (past->doc)
+		past_load_control(d, past, &options, &handlers);
+	if (d->control)
+		return 0;
 	if (!options.path) {
 		r = control_default_path(path, sizeof path);
 		options.path = path;
@@ -434,24 +443,24 @@ static int open_sockets(struct daemon *d, struct ho_error *e)
 {
 	const char *wanted = getenv("HANDOFF_STEERING");
 	struct sockets_options options = {.no_ebpf = wanted && !strcmp(wanted, "cbpf"),
+	        .n_passed = d->n_passed,
+	        .passed = d->passed,
+	        .passed_names = d->passed_names,
 	        .stranded = d->develop ? develop_stranded : NULL,
 	        .stranded_data = d};
-	int r = systemd_listen_fds(&options.passed, &options.passed_names, e);
+	int r = sockets_new(d->loop, &options, &d->sockets, e);
 
-	if (r < 0)
-		return r;
-	options.n_passed = r;
-	r = sockets_new(d->loop, &options, &d->sockets, e);
-	for (int i = 0; i < options.n_passed; i++)
-		free(options.passed_names[i]);
-	free(options.passed_names);
-	free(options.passed);
-	if (r == 0)
-		sockets_unclaimed(d->sockets, d->source.config, report_unclaimed, NULL);
+	for (int i = 0; i < d->n_passed; i++)
+		free(d->passed_names[i]);
+	free(d->passed_names);
+	free(d->passed);
+	d->passed = NULL;
+	d->passed_names = NULL;
+	d->n_passed = 0;
 	return r;
 }
 
-static int open_all(struct daemon *d, struct ho_error *e)
+static int open_all(struct daemon *d, struct past *past, struct ho_error *e)
 {
 	struct process_handlers handlers = daemon_process_handlers;
 	int r;
@@ -462,6 +471,9 @@ static int open_all(struct daemon *d, struct ho_error *e)
 	d->supervisor = supervisor_new();
 	if (!d->loop || !d->supervisor)
 		return ho_error_set(e, -ENOMEM, "not enough memory");
+	ev_init(&d->timer, on_timer);
+	ev_init(&d->monitors, daemon_on_monitors);
+	d->timer.data = d->monitors.data = d;
 	handlers.data = d;
 	r = open_signals(d, e);
 	if (r == 0 && d->source.development)
@@ -472,13 +484,18 @@ static int open_all(struct daemon *d, struct ho_error *e)
 		r = connections_new(d->loop, &d->connections, e);
 	if (r == 0)
 		r = open_sockets(d, e);
+	if (r == 0 && past->doc)
+		r = past_load(d, past, e);
 	if (r == 0)
-		r = open_control(d, e);
+		r = open_control(d, past, e);
+	if (r == 0 && !past->doc) {
+		past_find_file(d, past);
+		if (past->doc)
+			r = past_load(d, past, e);
+	}
 	if (r < 0)
 		return r;
-	ev_init(&d->timer, on_timer);
-	ev_init(&d->monitors, daemon_on_monitors);
-	d->timer.data = d->monitors.data = d;
+	sockets_unclaimed(d->sockets, d->source.config, report_unclaimed, NULL);
 	ev_prepare_init(&d->prepare, on_prepare);
 	d->prepare.data = d;
 	ev_prepare_start(d->loop, &d->prepare);
@@ -493,8 +510,10 @@ static void close_all(struct daemon *d)
 {
 	struct posted *p;
 
+	upgrade_free(d);
 	if (d->control)
 		control_flush(d->control);
+	store_close(d, true);
 	d->control = control_free(d->control);
 	while ((p = d->first)) {
 		d->first = p->next;
@@ -525,22 +544,28 @@ static void say_last_words(const char *expression, const char *file, int line)
 	fprintf(stderr, "handoffd: %s:%d: this cannot be: %s\n", file, line, expression);
 }
 
-static int run(struct daemon *d, const struct options *o)
+static int run(struct daemon *d, const struct options *o, struct past *past)
 {
 	struct event ev = {.type = EVENT_CONFIG_LOADED};
 	struct ho_error error = {0};
 
 	ho_assert_hook = say_last_words;
-	if (open_all(d, &error) < 0 ||
-	        take_over_find(d, o->take_over, o->n_take_over, &error) < 0) {
+	if (open_all(d, past, &error) < 0 ||
+	        (!past->doc && take_over_find(d, o->take_over, o->n_take_over, &error) < 0)) {
 		fprintf(stderr, "handoffd: %s\n", error.text);
+		past_done(past);
 		close_all(d);
 		return CODE_FAILED;
 	}
-	ev.config = config_ref(d->source.config);
-	ev.taken = d->taken;
-	ev.n_taken = d->n_taken;
-	daemon_post(d, &ev);
+	if (past->doc) {
+		past_resume(d, past);
+	} else {
+		store_open(d, d->control ? control_path(d->control) : NULL, NULL, NULL);
+		ev.config = config_ref(d->source.config);
+		ev.taken = d->taken;
+		ev.n_taken = d->n_taken;
+		daemon_post(d, &ev);
+	}
 	ev_run(d->loop, 0);
 	close_all(d);
 	return d->exit_code;
@@ -561,18 +586,28 @@ int main(int argc, char **argv)
 {
 	static struct options options;
 	static struct daemon d;
+	struct past past = {0};
+	struct ho_error error = {0};
 	struct log_options log = {.level = RECORD_INFO};
 	const char *level = getenv("HANDOFF_LOG");
 	int r;
 
 	open_standard();
+	if (argc == 2 && !strcmp(argv[1], "--check-snapshot"))
+		return upgrade_check_snapshot();
+	upgrade_remember(argv);
 	r = read_options(&options, argc, argv);
 	if (r >= 0)
 		return r;
 	if (level && !strcmp(level, "debug"))
 		log.level = RECORD_DEBUG;
 	log_open(&log);
-	if (load(&options, &d.source) < 0)
+	if (!options.check && !options.print && past_find(&d, &past, &error) < 0) {
+		fprintf(stderr, "handoffd: %s\n", error.text);
+		return CODE_FAILED;
+	}
+	/* with services that run, a mistake in the file is for the next reload */
+	if (load(&options, &d.source) < 0 && !past.doc)
 		return CODE_USAGE;
 	if (options.check || options.print) {
 		r = options.print ? print_config(d.source.config) : CODE_DONE;
@@ -581,5 +616,5 @@ int main(int argc, char **argv)
 		config_unref(d.source.config);
 		return r;
 	}
-	return run(&d, &options);
+	return run(&d, &options, &past);
 }

@@ -332,6 +332,7 @@ static int build_globals(struct maker *mk, const struct raw_block *root, const c
 	keys = keys_of(RAW_ROOT, &n);
 	mk->c->environment = DEFAULT_ENVIRONMENT;
 	mk->c->global_origins = allocate(mk, n, sizeof *mk->c->global_origins);
+	mk->c->n_global_origins = mk->c->global_origins ? n : 0;
 	if (mk->oom)
 		return -ENOMEM;
 	for (const struct raw_setting *set = root->settings; set && !mk->oom; set = set->next) {

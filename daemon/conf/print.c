@@ -326,7 +326,8 @@ char *config_print(const struct config *c)
 			continue;
 		(void)fprintf(f, "%s = ", keys[i].name);
 		print_quoted(f, *value);
-		print_origin(f, c->global_origins[i]);
+		print_origin(
+		        f, i < c->n_global_origins ? c->global_origins[i] : (struct origin){0});
 	}
 	for (size_t i = 0; i < c->n_services; i++)
 		good = print_service(f, &c->services[i]) && good;

@@ -72,7 +72,9 @@ struct control_handlers {
 	/* Answer at once with control_answer_config(), or an error. */
 	void (*config)(void *data, struct control_call *call);
 	/* Answer at once with control_answer_logs(), or an error. */
-	void (*logs)(void *data, struct control_call *call, const char *service, bool follow);
+	void (*logs)(void *data, struct control_call *call, const char *service);
+	/* Replace the program of handoffd itself; answered by control_answer_upgrade(). */
+	void (*upgrade)(void *data);
 	/* Answer with control_stream(), or an error. generation 0: all. */
 	void (*connections)(
 	        void *data, struct control_call *call, const char *service, uint32_t generation);
@@ -85,6 +87,9 @@ struct control_handlers {
  * answers: -EADDRINUSE with words. */
 int control_new(struct ev_loop *loop, const struct control_options *options,
         const struct control_handlers *handlers, struct control **ret, struct ho_error *reterr);
+const char *control_path(const struct control *c);
+/* The call that waits for this request; NULL: nobody does. */
+struct control_call *control_find(const struct control *c, uint32_t id);
 /* Drops every client, without `gone`, and removes the socket file. Accepts NULL, returns NULL. */
 struct control *control_free(struct control *c);
 /* Before leaving: no new client, the socket file goes, and the answers that were given are sent.
@@ -106,6 +111,8 @@ void control_progress(struct control_call *call, const struct record *record);
  * first. Ends the call. */
 void control_answer(struct control_call *call, const struct result *results, size_t n);
 void control_answer_error(struct control_call *call, enum outcome_code code, const char *text);
+/* To all who wait for an upgrade; `refused` NULL: it was done. */
+void control_answer_upgrade(struct control *c, const char *refused);
 /* `file` NULL: the command line. */
 void control_answer_config(
         struct control_call *call, const char *file, const char *environment, const char *text);

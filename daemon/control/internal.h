@@ -29,7 +29,6 @@ enum follow {
 	FOLLOW_NOTHING,
 	FOLLOW_EVENTS,
 	FOLLOW_STATUS,
-	FOLLOW_LOGS,
 };
 
 struct peer {
@@ -48,7 +47,7 @@ struct control_call {
 	bool more, oneway;
 	bool overlaps; /* the next call may start before this one is answered */
 	enum follow follows;
-	char service[CONFIG_MAX_NAME]; /* of FOLLOW_LOGS */
+	bool upgrades; /* waits for another program in our place */
 	bool done;
 	const struct control_stream *stream; /* gives the answer piece by piece */
 	void *stream_data;
@@ -100,6 +99,17 @@ int control_listen(
 void control_unlisten(struct control *c);
 int peer_read(const struct control *c, int fd, struct peer *ret);
 
+/* The same with the socket that is there already. */
+int control_take_over(
+        struct control *c, const struct control_options *options, int fd, struct ho_error *reterr);
+
+/* server.c, for it and save.c */
+struct control *control_alloc(struct ev_loop *loop, const struct control_handlers *handlers);
+void control_accept(struct control *c);
+/* Takes the descriptor; NULL when memory is short. Its watchers are not started. */
+struct client *client_add(struct control *c, int fd, const struct peer *peer);
+struct control_call *call_new(struct client *k);
+
 /* server.c; each takes the reference to `parameters` (NULL: memory was short, the client is
  * dropped) and never frees a client, so that it may be called from everywhere. */
 void call_reply(struct control_call *call, json_t *parameters);
@@ -108,8 +118,6 @@ void call_error(struct control_call *call, const char *error, json_t *parameters
 void call_continue(struct control_call *call, json_t *parameters);
 /* Answers with the newest events that are kept, and goes on with every new one if `follow`. */
 void call_events(struct control_call *call, size_t lines, bool follow);
-/* Goes on with what is told to those who follow, until the client goes. */
-void call_follow(struct control_call *call, enum follow what);
 uint32_t control_next_id(struct control *c);
 
 /* methods.c */

@@ -38,7 +38,7 @@ static void client_drop(struct client *k)
 	ev_feed_event(k->control->loop, &k->out, EV_WRITE);
 }
 
-static struct control_call *call_new(struct client *k)
+struct control_call *call_new(struct client *k)
 {
 	struct control_call *call = calloc(1, sizeof *call);
 
@@ -239,6 +239,34 @@ static void client_work(struct client *k)
 		ev_io_start(loop, &k->in);
 }
 
+const char *control_path(const struct control *c)
+{
+	return c->address.sun_path;
+}
+
+struct control_call *control_find(const struct control *c, uint32_t id)
+{
+	for (struct client *k = c->clients; k; k = k->next)
+		for (struct control_call *call = k->first; call; call = call->next)
+			if (call->id == id && !call->done)
+				return call;
+	return NULL;
+}
+
+void control_answer_upgrade(struct control *c, const char *refused)
+{
+	for (struct client *k = c->clients; k; k = k->next)
+		for (struct control_call *call = k->first, *next; call; call = next) {
+			next = call->next; /* an answer may forget it */
+			if (!call->upgrades || call->done)
+				continue;
+			if (refused)
+				control_answer_error(call, CODE_FAILED, refused);
+			else
+				control_answer(call, NULL, 0);
+		}
+}
+
 static bool has_hung_up(int fd)
 {
 	struct pollfd p = {.fd = fd};
@@ -272,8 +300,8 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 	if (k->slow) {
 		struct control_handlers *h = &k->control->handlers;
 
-		h->refused(h->data, k->peer.uid, k->peer.pid, "following",
-		        "it does not read, and was disconnected");
+		h->refused(h->data, k->peer.uid, k->peer.pid, "Events",
+		        "it does not read them, and was disconnected");
 	}
 	if (k->dropped || wire_writer_send(&k->writer, k->fd)) {
 		client_free(k);
@@ -302,6 +330,30 @@ static void turn_away(
 	c->handlers.refused(c->handlers.data, peer->uid, peer->pid, "connect", why);
 }
 
+struct client *client_add(struct control *c, int fd, const struct peer *peer)
+{
+	struct client *k = calloc(1, sizeof *k);
+
+	if (!k) {
+		(void)close_fd(fd);
+		return NULL;
+	}
+	k->control = c;
+	k->peer = *peer;
+	k->fd = fd;
+	wire_reader_init(&k->reader, peer->may_change ? WIRE_MAX_CALL : CONTROL_READER_CALL);
+	wire_writer_init(&k->writer, CONTROL_MAX_WAITING);
+	ev_io_init(&k->in, on_readable, k->fd, EV_READ);
+	ev_io_init(&k->out, on_writable, k->fd, EV_WRITE);
+	k->in.data = k->out.data = k;
+	k->next = c->clients;
+	if (k->next)
+		k->next->prev = k;
+	c->clients = k;
+	c->n_clients++;
+	return k;
+}
+
 /* Takes the descriptor. */
 static void client_new(struct control *c, int fd)
 {
@@ -325,23 +377,9 @@ static void client_new(struct control *c, int fd)
 		        "handoffd has too many control clients at the moment; try again later");
 		return;
 	}
-	k = calloc(1, sizeof *k);
-	if (!k)
-		return;
-	k->control = c;
-	k->peer = peer;
-	k->fd = take_fd(own);
-	wire_reader_init(&k->reader, peer.may_change ? WIRE_MAX_CALL : CONTROL_READER_CALL);
-	wire_writer_init(&k->writer, CONTROL_MAX_WAITING);
-	ev_io_init(&k->in, on_readable, k->fd, EV_READ);
-	ev_io_init(&k->out, on_writable, k->fd, EV_WRITE);
-	k->in.data = k->out.data = k;
-	k->next = c->clients;
-	if (k->next)
-		k->next->prev = k;
-	c->clients = k;
-	c->n_clients++;
-	ev_io_start(c->loop, &k->in);
+	k = client_add(c, take_fd(own), &peer);
+	if (k)
+		ev_io_start(c->loop, &k->in);
 }
 
 static void on_connect(struct ev_loop *loop, ev_io *w, int revents)
@@ -378,26 +416,41 @@ static void on_retry(struct ev_loop *loop, ev_timer *w, int revents)
 		ev_io_start(loop, &c->accept);
 }
 
+struct control *control_alloc(struct ev_loop *loop, const struct control_handlers *handlers)
+{
+	struct control *c = calloc(1, sizeof *c);
+
+	if (!c)
+		return NULL;
+	c->loop = loop;
+	c->handlers = *handlers;
+	c->fd = -1;
+	ev_timer_init(&c->retry, on_retry, RETRY_AFTER, 0.);
+	c->accept.data = c->retry.data = c;
+	return c;
+}
+
+void control_accept(struct control *c)
+{
+	ev_io_init(&c->accept, on_connect, c->fd, EV_READ);
+	c->accept.data = c;
+	ev_io_start(c->loop, &c->accept);
+}
+
 int control_new(struct ev_loop *loop, const struct control_options *options,
         const struct control_handlers *handlers, struct control **ret, struct ho_error *reterr)
 {
-	struct control *c = calloc(1, sizeof *c);
+	struct control *c = control_alloc(loop, handlers);
 	int e;
 
 	if (!c)
 		return ho_error_set(reterr, -ENOMEM, "memory is short for the control socket");
-	c->loop = loop;
-	c->handlers = *handlers;
-	c->fd = -1;
 	e = control_listen(c, options, reterr);
 	if (e) {
 		free(c);
 		return e;
 	}
-	ev_io_init(&c->accept, on_connect, c->fd, EV_READ);
-	ev_timer_init(&c->retry, on_retry, RETRY_AFTER, 0.);
-	c->accept.data = c->retry.data = c;
-	ev_io_start(loop, &c->accept);
+	control_accept(c);
 	*ret = c;
 	return 0;
 }
@@ -470,25 +523,6 @@ static char *encode_continued(json_t *parameters, size_t *ret_size)
 	return message ? wire_encode(message, ret_size) : NULL;
 }
 
-void call_follow(struct control_call *call, enum follow what)
-{
-	struct client *k = call->client;
-
-	call->follows = what;
-	k->follower_max = wire_writer_waiting(&k->writer) + CONTROL_FOLLOWER_MAX;
-}
-
-static void tell_follower(struct client *k, const char *bytes, size_t size)
-{
-	if (wire_writer_waiting(&k->writer) + size > k->follower_max ||
-	        wire_writer_add(&k->writer, bytes, size)) {
-		k->slow = true;
-		client_drop(k);
-	} else {
-		ev_io_start(k->control->loop, &k->out);
-	}
-}
-
 /* One message for all followers. */
 static void tell_followers(struct control *c, json_t *event)
 {
@@ -502,36 +536,13 @@ static void tell_followers(struct control *c, json_t *event)
 			bytes = encode_continued(json_pack("{s:[O]}", "events", event), &size);
 		if (!bytes)
 			return;
-		tell_follower(k, bytes, size);
-	}
-}
-
-static bool follows_logs(const struct client *k, const char *service)
-{
-	return follows(k, FOLLOW_LOGS) && !strcmp(k->first->service, service);
-}
-
-bool control_wants_output(const struct control *c, const char *service)
-{
-	for (const struct client *k = c->clients; k; k = k->next)
-		if (follows_logs(k, service))
-			return true;
-	return false;
-}
-
-void control_publish_output(struct control *c, const char *service, const struct control_log *log)
-{
-	_cleanup_free_ char *bytes = NULL;
-	size_t size = 0;
-
-	for (struct client *k = c->clients; k; k = k->next) {
-		if (!follows_logs(k, service))
-			continue;
-		if (!bytes)
-			bytes = encode_continued(logs_to_json(service, log, 1), &size);
-		if (!bytes)
-			return;
-		tell_follower(k, bytes, size);
+		if (wire_writer_waiting(&k->writer) + size > k->follower_max ||
+		        wire_writer_add(&k->writer, bytes, size)) {
+			k->slow = true;
+			client_drop(k);
+		} else {
+			ev_io_start(c->loop, &k->out);
+		}
 	}
 }
 
@@ -577,7 +588,8 @@ void call_events(struct control_call *call, size_t lines, bool follow)
 		return;
 	}
 	call_continue(call, events);
-	call_follow(call, FOLLOW_EVENTS);
+	call->follows = FOLLOW_EVENTS;
+	k->follower_max = wire_writer_waiting(&k->writer) + CONTROL_FOLLOWER_MAX;
 }
 
 static json_t *status_reply(const struct view *view)
@@ -595,7 +607,7 @@ void control_answer_status(struct control_call *call, const struct view *view)
 void control_monitor(struct control_call *call, const struct view *view)
 {
 	call_continue(call, status_reply(view));
-	call_follow(call, FOLLOW_STATUS);
+	call->follows = FOLLOW_STATUS;
 }
 
 bool control_has_monitors(const struct control *c)

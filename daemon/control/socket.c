@@ -168,6 +168,19 @@ int control_listen(
 	return 0;
 }
 
+int control_take_over(
+        struct control *c, const struct control_options *options, int fd, struct ho_error *reterr)
+{
+	socklen_t n = sizeof c->address;
+	int e = find_group(c, options->change_group, reterr);
+
+	if (!e && getsockname(fd, (struct sockaddr *)&c->address, &n) < 0)
+		e = ho_error_set(reterr, -errno, "the control socket is none: %s", strerror(errno));
+	if (!e)
+		c->fd = fd;
+	return e;
+}
+
 void control_unlisten(struct control *c)
 {
 	struct stat st;

@@ -27,11 +27,9 @@
 	X(QUIET_CHECKED)                                                                           \
 	X(INFLIGHT) /* how many connections a watched generation has */                            \
 	X(WATCH_FAILED)                                                                            \
-	X(SOCKET_ADOPTED) /* its program listens on a socket of its own */                         \
-	X(FROZEN)         /* it stands still, as far as that is possible, and was counted */       \
-	X(FILES_CHANGED)  /* that the service watches */                                           \
-	X(BUILD_ENDED)    /* or could not be started: `exited` with code 0 */                      \
-	X(MEASURED)       /* how much memory a generation has */
+	X(FILES_CHANGED) /* that the service watches */                                            \
+	X(BUILD_ENDED)   /* or could not be started: `exited` with code 0 */                       \
+	X(MEASURED)      /* how much memory a generation has */
 
 enum event_type {
 #define X(id) EVENT_##id,
@@ -91,8 +89,7 @@ struct event {
 		struct {
 			uint64_t total, idle;
 			usec_t oldest;
-			bool unknown; /* FROZEN: it could not be counted */
-		} inflight;           /* and FROZEN */
+		} inflight;
 	};
 	/* CONFIG_LOADED, the first one: servers that are taken over */
 	const struct taken_service *taken;

@@ -171,13 +171,6 @@ static void stop_probe(struct generation *g)
 	g->probing = false;
 }
 
-void generation_thaw(struct generation *g)
-{
-	if (g->frozen)
-		supervisor_act(g->service->supervisor, ACTION_THAW, g->service, g, NULL);
-	g->frozen = g->looked = false;
-}
-
 /* The one door for state changes: the edges that exist, and what a state may not own. */
 void generation_set_state(struct generation *g, enum generation_state state)
 {
@@ -208,7 +201,6 @@ void generation_set_state(struct generation *g, enum generation_state state)
 		g->quiet = g->drained = g->checking = g->uncountable = false;
 		g->quiet_at = g->hold_until = g->deadline = g->kill_at = USEC_INFINITY;
 	}
-	generation_thaw(g); /* whatever it was told is waiting for it */
 	g->check_at = USEC_INFINITY;
 	if (state == GENERATION_CANARY || state == GENERATION_SERVING)
 		check_later(g);
@@ -715,7 +707,8 @@ static void handle_rest(struct generation *g, struct worker *w)
 	if (g->state == GENERATION_FAILED || g->killed) {
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
-	} else if (g->state == GENERATION_SERVING && !g->told && !g->taken) {
+	} else if (!g->taken && (g->told ? s->development : g->state == GENERATION_SERVING)) {
+		/* in development what a shell has started leaves with the shell */
 		generation_signal_worker(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}

@@ -71,6 +71,9 @@ enum record_level {
 	X(DAEMON_READY, "daemon-ready", NOTICE)                                                    \
 	X(DAEMON_STOPPING, "daemon-stopping", NOTICE)                                              \
 	X(DAEMON_STOPPED, "daemon-stopped", NOTICE)                                                \
+	X(DAEMON_UPGRADED, "daemon-upgraded", NOTICE)                                              \
+	X(DAEMON_RECOVERED, "daemon-recovered", WARNING)                                           \
+	X(UPGRADE_REFUSED, "upgrade-refused", ERROR)                                               \
 	X(ANOMALY, "anomaly", WARNING)
 
 enum record_type {

@@ -401,6 +401,20 @@ static void link_target(struct target *t, struct service *sv)
 	t->service = sv;
 }
 
+int requests_put(struct supervisor *s, struct request *r)
+{
+	if (supervisor_reserve(s, 2, 1) < 0)
+		return -12; /* ENOMEM */
+	r->timer.owner = TIMER_OF_REQUEST;
+	r->next = s->requests;
+	s->requests = r;
+	timer_set(&s->timers, &r->timer, r->timer.at);
+	for (size_t i = 0; i < r->n_targets; i++)
+		if (r->targets[i].service)
+			link_target(&r->targets[i], r->targets[i].service);
+	return 0;
+}
+
 static const char *names_of_services(struct supervisor *s)
 {
 	char buffer[300];

@@ -216,6 +216,15 @@ void service_result(struct service *sv, enum request_kind kind, uint32_t generat
 	sv->attempted = true;
 }
 
+int service_append(struct service *sv, struct generation *g)
+{
+	if (sv->n_generations == GENERATIONS_MAX ||
+	        supervisor_reserve(sv->supervisor, actions_of(g), 0) < 0)
+		return -12; /* ENOMEM */
+	sv->generations[sv->n_generations++] = g;
+	return 0;
+}
+
 /* ---- roll ---- */
 
 /* NULL when memory is short. */
@@ -230,8 +239,7 @@ static struct generation *new_generation(struct service *sv)
 
 	g = generation_new(sv, sv->last_generation + 1, back ? back->config : sv->wanted, settings,
 	        scaled ? sv->scaled : settings->workers, s->now);
-	if (!g || !generation_set_roll(g, &sv->waiting_roll, back) ||
-	        supervisor_reserve(s, actions_of(g), 0) < 0)
+	if (!g || !generation_set_roll(g, &sv->waiting_roll, back) || service_append(sv, g) < 0)
 		return generation_free(g);
 	if (serving)
 		step_plan(g, serving);
@@ -270,7 +278,6 @@ static bool start_roll(struct service *sv)
 		return true;
 	}
 	sv->last_generation++;
-	sv->generations[sv->n_generations++] = g;
 	sv->rolling = g;
 	sv->waiting = false;
 	sv->finished = false;
@@ -292,13 +299,13 @@ static bool start_taken(struct service *sv)
 	        generation_new(sv, 0, sv->wanted, sv->wanted_settings, sv->taking, s->now);
 
 	sv->taking = 0;
-	if (!g || supervisor_reserve(s, actions_of(g), 0) < 0) {
+	if (!g || service_append(sv, g) < 0) {
 		generation_free(g);
 		taken_give_up(sv, "not enough memory to take the server over");
 		return true;
 	}
 	g->taken = g->preparing = true;
-	sv->generations[sv->n_generations++] = sv->rolling = g;
+	sv->rolling = g;
 	supervisor_act(s, ACTION_PREPARE, sv, g, NULL);
 	supervisor_record(s, RECORD_GENERATION_STARTING, sv, g, NULL)->text = "take-over";
 	return true;

@@ -87,6 +87,9 @@ struct service {
 struct service *service_new(struct supervisor *s, uint32_t id, const char *name);
 struct service *service_free(struct service *sv);
 
+/* Puts the newest generation behind the others and owns it then; -ENOMEM, or no place. */
+int service_append(struct service *sv, struct generation *g);
+
 struct generation *service_serving(const struct service *sv);
 /* Who takes the connections of this generation over that can be passed: the one that serves, as
  * soon as there is no way back to this one; NULL: nobody yet. */

@@ -126,26 +126,30 @@ struct record *supervisor_record(struct supervisor *s, enum record_type type,
 
 /* ---- configuration ---- */
 
+struct service *supervisor_put_service(struct supervisor *s, uint32_t id, const char *name)
+{
+	size_t slot = id & SLOT_MASK, n = slot < s->n_slots ? s->n_slots : slot + 1;
+	struct service **services = realloc(s->services, n * sizeof *services);
+
+	if (!services)
+		return NULL;
+	s->services = services;
+	for (; s->n_slots < n; s->n_slots++)
+		services[s->n_slots] = NULL;
+	if (services[slot])
+		return NULL;
+	return services[slot] = service_new(s, id, name);
+}
+
 static struct service *add_service(struct supervisor *s, const char *name)
 {
-	struct service *sv, **services;
 	size_t slot;
 
 	for (slot = 0; slot < s->n_slots && s->services[slot]; slot++)
 		;
 	if (slot == SLOTS_MAX)
 		return NULL;
-	if (slot == s->n_slots) {
-		services = realloc(s->services, (slot + 1) * sizeof *services);
-		if (!services)
-			return NULL;
-		services[slot] = NULL;
-		s->services = services;
-		s->n_slots++;
-	}
-	sv = service_new(s, (uint32_t)(++s->last_serial << SLOT_BITS | slot), name);
-	s->services[slot] = sv;
-	return sv;
+	return supervisor_put_service(s, (uint32_t)(++s->last_serial << SLOT_BITS | slot), name);
 }
 
 /* Does anybody who waits for this configuration want all of it? */
@@ -463,13 +467,6 @@ static void generation_event(struct generation *g, const struct event *ev)
 	case EVENT_INFLIGHT:
 		drain_counted(g, ev->inflight.total, ev->inflight.idle, ev->inflight.oldest);
 		break;
-	case EVENT_SOCKET_ADOPTED:
-		g->adopted = true;
-		break;
-	case EVENT_FROZEN:
-		drain_looked(g, ev->inflight.unknown, ev->inflight.total, ev->inflight.idle,
-		        ev->inflight.oldest);
-		break;
 	case EVENT_WATCH_FAILED:
 		drain_uncountable(g, ev->text);
 		break;
@@ -702,8 +699,6 @@ void supervisor_step(
 	case EVENT_STEERED:
 	case EVENT_STEER_FAILED:
 	case EVENT_QUIET_CHECKED:
-	case EVENT_SOCKET_ADOPTED:
-	case EVENT_FROZEN:
 	case EVENT_INFLIGHT:
 	case EVENT_WATCH_FAILED:
 	case EVENT_FILES_CHANGED:

@@ -111,6 +111,19 @@ const char *supervisor_check(const struct supervisor *s);
 /* "web: generation 7 serves, 6 drains (3 connections)": for systemd's STATUS=. */
 void supervisor_summary(const struct supervisor *s, struct text *t);
 
+/* ---- what outlives a handoffd (state/core.c fills the tables) ---- */
+
+/* A service at the place that its id says; NULL when that is taken or memory is short. */
+struct service *supervisor_put_service(struct supervisor *s, uint32_t id, const char *name);
+/* Puts a request before those that are there, and makes its targets wait; 0 or -ENOMEM. */
+int requests_put(struct supervisor *s, struct request *r);
+/* resume.c: goes on where another handoffd was, whose tables are there. What it had asked for and
+ * was not answered is asked for again. After a crash the tables may lag behind by what was done
+ * last, nobody waits for an answer any more, and a generation that was just starting is started
+ * anew, as its word that it is ready may have been lost. The shell's objects have to be in place.
+ */
+void supervisor_resume(struct supervisor *s, usec_t now, bool crashed, struct action_list *out);
+
 /* ---- for the other parts of the core ---- */
 
 /* A record with what is known of the service, generation and worker; `text` may be NULL. */

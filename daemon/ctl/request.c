@@ -245,6 +245,15 @@ int command_restart(struct ctl *ctl)
 	return run_services(ctl, INTERFACE_MANAGER ".Restart");
 }
 
+int command_upgrade(struct ctl *ctl)
+{
+	int r = run(ctl, INTERFACE_MANAGER ".Upgrade", json_object());
+
+	if (!r && !ctl->json)
+		(void)puts("handoffd was replaced");
+	return r;
+}
+
 int command_wait(struct ctl *ctl)
 {
 	json_t *parameters = json_pack("{s:o}", "service", wire_string(ctl->arguments[0]));

@@ -52,6 +52,21 @@ static void unmap_page(struct channel *c)
 	if (c->page)
 		(void)munmap(c->page, HANDOFF_PAGE_SIZE);
 	c->page = NULL;
+	c->page_fd = close_fd(c->page_fd);
+}
+
+void channel_restore(struct channel *c, struct ev_loop *loop, int fd, int page_fd,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events), void *data)
+{
+	c->loop = loop;
+	c->fd = fd;
+	c->page_fd = page_fd;
+	c->page = page_fd < 0 ? NULL : map_page(page_fd);
+	if (fd < 0)
+		return;
+	ev_io_init(&c->io, readable, fd, EV_READ);
+	c->io.data = data;
+	ev_io_start(loop, &c->io);
 }
 
 int channel_open(struct channel *c, struct ev_loop *loop, int fd, int page_fd,
@@ -68,12 +83,8 @@ int channel_open(struct channel *c, struct ev_loop *loop, int fd, int page_fd,
 		return -errno;
 	channel_close(c);
 	unmap_page(c);
-	c->loop = loop;
-	c->fd = own;
-	c->page = page_fd < 0 ? NULL : map_page(page_fd);
-	ev_io_init(&c->io, readable, own, EV_READ);
-	c->io.data = data;
-	ev_io_start(loop, &c->io);
+	page_fd = page_fd < 0 ? -1 : fcntl(page_fd, F_DUPFD_CLOEXEC, 3);
+	channel_restore(c, loop, own, page_fd, readable, data);
 	return 0;
 }
 

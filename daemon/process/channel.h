@@ -17,12 +17,16 @@ struct channel {
 	ev_io io;
 	int fd;                    /* -1: none */
 	bool drains;               /* it can drain by message */
+	int page_fd;
 	struct handoff_page *page; /* NULL: none; stays when the channel has ended */
 };
 
 /* Takes the descriptors of a hello; they are borrowed, `page_fd` may be -1. A page that is not as
  * it should be is left out. -EBUSY: there is a channel already, and its other end is open. */
 int channel_open(struct channel *c, struct ev_loop *loop, int fd, int page_fd,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events), void *data);
+/* The descriptors of another handoffd, which are owned from now on; each may be -1. */
+void channel_restore(struct channel *c, struct ev_loop *loop, int fd, int page_fd,
         void (*readable)(struct ev_loop *loop, ev_io *io, int events), void *data);
 void channel_close(struct channel *c);
 void channel_done(struct channel *c);

@@ -99,6 +99,14 @@ static int bind_nameless(int fd, const char *directory, int *ret_path_fd)
 	return r;
 }
 
+void einhorn_restore(struct einhorn *e, struct ev_loop *loop, int fd)
+{
+	e->loop = loop;
+	ev_io_init(&e->listener, on_listener, fd, EV_READ);
+	e->listener.data = e;
+	ev_io_start(loop, &e->listener);
+}
+
 int einhorn_start(
         struct einhorn *e, struct ev_loop *loop, int *ret_path_fd, struct ho_error *reterr)
 {
@@ -115,12 +123,14 @@ int einhorn_start(
 		        "cannot open the socket of a worker's acknowledgement (dialect "
 		        "\"einhorn\"): %s",
 		        strerror(-r));
-	e->loop = loop;
-	ev_io_init(&e->listener, on_listener, take_fd(fd), EV_READ);
-	e->listener.data = e;
-	ev_io_start(loop, &e->listener);
+	einhorn_restore(e, loop, take_fd(fd));
 	*ret_path_fd = take_fd(path_fd);
 	return 0;
+}
+
+int einhorn_fd(const struct einhorn *e)
+{
+	return e->loop && ev_is_active(&e->listener) ? e->listener.fd : -1;
 }
 
 void einhorn_stop(struct einhorn *e)

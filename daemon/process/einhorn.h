@@ -33,6 +33,10 @@ bool einhorn_is_ack(const char *line, size_t length);
 /* `ret_path_fd` is to become a descriptor of the worker. */
 int einhorn_start(
         struct einhorn *e, struct ev_loop *loop, int *ret_path_fd, struct ho_error *reterr);
+/* The listening socket; -1: none. */
+int einhorn_fd(const struct einhorn *e);
+/* With the listening socket of another handoffd. */
+void einhorn_restore(struct einhorn *e, struct ev_loop *loop, int fd);
 /* Also if it was never started. */
 void einhorn_stop(struct einhorn *e);
 

@@ -301,16 +301,22 @@ bool notify_read(struct notify *n, unsigned limit)
 	return alive;
 }
 
-static int bind_name(struct notify *n, int fd)
+static int make_name(struct notify *n)
 {
-	struct sockaddr_un a = {.sun_family = AF_UNIX};
 	uint64_t random[2];
-	size_t length;
 
 	if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
 		return -EIO;
 	(void)snprintf(n->name, sizeof n->name, "@handoffd/%ld/%016llx%016llx", (long)getpid(),
 	        (unsigned long long)random[0], (unsigned long long)random[1]);
+	return 0;
+}
+
+static int bind_name(const struct notify *n, int fd)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	size_t length;
+
 	length = strlen(n->name);
 	memcpy(a.sun_path + 1, n->name + 1, length - 1);
 	if (bind(fd, (struct sockaddr *)&a,
@@ -319,8 +325,17 @@ static int bind_name(struct notify *n, int fd)
 	return 0;
 }
 
-int notify_start(struct notify *n, struct ev_loop *loop,
-        void (*readable)(struct ev_loop *loop, ev_io *io, int events), struct ho_error *reterr)
+void notify_watch(struct notify *n, struct ev_loop *loop,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events))
+{
+	n->loop = loop;
+	ev_io_init(&n->io, readable, n->fd, EV_READ);
+	n->io.data = n->data;
+	ev_io_start(loop, &n->io);
+}
+
+int notify_rebind(struct notify *n, struct ev_loop *loop,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events))
 {
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	int on = 1, r = fd < 0 ? -errno : 0;
@@ -330,13 +345,22 @@ int notify_start(struct notify *n, struct ev_loop *loop,
 	if (r == 0)
 		r = bind_name(n, fd);
 	if (r < 0)
+		return r;
+	n->fd = take_fd(fd);
+	notify_watch(n, loop, readable);
+	return 0;
+}
+
+int notify_start(struct notify *n, struct ev_loop *loop,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events), struct ho_error *reterr)
+{
+	int r = make_name(n);
+
+	if (r == 0)
+		r = notify_rebind(n, loop, readable);
+	if (r < 0)
 		return ho_error_set(
 		        reterr, r, "cannot open a notify socket for a worker: %s", strerror(-r));
-	n->loop = loop;
-	n->fd = take_fd(fd);
-	ev_io_init(&n->io, readable, n->fd, EV_READ);
-	n->io.data = n->data;
-	ev_io_start(loop, &n->io);
 	return 0;
 }
 

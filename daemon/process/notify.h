@@ -40,6 +40,12 @@ struct notify {
  * data and is to call notify_read(). */
 int notify_start(struct notify *n, struct ev_loop *loop,
         void (*readable)(struct ev_loop *loop, ev_io *io, int events), struct ho_error *reterr);
+/* At the name that is there already. */
+int notify_rebind(struct notify *n, struct ev_loop *loop,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events));
+/* With the socket that is there already. */
+void notify_watch(struct notify *n, struct ev_loop *loop,
+        void (*readable)(struct ev_loop *loop, ev_io *io, int events));
 void notify_stop(struct notify *n);
 /* Reads at most `limit` datagrams (NOTIFY_READS for one wake-up) without blocking; false if a
  * callback said so. */

@@ -5,7 +5,6 @@
 #include "process/process.h"
 
 #include <errno.h>
-#include <ev.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -17,17 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "process/assemble.h"
-#include "process/build.h"
-#include "process/channel.h"
-#include "process/checker.h"
-#include "process/credentials.h"
-#include "process/einhorn.h"
-#include "process/ends.h"
-#include "process/notify.h"
-#include "process/output.h"
-#include "process/socket_calls.h"
-#include "process/spawn.h"
+#include "process/internal.h"
 #include "process/tree.h"
 #include "system/fd.h"
 
@@ -36,42 +25,6 @@
 #define LAST_WORDS_DATAGRAMS 512
 #define MAX_REAPED 65536
 #define MAX_DEPTH 64
-
-struct processes {
-	struct ev_loop *loop;
-	struct process_handlers handlers;
-	struct process *first;
-	struct build *builds;
-	size_t running; /* main processes and builds that have not ended */
-};
-
-#define LAST_LINES 16
-#define LAST_BYTES ((size_t)2048)
-
-struct process {
-	struct processes *ps;
-	struct process *next, **link; /* of ps->first */
-	struct release *release;
-	void *user;
-	pid_t pid;
-	int pidfd; /* -1: has ended */
-	ev_io exit_io;
-	int ready_fd; /* -1: none */
-	ev_io ready_io;
-	struct notify notify;
-	struct einhorn einhorn;
-	struct channel channel;
-	struct output outputs[2]; /* stdout, stderr */
-	struct tail tail, tail_now;
-	struct assembly assembly;
-	struct checker *checker;
-	struct socket_calls calls;
-	int calls_error;
-	unsigned held;
-	bool freed, ended;
-	bool attached; /* no child of ours */
-	struct tree_known known;
-};
 
 int processes_new(struct ev_loop *loop, const struct process_handlers *handlers,
         struct processes **ret, struct ho_error *reterr)
@@ -100,11 +53,12 @@ struct processes *processes_free(struct processes *ps)
 		HO_ASSERT(ps->first->held == 0);
 		(void)process_free(ps->first);
 	}
+	ps->helper = helper_free(ps->helper);
 	free(ps);
 	return NULL;
 }
 
-static void destroy(struct process *p)
+void process_destroy(struct process *p)
 {
 	siginfo_t info;
 
@@ -113,10 +67,9 @@ static void destroy(struct process *p)
 	if (p->ready_fd >= 0)
 		ev_io_stop(p->ps->loop, &p->ready_io);
 	(void)close_fd(p->ready_fd);
-	if (p->pidfd >= 0) {
-		ev_io_stop(p->ps->loop, &p->exit_io);
+	ev_io_stop(p->ps->loop, &p->exit_io);
+	if (p->pidfd >= 0)
 		(void)waitid(P_PIDFD, (id_t)p->pidfd, &info, WEXITED | WNOHANG);
-	}
 	(void)close_fd(p->pidfd);
 	notify_stop(&p->notify);
 	einhorn_stop(&p->einhorn);
@@ -142,7 +95,7 @@ struct process *process_free(struct process *p)
 			p->next->link = p->link;
 	}
 	if (p->held == 0)
-		destroy(p);
+		process_destroy(p);
 	return NULL;
 }
 
@@ -158,7 +111,7 @@ static bool let_go(struct process *p)
 		return !p->freed;
 	if (!p->freed)
 		return true;
-	destroy(p);
+	process_destroy(p);
 	return false;
 }
 
@@ -268,7 +221,7 @@ static bool accepts_sender(void *data, pid_t pid, uid_t uid)
 	       (uid == p->assembly.credentials.uid || uid == 0);
 }
 
-static void on_notify_readable(struct ev_loop *loop, ev_io *io, int events)
+void process_on_notify(struct ev_loop *loop, ev_io *io, int events)
 {
 	struct process *p = io->data;
 
@@ -349,7 +302,7 @@ static bool read_last_words(struct process *p)
 	return true;
 }
 
-static void process_ended(struct process *p)
+void process_ended(struct process *p)
 {
 	struct exit_info how = {0};
 	siginfo_t info = {0};
@@ -362,6 +315,8 @@ static void process_ended(struct process *p)
 		while (r < 0 && errno == EINTR);
 		if (r == 0 && info.si_pid != 0)
 			how = (struct exit_info){.code = info.si_code, .status = info.si_status};
+		else
+			how = pidfd_exit_info(p->pidfd);
 		p->ended = true;
 		p->ps->running -= !p->attached;
 		p->checker = checker_free(p->checker);
@@ -423,6 +378,8 @@ void processes_reap(struct processes *ps)
 			checker_ended(c);
 		else if (b)
 			build_ended(b);
+		else if (ps->helper && helper_pid(ps->helper) == info.si_pid)
+			helper_ended(ps->helper);
 		else
 			(void)waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WNOHANG);
 	}
@@ -445,6 +402,38 @@ struct process *processes_find(struct processes *ps, pid_t pid)
 	return p;
 }
 
+static int on_asked(void *data, const struct socket_call *call)
+{
+	struct process *p = data;
+
+	return p->ps->handlers.asked(p->ps->handlers.data, p, call);
+}
+
+void process_read_ready(struct process *p, int fd)
+{
+	p->ready_fd = fd;
+	ev_io_init(&p->ready_io, on_ready_fd_readable, fd, EV_READ);
+	p->ready_io.data = p;
+	ev_io_start(p->ps->loop, &p->ready_io);
+}
+
+void process_read_output(struct process *p, int i, int fd)
+{
+	output_start(&p->outputs[i], p->ps->loop, fd, on_output_readable);
+}
+
+void process_read_channel(struct process *p, int fd, int page_fd, bool drains)
+{
+	channel_restore(&p->channel, p->ps->loop, fd, page_fd, on_channel_readable, p);
+	p->channel.drains = drains;
+}
+
+void process_read_calls(struct process *p, int fd)
+{
+	socket_calls_start(
+	        &p->calls, p->ps->loop, fd, socket_calls_paths(p->release->service), on_asked, p);
+}
+
 static int open_ends(
         struct process *p, const struct process_spec *spec, struct ends *e, struct ho_error *reterr)
 {
@@ -457,19 +446,16 @@ static int open_ends(
 	for (int i = 0; r == 0 && spec->capture && i < 2; i++) {
 		r = ends_pipe(c, &fd, &e->outputs[i], reterr);
 		if (r == 0)
-			output_start(&p->outputs[i], p->ps->loop, fd, on_output_readable);
+			process_read_output(p, i, fd);
 	}
 	if (r == 0 && ends_have_einhorn(spec))
 		r = einhorn_start(&p->einhorn, p->ps->loop, &e->einhorn, reterr);
 	if (r < 0 || spec->release->service->ready.by != READY_FD)
 		return r;
-	r = ends_pipe(c, &p->ready_fd, &e->ready, reterr);
-	if (r < 0)
-		return r;
-	ev_io_init(&p->ready_io, on_ready_fd_readable, p->ready_fd, EV_READ);
-	p->ready_io.data = p;
-	ev_io_start(p->ps->loop, &p->ready_io);
-	return 0;
+	r = ends_pipe(c, &fd, &e->ready, reterr);
+	if (r == 0)
+		process_read_ready(p, fd);
+	return r;
 }
 
 static struct spawn_plan make_plan(const struct process *p, const struct fdmap_plan *fds)
@@ -483,20 +469,14 @@ static struct spawn_plan make_plan(const struct process *p, const struct fdmap_p
 	        .credentials = &p->assembly.credentials};
 }
 
-static int on_asked(void *data, const struct socket_call *call)
-{
-	struct process *p = data;
-
-	return p->ps->handlers.asked(p->ps->handlers.data, p, call);
-}
-
 static int start(struct process *p, const struct process_spec *spec, struct ho_error *reterr)
 {
 	struct ends ends = ENDS_NONE;
 	struct fdmap_plan fds = {0};
 	struct spawned spawned = {.pid = -1};
 	struct spawn_plan plan = {0};
-	int r = notify_start(&p->notify, p->ps->loop, on_notify_readable, reterr);
+	struct tree_entry self;
+	int r = notify_start(&p->notify, p->ps->loop, process_on_notify, reterr);
 
 	if (r == 0)
 		r = assembly_make(spec, p->notify.name, &p->assembly, reterr);
@@ -515,38 +495,24 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 	p->pid = spawned.pid;
 	p->pidfd = spawned.pidfd;
 	if (spawned.calls_fd >= 0)
-		socket_calls_start(&p->calls, p->ps->loop, spawned.calls_fd,
-		        socket_calls_paths(plan.service), on_asked, p);
+		process_read_calls(p, spawned.calls_fd);
 	else if (plan.adoption != ADOPTION_NO)
 		p->calls_error = spawned.calls_fd;
-	ev_io_init(&p->exit_io, on_exit_readable, p->pidfd, EV_READ);
-	p->exit_io.data = p;
-	ev_io_start(p->ps->loop, &p->exit_io);
+	if (tree_entry_read(p->pid, &self) == 0)
+		p->start = self.start;
 	return 0;
 }
 
-static void add(struct process *p)
-{
-	p->link = &p->ps->first;
-	p->next = p->ps->first;
-	if (p->next)
-		p->next->link = &p->next;
-	p->ps->first = p;
-}
-
-int process_start(struct processes *ps, const struct process_spec *spec, void *user,
-        struct process **ret, struct ho_error *reterr)
+struct process *process_new(struct processes *ps, struct release *release, void *user)
 {
 	struct process *p = calloc(1, sizeof *p);
-	int r;
 
 	if (!p)
-		return ho_error_set(reterr, -ENOMEM, "no memory for a worker of service \"%s\"",
-		        spec->release->service->name);
+		return NULL;
 	p->ps = ps;
 	p->user = user;
-	p->release = release_ref(spec->release);
-	p->pidfd = p->ready_fd = p->notify.fd = p->channel.fd = -1;
+	p->release = release_ref(release);
+	p->pidfd = p->ready_fd = p->notify.fd = p->channel.fd = p->channel.page_fd = -1;
 	p->notify.accepts = accepts_sender;
 	p->notify.message = on_message;
 	p->notify.data = p->einhorn.data = p;
@@ -558,13 +524,44 @@ int process_start(struct processes *ps, const struct process_spec *spec, void *u
 		p->outputs[i].lines.data = p;
 		p->outputs[i].lines.is_stderr = i == 1;
 	}
+	return p;
+}
+
+void process_add(struct process *p)
+{
+	struct processes *ps = p->ps;
+
+	ev_io_init(&p->exit_io, on_exit_readable, p->pidfd, EV_READ);
+	p->exit_io.data = p;
+	if (p->pidfd >= 0)
+		ev_io_start(ps->loop, &p->exit_io);
+	else if (!p->ended) /* it has gone while nobody looked */
+		ev_feed_event(ps->loop, &p->exit_io, EV_READ);
+	p->link = &ps->first;
+	p->next = ps->first;
+	if (p->next)
+		p->next->link = &p->next;
+	ps->first = p;
+	if (!p->ended && !p->attached)
+		ps->running++;
+	ps->foreign |= p->foreign;
+}
+
+int process_start(struct processes *ps, const struct process_spec *spec, void *user,
+        struct process **ret, struct ho_error *reterr)
+{
+	struct process *p = process_new(ps, spec->release, user);
+	int r;
+
+	if (!p)
+		return ho_error_set(reterr, -ENOMEM, "no memory for a worker of service \"%s\"",
+		        spec->release->service->name);
 	r = start(p, spec, reterr);
 	if (r < 0) {
-		destroy(p);
+		process_destroy(p);
 		return r;
 	}
-	add(p);
-	ps->running++;
+	process_add(p);
 	*ret = p;
 	return 0;
 }
@@ -593,10 +590,8 @@ int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struc
 	p->pidfd = pidfd;
 	p->attached = true;
 	p->ready_fd = p->notify.fd = p->outputs[0].fd = p->outputs[1].fd = -1;
-	ev_io_init(&p->exit_io, on_exit_readable, p->pidfd, EV_READ);
-	p->exit_io.data = p;
-	ev_io_start(ps->loop, &p->exit_io);
-	add(p);
+	p->channel.fd = p->channel.page_fd = -1;
+	process_add(p);
 	*ret = p;
 	return 0;
 }
@@ -611,12 +606,24 @@ pid_t process_pid(const struct process *p)
 	return p->pid;
 }
 
+bool process_is(pid_t pid, uint64_t start)
+{
+	struct tree_entry e;
+
+	return tree_entry_read(pid, &e) == 0 && e.start == start && e.state != 'Z';
+}
+
+bool process_is_foreign(const struct process *p)
+{
+	return p->foreign;
+}
+
 void *process_user(const struct process *p)
 {
 	return p->user;
 }
 
-static struct tail *tail_now(struct process *p)
+const char *process_tail(struct process *p)
 {
 	/* Lines that are only begun count: they are often the last words. */
 	p->tail_now = p->tail;
@@ -625,20 +632,9 @@ static struct tail *tail_now(struct process *p)
 			tail_add(&p->tail_now, p->outputs[i].lines.bytes,
 			        p->outputs[i].lines.length);
 	}
-	/* The last newline goes. */
 	if (p->tail_now.length)
-		p->tail_now.text[--p->tail_now.length] = '\0';
-	return &p->tail_now;
-}
-
-const char *process_tail(struct process *p)
-{
-	return tail_last(tail_now(p), LAST_LINES, LAST_BYTES);
-}
-
-const char *process_log(struct process *p)
-{
-	return tail_now(p)->text;
+		p->tail_now.text[p->tail_now.length - 1] = '\0';
+	return p->tail_now.text;
 }
 
 int process_tell_serving(struct process *p, uint32_t generation)
@@ -686,7 +682,8 @@ int process_signal_tree(struct process *p, int signo, bool include_main)
  * running workers there is nothing of it, and the long way through /proc is spared. */
 static bool left_nothing(const struct process *p)
 {
-	return p->ended && !p->attached && tree_count_children() == (ssize_t)p->ps->running;
+	return p->ended && !p->attached && !p->ps->foreign &&
+	       tree_count_children() == (ssize_t)(p->ps->running + p->ps->helpers);
 }
 
 struct one_of {

@@ -129,6 +129,13 @@ void processes_reap(struct processes *ps);
  * none. */
 struct process *processes_find(struct processes *ps, pid_t pid);
 
+/* Runs a program of our own aside, with `input` as its standard input, for at most `limit`. `done`
+ * is called once, with what it wrote (at most some KiB) and whether it exited with 0; NULL `text`:
+ * it ran out of time. One at a time: -EBUSY. */
+typedef void (*helper_done)(void *data, bool ok, const char *text);
+int processes_run(struct processes *ps, const char *const argv[], int input, usec_t limit,
+        helper_done done, void *data, struct ho_error *reterr);
+
 /* What a release is for one generation: everything that is looked up anew. */
 struct release {
 	struct config *config; /* referenced */
@@ -204,6 +211,8 @@ int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struc
 /* Forgets it; if it still runs, it runs on unwatched. Accepts NULL, returns NULL. */
 struct process *process_free(struct process *p);
 
+/* Is the process with this pid the one that started then (clock ticks since boot), and alive? */
+bool process_is(pid_t pid, uint64_t start);
 /* 0, or why its socket calls are not asked about although that was wanted (negative errno). */
 int process_adoption_error(const struct process *p);
 pid_t process_pid(const struct process *p);
@@ -211,8 +220,8 @@ void *process_user(const struct process *p);
 /* The last lines it wrote (at most 16, at most 2 KiB), newline-separated; "" if none were seen.
  * Blocks not. */
 const char *process_tail(struct process *p);
-/* The same of all that is kept, some KiB. Both are valid until the next call of either. */
-const char *process_log(struct process *p);
+/* Is it the child of somebody else, so that nobody tells us of those it leaves behind? */
+bool process_is_foreign(const struct process *p);
 
 /* Tells a worker with a channel which generation serves, or to drain until `deadline` (monotonic,
  * USEC_INFINITY: none). 0 or negative errno. */

@@ -357,11 +357,49 @@ static int load_failed(const struct code *c, int code, struct ho_error *reterr)
 	        strerror(-code), *last ? ": " : "", last);
 }
 
+static int map_cell(struct bpf_program *p)
+{
+	void *mapped =
+	        mmap(NULL, sizeof(struct cell), PROT_READ | PROT_WRITE, MAP_SHARED, p->cell_fd, 0);
+
+	if (mapped == MAP_FAILED)
+		return -errno;
+	p->cell = mapped;
+	return 0;
+}
+
+int bpf_program_restore(const int fds[BPF_FDS], struct bpf_program **ret)
+{
+	struct bpf_program *p = calloc(1, sizeof *p);
+	int r = p ? 0 : -ENOMEM;
+
+	if (!p) {
+		for (int i = 0; i < BPF_FDS; i++)
+			(void)close_fd(fds[i]);
+		return r;
+	}
+	p->cell_fd = fds[BPF_CELL];
+	p->sockets_fd = fds[BPF_SOCKETS];
+	p->program_fd = fds[BPF_PROGRAM];
+	r = map_cell(p);
+	if (r < 0)
+		(void)bpf_program_free(p);
+	else
+		*ret = p;
+	return r;
+}
+
+void bpf_program_fds(const struct bpf_program *p, int ret[BPF_FDS])
+{
+	ret[BPF_CELL] = p->cell_fd;
+	ret[BPF_SOCKETS] = p->sockets_fd;
+	ret[BPF_PROGRAM] = p->program_fd;
+}
+
 int bpf_program_new(struct bpf_program **ret, struct ho_error *reterr)
 {
 	struct code c = {.n = 0};
 	struct bpf_program *p = calloc(1, sizeof *p);
-	void *mapped;
 	int r;
 
 	if (!p)
@@ -376,14 +414,12 @@ int bpf_program_new(struct bpf_program **ret, struct ho_error *reterr)
 		return ho_error_set(reterr, r, "cannot create the maps of a steering program: %s",
 		        strerror(-r));
 	}
-	mapped = mmap(NULL, sizeof(struct cell), PROT_READ | PROT_WRITE, MAP_SHARED, p->cell_fd, 0);
-	if (mapped == MAP_FAILED) {
-		r = -errno;
+	r = map_cell(p);
+	if (r < 0) {
 		(void)bpf_program_free(p);
 		return ho_error_set(
 		        reterr, r, "cannot map the cell of a steering program: %s", strerror(-r));
 	}
-	p->cell = mapped;
 	emit_program(&c, p->cell_fd, p->sockets_fd);
 	r = p->program_fd = program_load(&c, NULL, 0);
 	if (r < 0) {

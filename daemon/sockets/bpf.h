@@ -41,6 +41,10 @@ struct bpf_program;
 /* Loads a program with empty slots; -EPERM without CAP_BPF, -ENOSYS on old kernels. */
 int bpf_program_new(struct bpf_program **ret, struct ho_error *reterr);
 struct bpf_program *bpf_program_free(struct bpf_program *p);
+/* Of another handoffd: its descriptors, which are owned from now on, also on failure. */
+enum { BPF_CELL, BPF_SOCKETS, BPF_PROGRAM, BPF_FDS };
+int bpf_program_restore(const int fds[BPF_FDS], struct bpf_program **ret);
+void bpf_program_fds(const struct bpf_program *p, int ret[BPF_FDS]);
 int bpf_program_attach(const struct bpf_program *p, int fd);
 /* The socket must be listening; -EBUSY when it is in the array of another program. */
 int bpf_program_put(const struct bpf_program *p, unsigned slot, int fd);

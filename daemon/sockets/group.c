@@ -146,7 +146,7 @@ static int open_means(struct address_group *g, const struct member *m, struct ho
 	        reterr, -EINVAL, "cannot listen on %s: unknown kind of address", g->address.text);
 }
 
-static void group_close(struct address_group *g)
+void group_close(struct address_group *g)
 {
 	struct address_group **p;
 
@@ -174,6 +174,7 @@ static int group_open(struct group_context *x, const struct member *m, int passe
 	if (!g)
 		return listener_failed(reterr, -ENOMEM, m->config);
 	g->context = x;
+	g->id = ++x->last_serial;
 	g->address = *a;
 	g->address.text = strdup(a->text);
 	g->address.path = a->path ? strdup(a->path) : NULL;
@@ -267,7 +268,7 @@ void group_unwatch(struct group_context *x, int fd)
 }
 
 /* What is watched already stays so (EEXIST). */
-static void watch_member(struct group_context *x, const struct member *m)
+void group_watch_member(struct group_context *x, const struct member *m)
 {
 	if (m->fd >= 0 && listener_is_listening(m->fd))
 		group_watch(x, m->fd);
@@ -283,7 +284,7 @@ static void see_to_hangups(struct group_context *x)
 			reuseport_verify(g->reuseport, g->sticky);
 	for (struct address_group *g = x->groups; g; g = g->next)
 		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
-			watch_member(x, g->members[i]);
+			group_watch_member(x, g->members[i]);
 }
 
 void group_on_event(struct group_context *x)

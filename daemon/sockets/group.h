@@ -71,6 +71,7 @@ struct group_context {
 
 struct address_group {
 	struct address_group *next;
+	uint64_t id; /* not used twice, nor for a member's serial */
 	struct group_context *context;
 	struct address address; /* own copies of its strings */
 	struct address ip;   /* the address of a TCP group; with systemd's sockets not `address` */
@@ -105,6 +106,9 @@ void group_strand(const struct member *m, int fd);
 /* Wakes us when a listening socket hangs up, and only then (or see adopt_look_again()). */
 void group_watch(struct group_context *x, int fd);
 void group_unwatch(struct group_context *x, int fd);
+void group_watch_member(struct group_context *x, const struct member *m);
+/* Only without members. */
+void group_close(struct address_group *g);
 /* Something hung up, or a client has arrived: sees to all listeners where that is so. */
 void group_on_event(struct group_context *x);
 /* Makes the `part`s of the members true. On failure nothing has changed but them. */

@@ -18,44 +18,16 @@
 #include <unistd.h>
 
 #include "sockets/bpf.h"
+#include "sockets/reuseport_internal.h"
 #include "sockets/tag.h"
 #include "system/fd.h"
 
-#define ORDER_MAX 256
 #define SLOT_PASSED 1
 #define SLOT_FIRST 2
 #define REVIVALS_MAX 64 /* of one member: a worker that does nothing else is left alone */
 
 _Static_assert(ORDER_MAX <= STEER_SLOTS, "a slot for every member");
 _Static_assert(TAG_COUNT <= STEER_SIDES, "a side for every tag");
-
-struct entry {
-	int fd; /* members own theirs, controls are owned here */
-	unsigned slot;
-	bool adopted;   /* bound by the member's program */
-	bool leaving;   /* gets nothing any more */
-	bool abandoned; /* goes on without us */
-	struct member
-	        *member; /* NULL: a control listener, or the passed one while nobody uses it */
-	bool target;     /* of the program in force */
-};
-
-struct reuseport {
-	const struct address *ip;
-	uid_t uid;
-	struct bpf_program *program; /* NULL: classic */
-	int passed_fd;
-	int control_fd; /* the newest of our control listeners */
-	struct entry order[ORDER_MAX];
-	size_t n;
-	uint8_t last_tag;
-	uint32_t tags; /* in use */
-	/* Another group of ours has the port: then listen(2) refuses a socket that has a program.
-	 */
-	bool beside;
-	const struct member *probed;
-	struct sockaddr_storage probe_from;
-};
 
 static bool is_control(const struct reuseport *r, const struct entry *e)
 {
@@ -756,6 +728,30 @@ int reuseport_open(const struct address *ip, const struct group_context *x, int 
 	}
 	*ret = r;
 	return 0;
+}
+
+int reuseport_restored(struct reuseport *r, bool sticky)
+{
+	int code = 0;
+
+	for (size_t i = r->n; i-- > 0;) {
+		struct entry *e = &r->order[i];
+
+		if (e->fd >= 0 && (e->member || listener_is_listening(e->fd)))
+			continue;
+		if (e->fd == r->control_fd)
+			r->control_fd = -1;
+		if (is_control(r, e))
+			(void)close_fd(e->fd);
+		*e = r->order[--r->n];
+	}
+	if (r->control_fd < 0 && r->passed_fd < 0)
+		code = add_control(r);
+	if (code >= 0)
+		code = reuseport_apply(r, sticky);
+	if (code >= 0)
+		reuseport_verify(r, sticky);
+	return code;
 }
 
 /* What systemd keeps must work without us: all connections to its socket, then no program at all.

@@ -3,7 +3,22 @@
 #ifndef SOCKETS_SET_H
 #define SOCKETS_SET_H
 
+#include <ev.h>
+#include <jansson.h>
+
 #include "sockets/group.h"
+
+struct sockets {
+	struct group_context context;
+	int n_passed;
+	int *passed;
+	char **passed_names;
+	struct listener_set *sets;
+	struct ev_io hangups;
+	json_t *saved_groups; /* while loading */
+};
+
+int sockets_find_passed(const struct sockets *s, const char *name, size_t nth);
 
 struct listener_set {
 	struct sockets *sockets;

@@ -26,15 +26,6 @@
 #define UID_FIRST 0xf0000000u
 #define UID_MASK 0x00ffffffu
 
-struct sockets {
-	struct group_context context;
-	int n_passed;
-	int *passed;
-	char **passed_names;
-	struct listener_set *sets;
-	struct ev_io hangups;
-};
-
 const char *steering_to_string(enum steering s)
 {
 	static const char *const names[] = {
@@ -184,6 +175,7 @@ struct sockets *sockets_free(struct sockets *s)
 	ev_timer_stop(s->context.loop, &s->context.look);
 	(void)close_fd(s->context.hangups_fd);
 	free_passed(s);
+	json_decref(s->saved_groups);
 	free(s);
 	return NULL;
 }
@@ -219,7 +211,7 @@ void sockets_unclaimed(const struct sockets *s, const struct config *config,
 /* ---- sets ---- */
 
 /* The `nth` passed descriptor of this name, or -1. */
-static int find_passed(const struct sockets *s, const char *name, size_t nth)
+int sockets_find_passed(const struct sockets *s, const char *name, size_t nth)
 {
 	for (int i = 0; i < s->n_passed; i++)
 		if (!strcmp(s->passed_names[i], name) && nth-- == 0)
@@ -234,8 +226,8 @@ static size_t count_members(const struct sockets *s, const struct service_config
 	for (size_t i = 0; i < service->n_listeners; i++) {
 		const struct address *a = &service->listeners[i].address;
 
-		for (size_t k = 1; a->kind == ADDRESS_SYSTEMD && find_passed(s, a->path, k) >= 0;
-		        k++)
+		for (size_t k = 1;
+		        a->kind == ADDRESS_SYSTEMD && sockets_find_passed(s, a->path, k) >= 0; k++)
 			n++;
 	}
 	return n;
@@ -246,7 +238,7 @@ static int join(struct listener_set *set, const struct listener_config *c, size_
 {
 	struct member *m = &set->members[set->n];
 	bool passed = c->address.kind == ADDRESS_SYSTEMD;
-	int r, fd = passed ? find_passed(set->sockets, c->address.path, nth) : -1;
+	int r, fd = passed ? sockets_find_passed(set->sockets, c->address.path, nth) : -1;
 
 	if (passed && fd < 0)
 		return ho_error_set(reterr, -ENOENT,
@@ -279,7 +271,7 @@ static int join_all(struct listener_set *set, struct ho_error *reterr)
 		const struct listener_config *c = &service->listeners[i];
 
 		for (size_t k = 1; r >= 0 && c->address.kind == ADDRESS_SYSTEMD &&
-		                   find_passed(set->sockets, c->address.path, k) >= 0;
+		                   sockets_find_passed(set->sockets, c->address.path, k) >= 0;
 		        k++)
 			r = join(set, c, k, reterr);
 	}

@@ -579,34 +579,79 @@ static int check_place(
 	        c->address.text, c->name, why);
 }
 
+static struct unix_name *name_new(struct unix_names *all, const char *token)
+{
+	struct unix_name *u = calloc(1, sizeof *u);
+
+	if (!u)
+		return NULL;
+	u->all = all;
+	u->dir_fd = u->wd = -1;
+	u->token = token;
+	return u;
+}
+
+static void name_free(struct unix_name *u)
+{
+	(void)close_fd(u->dir_fd);
+	free(u->directory);
+	free(u);
+}
+
+static void name_add(struct unix_name *u)
+{
+	u->next = u->all->first;
+	u->all->first = u;
+	watch(u);
+}
+
 int unix_name_open(struct unix_names *all, const char *token, const struct listener_config *c,
         bool taken, struct unix_name **ret, struct ho_error *reterr)
 {
-	struct unix_name *u = calloc(1, sizeof *u);
+	struct unix_name *u = name_new(all, token);
 	int r;
 
 	if (!u)
 		return listener_failed(reterr, -ENOMEM, c);
-	u->all = all;
-	u->dir_fd = u->wd = -1;
-	u->token = token;
 	r = split_path(u, c->address.path);
 	if (r < 0)
 		(void)listener_failed(reterr, r, c);
 	else if (!taken)
 		r = check_place(u, c, reterr);
 	if (r < 0) {
-		(void)close_fd(u->dir_fd);
-		free(u->directory);
-		free(u);
+		name_free(u);
 		return r;
 	}
 	remove_leftovers(u);
-	u->next = all->first;
-	all->first = u;
-	watch(u);
+	name_add(u);
 	*ret = u;
 	return 0;
+}
+
+int unix_name_restore(
+        struct unix_names *all, const char *token, const char *path, struct unix_name **ret)
+{
+	struct unix_name *u = name_new(all, token);
+	int r = u ? split_path(u, path) : -ENOMEM;
+
+	if (r < 0) {
+		if (u)
+			name_free(u);
+		return r;
+	}
+	name_add(u);
+	*ret = u;
+	return 0;
+}
+
+void unix_name_set_published(struct unix_name *u, const struct member *m)
+{
+	u->published = m;
+}
+
+const struct member *unix_name_published(const struct unix_name *u)
+{
+	return u->published;
 }
 
 struct unix_name *unix_name_close(struct unix_name *u)
@@ -620,8 +665,6 @@ struct unix_name *unix_name_close(struct unix_name *u)
 		;
 	*p = u->next;
 	unwatch(u);
-	(void)close_fd(u->dir_fd);
-	free(u->directory);
-	free(u);
+	name_free(u);
 	return NULL;
 }

@@ -17,6 +17,12 @@ struct unix_names *unix_names_free(struct unix_names *all);
  * what a crashed handoffd left beside it. With `taken` a server listens there already. */
 int unix_name_open(struct unix_names *all, const char *token, const struct listener_config *c,
         bool taken, struct unix_name **ret, struct ho_error *reterr);
+/* The same for the place that another handoffd had: nothing is looked at. */
+int unix_name_restore(
+        struct unix_names *all, const char *token, const char *path, struct unix_name **ret);
+/* Who had the public name there, if anybody. */
+void unix_name_set_published(struct unix_name *u, const struct member *m);
+const struct member *unix_name_published(const struct unix_name *u);
 /* Removes the public name if it is still ours. Accepts NULL. */
 struct unix_name *unix_name_close(struct unix_name *u);
 

@@ -70,6 +70,20 @@ void systemd_status(const char *text)
 	(void)sd_notifyf(0, "STATUS=%s", text);
 }
 
+void systemd_store(const char *name, int fd)
+{
+	char text[256];
+	struct text t = TEXT_ON(text);
+
+	text_add(&t, "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
+	(void)sd_pid_notify_with_fds(0, 0, text, &fd, 1);
+}
+
+void systemd_unstore(const char *name)
+{
+	(void)sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+}
+
 struct systemd_watchdog {
 	struct ev_loop *loop;
 	ev_timer timer;

@@ -193,6 +193,24 @@ def flip(bench, scale):
             yield row(f"flip by {steering}: the kernel permits only {used[steering]}", "us", costs[steering])
 
 
+# ---- live: connections passed to the next generation ----
+
+
+def live(bench, scale):
+    totals, pauses, wrong = [], [], []
+    for _ in range(scale.repeat):
+        lines = subprocess.run(
+            [str(a) for a in (bench.live, scale.live)], capture_output=True, text=True, timeout=LIMIT, check=False
+        ).stdout.split()
+        total, pause, _, bad = map(int, lines)
+        totals.append(total / 1e3)
+        pauses.append(pause / 1e3)
+        wrong.append(bad)
+    yield row(f"{scale.live} live connections passed under traffic", "ms", totals, 100)
+    yield row("longest pause of one of them", "ms", pauses)
+    yield verdict("numbers lost, doubled or out of order", "", sum(wrong), 0)
+
+
 # ---- drain: from the last close to the signal ----
 
 
@@ -422,6 +440,7 @@ MEASURES = {
     "stall": stall,
     "idle": idle,
     "flip": flip,
+    "live": live,
     "drain": drain,
     "rollback": rollback,
     "held": held,

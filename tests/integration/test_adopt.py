@@ -244,14 +244,6 @@ def test_more_sockets_than_possible(daemon):
     assert generation(daemon.target) == 2
 
 
-def test_stopped_for_the_last_look(daemon):
-    """It is counted while it stands still, then told, and only then goes on."""
-    configured(daemon, binder("tells_of_going_on"), extra='drain { kill-after = "1s" }').start()
-    assert daemon.reload("web")["generation"] == 2
-    said(daemon, "told, then it goes on")
-    daemon.wait_event("generation-gone", generation=1)
-
-
 def test_many_workers_have_one_port(daemon):
     configured(daemon, binder("plain"), workers=3).start()
     daemon.wait_count("socket-adopted", 3)

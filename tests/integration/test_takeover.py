@@ -89,14 +89,14 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("steering", ["ebpf", "cbpf"])
-@pytest.mark.parametrize("name", PROGRAMS)
+SLOW = [pytest.param(name, "cbpf", marks=pytest.mark.slow) for name in ("node", "nginx")]
+
+
+@pytest.mark.parametrize("name, steering", [*((name, "ebpf") for name in PROGRAMS), ("python", "cbpf"), *SLOW])
 def test_nothing_is_lost(daemons, unmanaged, root, name, steering):
     binary, make, load = PROGRAMS[name]
     if not shutil.which(binary):
         pytest.skip(f"{binary} is not installed")
-    if "reuseport" in name and steering == "cbpf":
-        pytest.skip("several sockets are steered by eBPF alone")
     if FAST and (steering == "cbpf" or name == "node"):
         pytest.skip("not with HANDOFF_FAST")
     daemon = daemons(environment={"HANDOFF_STEERING": steering} if steering == "cbpf" else None)

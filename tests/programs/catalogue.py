@@ -46,7 +46,7 @@ class Program:
     load: tuple = ()  # further options of the load
     unix: bool = True
     environ: tuple = ()
-    rates: tuple = (40, 120)  # in CTest, in the whole table
+    rates: tuple = (40, 500)  # in CTest, in the whole table
     slow: int = 3
     keepalive: int = 6
     main: str = ""  # the file without which the program cannot start
@@ -63,29 +63,29 @@ def adopt(*changes):
 FILE = {"load": ("--file",), "slow": 0}  # a file of the release: it cannot be slow
 GUNICORN = {"binary": "gunicorn", "recipe": "gunicorn", "app": "gunicorn", "main": "app.py"}
 PUMA = {"binary": "puma", "recipe": "puma", "app": "puma", "main": "config.ru"}
-JAVA = {"binary": "javac", "own": True, "recipe": "java", "build": javac, "rates": (40, 600)}
+JAVA = {"binary": "javac", "own": True, "recipe": "java", "build": javac, "rates": (40, 1000)}
 PATTERN = (HERE / "apps/python/pattern.py",)
-NODE = {"binary": "node", "own": True, "rates": (100, 1000), "main": "node.js"}
+NODE = {"binary": "node", "own": True, "rates": (100, 1500), "main": "node.js"}
 NODE.update(recipe="node-cluster", files=(BINDERS / "node.js",))
 NODE_FILE = ('"server.js"', '"node.js"')
 NGINX = {"binary": "nginx", "recipe": "nginx", "app": "nginx", "main": "nginx.conf"}
-NGINX.update(rates=(100, 2000), load=("--expect-nonce",), unix=False)
+NGINX.update(rates=(100, 3000), load=("--expect-nonce",), unix=False)
 NGINX.update(needs="/usr/lib/nginx/modules/ngx_http_echo_module.so")
 ONLY_IPV4 = ('"0.0.0.0:8080", "[::]:8080"', '"0.0.0.0:8080"')
 
 PASSED = [
-    Program("node", "node", rates=(100, 1000), main="server.js"),
+    Program("node", "node", rates=(100, 1500), main="server.js"),
     Program("python", "python3", rates=(100, 300), main="server.py"),
     Program("gunicorn-sync", "gunicorn", app="gunicorn", rates=(40, 40), slow=1, main="app.py", prefork=True),
-    Program("gunicorn-gthread", rates=(40, 200), **GUNICORN),
-    Program("uvicorn", "uvicorn", variants=("v4",), rates=(40, 300), files=PATTERN, main="app.py"),
+    Program("gunicorn-gthread", rates=(40, 400), **GUNICORN),
+    Program("uvicorn", "uvicorn", variants=("v4",), rates=(40, 500), files=PATTERN, main="app.py"),
     Program(
         *("hypercorn", "hypercorn"),
         variants=("all",),
         app="uvicorn",
         files=PATTERN,
         unix=False,
-        rates=(40, 100),
+        rates=(40, 200),
         main="app.py",
     ),
     Program("puma-single", **PUMA),
@@ -96,6 +96,7 @@ PASSED = [
         files=(HERE / "apps/puma/config.ru",),
         slow=1,
         keepalive=0,
+        rates=(40, 300),
         main="unicorn.rb",
         prefork=True,
     ),
@@ -104,6 +105,7 @@ PASSED = [
         variants=("v4",),
         slow=1,
         keepalive=0,
+        rates=(40, 300),
         main="app.psgi",
         prefork=True,
         needs="/usr/share/perl5/Plack/Handler/Starlet.pm",
@@ -124,23 +126,24 @@ PASSED = [
         files=(HERE / "apps/php/index.php",),
         slow=1,
         keepalive=0,
+        rates=(40, 300),
         main="php-fpm.conf",
         needs="/usr/sbin/nginx",
     ),
     # a process for each request: more than the machine can start only fills the queue
     Program("lighttpd", "lighttpd", path="/answer.pl", rates=(20, 40), main="lighttpd.conf"),
     Program("nginx", **NGINX),
-    Program("haproxy", "haproxy", rates=(100, 2000), main="haproxy.cfg"),
+    Program("haproxy", "haproxy", rates=(100, 3000), main="haproxy.cfg"),
 ]
 OWN = [
     Program("node-own", changes=(NODE_FILE, (', "CLUSTER=1"', "")), **NODE),
     Program("node-cluster", changes=(NODE_FILE,), **NODE),
-    Program("http-server", "python3", own=True, rates=(40, 300), **FILE),
+    Program("http-server", "python3", own=True, rates=(40, 500), **FILE),
     Program(
         "gunicorn-own",
         own=True,
         changes=adopt(('"app:app"', '"--bind", "0.0.0.0:8080", "app:app"'), ONLY_IPV4),
-        rates=(40, 200),
+        rates=(40, 400),
         **GUNICORN,
     ),
     Program(
@@ -149,7 +152,7 @@ OWN = [
         recipe="uvicorn",
         changes=(('"--fd", "{fd:http}"', '"--host", "0.0.0.0", "--port", "8080"'),),
         files=PATTERN,
-        rates=(40, 300),
+        rates=(40, 500),
         main="app.py",
     ),
     Program("go", "go", own=True, build=go_build, rates=(100, 2000), main="server"),
@@ -162,7 +165,7 @@ OWN = [
         main="Plain.class",
         **JAVA,
     ),
-    Program("webrick", "ruby", own=True, rates=(40, 150), **FILE),
+    Program("webrick", "ruby", own=True, rates=(40, 300), **FILE),
     Program("puma-own", own=True, changes=adopt(('"puma.rb"', '"own.rb"'), ONLY_IPV4), **PUMA),
     Program(
         "puma-cluster-own",
@@ -171,13 +174,13 @@ OWN = [
         environ=("WEB_CONCURRENCY=2",),
         **PUMA,
     ),
-    Program("php", "php", own=True, slow=0, keepalive=0, rates=(40, 600)),
+    Program("php", "php", own=True, slow=0, keepalive=0, rates=(40, 1500)),
     Program(
         *("lighttpd-own", "lighttpd"),
         own=True,
         recipe="lighttpd",
         changes=adopt(('"lighttpd.conf"', '"own.conf"'), ONLY_IPV4),
-        rates=(100, 2000),
+        rates=(100, 3000),
         main="own.conf",
         **FILE,
     ),
@@ -188,12 +191,12 @@ OWN = [
         own=True,
         recipe="haproxy",
         changes=adopt(('"haproxy.cfg"', '"own.cfg"'), ONLY_IPV4),
-        rates=(100, 2000),
+        rates=(100, 3000),
         main="own.cfg",
     ),
-    Program("apache", "apache2", own=True, rates=(100, 1000), main="httpd.conf", **FILE),
-    Program("caddy", "caddy", own=True, rates=(100, 1000), main="Caddyfile", **FILE),
-    Program("redis", "redis-server", own=True, load=("--redis",), rates=(100, 2000), main="redis.conf"),
+    Program("apache", "apache2", own=True, rates=(100, 2000), main="httpd.conf", **FILE),
+    Program("caddy", "caddy", own=True, rates=(100, 2000), main="Caddyfile", **FILE),
+    Program("redis", "redis-server", own=True, load=("--redis",), rates=(100, 3000), main="redis.conf"),
 ]
 PROGRAMS = PASSED + OWN
 

@@ -336,6 +336,65 @@ def test_connections_which_end_between_requests(version, idle):
     assert (result["idle_closed"] > 5) if idle else (result["idle_closed"] == 0)
 
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+START = 2166136261 % 26
+PAGE = f"pid=3 generation=4 n=\n{(LETTERS * 2)[START : START + 8]}".encode()
+BULK = b"$%d\r\n%s\r\n" % (len(PAGE), PAGE)
+
+
+def static(answer, *args):
+    """What one request gets from a server that has the same answer for everybody."""
+
+    def serve():
+        with listener.accept()[0] as connection:
+            asked.append(connection.recv(4096))
+            connection.sendall(answer)
+
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        result = load("--target", f"127.0.0.1:{listener.getsockname()[1]}", "--duration", "60ms", "--size", 8, *args)
+        thread.join()
+    return result, asked[0]
+
+
+@pytest.mark.parametrize("page, failure", [(PAGE, None), (PAGE[:-1] + b"!", "wrong"), (PAGE[:-1], "wrong")])
+def test_file(page, failure):
+    answer = b"HTTP/1.0 200 OK\r\n\r\n" + page
+    result, asked = static(answer, "--rate", 20, "--file")
+    assert failures(result) == ({failure: 1} if failure else {})
+    assert b"GET /?n=&" in asked
+    assert failure or list(result["generations"]) == ["4"]
+
+
+@pytest.mark.parametrize(
+    "answer, failure",
+    [
+        (BULK, None),
+        (BULK + b"+OK\r\n", "wrong"),
+        (BULK[:-1], "truncated"),
+        (BULK.replace(b"generation", b"generatioN"), "wrong"),
+        (b"$-1\r\n", "wrong"),
+        (b"-ERR\r\n", "wrong"),
+        (b"$" + b"9" * 70, "wrong"),
+        (b"$1\r\nab\r\n", "wrong"),
+        (b"\n", "wrong"),
+        (b"", "eof"),
+    ],
+)
+def test_redis(answer, failure):
+    result, asked = static(answer, "--rate", 20, "--redis")
+    assert failures(result) == ({failure: 1} if failure else {})
+    assert asked == b"GET /\r\n"
+
+
+def test_slow_redis():
+    result, asked = static(b"*-1\r\n" + BULK, "--slow", 1, "--slow-ms", 20, "--redis", "--think", "1s")
+    assert failures(result) == {} and result["kinds"]["slow"]["ok"] == 1
+    assert asked == b"BLPOP handoff-load 0.020\r\nGET /\r\n"
+
+
 @pytest.mark.parametrize(
     "args",
     [

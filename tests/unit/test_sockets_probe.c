@@ -2,6 +2,8 @@
 /* Probes of a generation that nobody else reaches yet. */
 #include "test_sockets_fixture.h"
 
+#include <netinet/tcp.h>
+
 #include "sockets/probe.h"
 
 static struct world world;
@@ -96,7 +98,8 @@ static void test_accepted(void **state)
 	accepted(&a, *state != NULL);
 }
 
-/* A probe that is given up leaves nothing in the queue, and takes nothing out of it that is not its own. */
+/* A probe that is given up leaves nothing in the queue, and takes nothing out of it that is not its
+ * own. */
 static void test_given_up(void **state)
 {
 	struct address address = ip_address("127.0.0.1", false);
@@ -227,6 +230,32 @@ static void test_http_status(void **state)
 	world_stop(&world);
 }
 
+/* A server that waits for the client's first byte is not reached by a connection that says nothing.
+ */
+static void test_deferred(void **state)
+{
+	struct address address = ip_address("127.0.0.1", false);
+	struct listener_set *set;
+	struct outcome o;
+	struct probe *p;
+	pid_t worker;
+	int fd, seconds = 30;
+
+	start(&address, *state != NULL);
+	set = open_set(&world, 1);
+	fd = fd_of(set, 0);
+	assert_return_code(
+	        setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &seconds, sizeof seconds), errno);
+	worker = start_worker(set, 1);
+	p = begin(set, PROBE_ACCEPTED, NULL, &o);
+	run(5);
+	stop_worker(worker);
+	assert_int_equal(o.calls, 1);
+	assert_true(o.ok);
+	probe_free(p);
+	world_stop(&world);
+}
+
 static void test_never(void **state)
 {
 	struct address shared = {
@@ -270,6 +299,8 @@ int main(void)
 	        {"test_http", test_http, NULL, NULL, NULL},
 	        {"test_http (cbpf)", test_http, NULL, NULL, (void *)1},
 	        cmocka_unit_test(test_http_status),
+	        {"test_deferred", test_deferred, NULL, NULL, NULL},
+	        {"test_deferred (cbpf)", test_deferred, NULL, NULL, (void *)1},
 	        cmocka_unit_test(test_never),
 	};
 

@@ -213,20 +213,6 @@ def loopback_from_two():
         sys.exit(str(error))
 
 
-def tells_of_going_on():
-    """Leaves when it goes on after it was told to leave."""
-    told = []
-
-    def on_continue(*_):
-        if told:
-            print("told, then it goes on", flush=True)
-            os._exit(0)
-
-    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
-    signal.signal(signal.SIGCONT, on_continue)
-    serve()
-
-
 def never():
     signal.pause()
 

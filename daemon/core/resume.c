@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* From one handoffd to the next. After an upgrade the tables are true, and only what ran inside of
+ * the old process is begun again. After a crash they are a moment old: whatever was being done is
+ * taken back where nothing depends on it, and done once more where it can be done twice. */
+#include "core/share.h"
+#include "core/supervisor.h"
+
+/* What the shell did not bring along is asked for again. */
+static void ask_again(struct generation *g, usec_t now)
+{
+	if (g->checking) {
+		g->checking = false;
+		g->quiet_at = now;
+	}
+	g->watched = g->counted = false;
+	if (!g->probed)
+		g->probing = false;
+	for (unsigned i = 0; i < g->n_workers; i++)
+		if ((g->state == GENERATION_STARTING || g->opening) &&
+		        g->settings->ready.by == READY_EXEC &&
+		        g->workers[i].state == WORKER_RUNNING)
+			supervisor_act(g->service->supervisor, ACTION_WATCH_EXEC, g->service, g,
+			        &g->workers[i]);
+}
+
+/* Nobody knows a process that was just being started. */
+static void forget_starting(struct generation *g, usec_t now)
+{
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		struct worker *w = &g->workers[i];
+
+		if (w->state != WORKER_STARTING)
+			continue;
+		w->state = WORKER_ABSENT;
+		w->retry_at = g->state == GENERATION_SERVING ? now : USEC_INFINITY;
+	}
+}
+
+static void take_back_turn(struct service *sv)
+{
+	if (sv->turn == TURN_NONE)
+		return;
+	if (sv->turn == TURN_STOP) {
+		supervisor_act(sv->supervisor, ACTION_STEER, sv, NULL, NULL);
+		return;
+	}
+	share_undo(sv);
+	sv->turn = TURN_NONE;
+	sv->turn_to = NULL;
+}
+
+static void recover_service(struct service *sv)
+{
+	struct supervisor *s = sv->supervisor;
+	struct generation *g = sv->rolling;
+	bool special = g && (g->roll.kind == REQUEST_DEPLOY || g->roll.back);
+
+	take_back_turn(sv);
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		forget_starting(sv->generations[i], s->now);
+	if (!g || g->state == GENERATION_CANARY)
+		return;
+	g->building = false;
+	if (g->preparing) {
+		g->preparing = false;
+		g->prepared = g->shell != NULL;
+	}
+	generation_fail(g, CODE_SUPERSEDED, "superseded",
+	        "handoffd died while it was starting; it is started again");
+	/* whoever deployed it was told that we are gone, and finds the release of before */
+	if (!sv->stop_wanted && sv->state != SERVICE_STOPPING && !special)
+		service_roll(sv, "recovery");
+}
+
+/* The sockets of those who waited have died with the old process. */
+static void drop_requests(struct supervisor *s)
+{
+	s->loading = s->load_all = false;
+	while (s->requests)
+		requests_gone(s, s->requests->id);
+}
+
+void supervisor_resume(struct supervisor *s, usec_t now, bool crashed, struct action_list *out)
+{
+	s->now = now;
+	s->out = out;
+	if (action_list_reserve(out, out->n + s->n_actions) < 0)
+		HO_ASSERT(out->size > out->n);
+	if (crashed)
+		drop_requests(s);
+	else if (s->loading)
+		action_push(out, ACTION_LOAD_CONFIG);
+	supervisor_record(
+	        s, crashed ? RECORD_DAEMON_RECOVERED : RECORD_DAEMON_UPGRADED, NULL, NULL, NULL);
+	/* said again: the manager may have started us anew */
+	if (s->state == SUPERVISOR_RUNNING)
+		action_push(out, ACTION_TELL_SYSTEMD)->systemd.word = SYSTEMD_READY;
+	s->told_reloading = false;
+	for (size_t i = 0; i < s->n_slots; i++) {
+		struct service *sv = s->services[i];
+
+		if (!sv)
+			continue;
+		for (unsigned k = 0; k < sv->n_generations; k++)
+			ask_again(sv->generations[k], now);
+		if (crashed)
+			recover_service(sv);
+	}
+	s->look_for_ends = true;
+	for (size_t i = 0; i < s->n_slots; i++)
+		if (s->services[i])
+			service_settle(s->services[i]);
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+#include "past.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "process/save.h"
+#include "snapshot.h"
+#include "sockets/save.h"
+#include "system/fd.h"
+#include "system/log.h"
+#include "upgrade.h"
+
+static int begin(struct past *p, bool crashed, struct ho_error *reterr)
+{
+	p->crashed = crashed;
+	p->loader = calloc(1, sizeof *p->loader);
+	if (!p->loader)
+		return ho_error_set(reterr, -ENOMEM, "not enough memory");
+	loader_begin(p->loader, json_object_get(p->doc, "fds"));
+	return 0;
+}
+
+int past_find(struct daemon *d, struct past *p, struct ho_error *reterr)
+{
+	int r;
+
+	p->doc = upgrade_take();
+	if (p->doc)
+		return begin(p, false, reterr);
+	r = systemd_listen_fds(&d->passed, &d->passed_names, reterr);
+	if (r < 0)
+		return r;
+	d->n_passed = r;
+	p->doc = store_take_passed(&d->n_passed, d->passed, d->passed_names);
+	return p->doc ? begin(p, true, reterr) : 0;
+}
+
+void past_find_file(struct daemon *d, struct past *p)
+{
+	if (p->doc || !d->control)
+		return;
+	p->doc = store_find_file(control_path(d->control));
+	if (p->doc && begin(p, true, NULL) < 0)
+		past_done(p);
+}
+
+/* Nothing can be made of it: all that is left of it ends, and everything is started anew. */
+static int start_over(struct daemon *d, struct past *p, const char *why)
+{
+	log_line(RECORD_ERROR,
+	        "cannot go on where the former handoffd was, everything is started anew: %s", why);
+	processes_kill_strays(NULL, (pid_t)json_integer_value(json_object_get(p->doc, "pid")), 0);
+	store_open(d, d->control ? control_path(d->control) : NULL, p->doc, p->loader);
+	store_close(d, true);
+	d->control = control_free(d->control);
+	upgrade_start_over();
+	return -ECANCELED;
+}
+
+int past_load(struct daemon *d, struct past *p, struct ho_error *reterr)
+{
+	int r = snapshot_check_format(p->doc, reterr);
+
+	if (r == 0 && snapshot_load(d, p->doc, p->loader) < 0)
+		r = ho_error_set(reterr, -EBADMSG, "%s", p->loader->error.text);
+	if (r < 0 && p->crashed)
+		return start_over(d, p, reterr->text);
+	return r;
+}
+
+void past_load_control(struct daemon *d, struct past *p, const struct control_options *options,
+        const struct control_handlers *handlers)
+{
+	snapshot_connect(d, p->doc, p->loader, options, handlers);
+	if (d->control)
+		control_answer_upgrade(d->control, NULL);
+}
+
+/* What a crash interrupted is repaired: workers that nobody knows, and steering that was under way.
+ */
+static void repair(struct daemon *d, struct past *p)
+{
+	struct ho_error error = {0};
+
+	processes_kill_strays(
+	        d->processes, (pid_t)load_number(p->doc, "pid"), load_number(p->doc, "ticks") - 2);
+	for (size_t i = 0; i < d->supervisor->n_slots; i++) {
+		const struct service *sv = d->supervisor->services[i];
+
+		if (sv && service_serving(sv) && daemon_steer(d, sv, &error) < 0)
+			log_line(RECORD_ERROR, "%s", error.text);
+	}
+}
+
+void past_resume(struct daemon *d, struct past *p)
+{
+	store_open(d, d->control ? control_path(d->control) : NULL, p->doc, p->loader);
+	daemon_resume(d, p->crashed);
+	if (p->crashed)
+		repair(d, p);
+	daemon_watch_rests(d);
+	past_done(p);
+}
+
+void past_done(struct past *p)
+{
+	if (p->loader)
+		loader_done(p->loader);
+	free(p->loader);
+	json_decref(p->doc);
+	*p = (struct past){0};
+}

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+/* See save.h. A process is known by its pid and the time of its start. */
+#include "process/save.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "process/internal.h"
+#include "process/tree.h"
+#include "system/fd.h"
+
+#define ENVIRON_MAX ((size_t)256 << 10)
+
+/* clang-format off */
+static const struct field process_fields[] = {
+        FIELD(process, pid),
+        FIELD(process, start),
+        FIELD(process, foreign),
+        FIELD(process, calls_error),
+        FIELD(process, ended),
+        FIELD(process, notify.name),
+        FIELD(process, notify.strangers),
+        FIELD(process, channel.drains),
+        FIELD(process, tail.text),
+        FIELD(process, tail.lines),
+        FIELD_NOT(process, ps),
+        FIELD_NOT(process, next),
+        FIELD_NOT(process, link),
+        FIELD_NOT(process, release),
+        FIELD_NOT(process, user),
+        FIELD_NOT(process, pidfd),
+        FIELD_NOT(process, exit_io),
+        FIELD_NOT(process, ready_fd),
+        FIELD_NOT(process, ready_io),
+        FIELD_NOT(process, notify),
+        FIELD_NOT(process, channel),
+        FIELD_NOT(process, einhorn),
+        FIELD_NOT(process, attached),
+        FIELD_NOT(process, known),
+        FIELD_NOT(process, outputs),
+        FIELD_NOT(process, tail),
+        FIELD_NOT(process, tail_now),
+        FIELD_NOT(process, assembly),
+        FIELD_NOT(process, checker),
+        FIELD_NOT(process, calls),
+        FIELD_NOT(process, held),
+        FIELD_NOT(process, freed),
+};
+/* clang-format on */
+
+/* ---- releases ---- */
+
+static const struct field release_fields[] = {
+        FIELD(release, directory),
+        FIELD(release, previous),
+        FIELD(release, previous_release),
+        FIELD_NOT(release, config),
+        FIELD_NOT(release, service),
+        FIELD_NOT(release, environ),
+        FIELD_NOT(release, generation),
+        FIELD_NOT(release, environment_name),
+        FIELD_NOT(release, refs),
+};
+
+json_t *release_save(const struct release *r, struct saver *v)
+{
+	json_t *j = save_fields(v, release_fields, ARRAY_SIZE(release_fields), r);
+	json_t *variables = json_array();
+
+	for (char **e = r->environ; e && *e; e++)
+		save_item(v, variables, save_text(*e, strlen(*e)));
+	save_member(v, j, "environ", variables);
+	return j;
+}
+
+struct release *release_load(struct config *config, const struct service_config *service,
+        uint32_t generation, const json_t *from, struct loader *l)
+{
+	const json_t *variables = json_object_get(from, "environ");
+	size_t n = json_array_size(variables);
+	struct release *r = calloc(1, sizeof *r);
+	char **items = calloc(n + 1, sizeof *items);
+
+	if (!r || !items) {
+		free(r);
+		free(items);
+		load_failed(l, "memory is short");
+		return NULL;
+	}
+	*r = (struct release){.config = config_ref(config),
+	        .service = service,
+	        .environ = items,
+	        .generation = generation,
+	        .environment_name = config->environment,
+	        .refs = 1};
+	load_fields(l, from, release_fields, ARRAY_SIZE(release_fields), r);
+	for (size_t i = 0; i < n; i++)
+		if (!(items[i] = load_text(l, json_array_get(variables, i), NULL)))
+			load_failed(l, "an environment variable is none");
+	if (l->failed)
+		r = release_unref(r);
+	return r;
+}
+
+/* ---- how it ended ---- */
+
+/* <linux/pidfd.h> of Linux 6.15; only what was there from its beginning. */
+struct exit_report {
+	uint64_t mask, cgroup;
+	uint32_t pid, tgid, ppid, ids[8];
+	int32_t exit_code;
+};
+#define REPORT_EXIT (UINT64_C(1) << 3)
+#define GET_REPORT _IOWR(0xff, 11, struct exit_report)
+
+struct exit_info pidfd_exit_info(int pidfd)
+{
+	struct exit_report r = {.mask = REPORT_EXIT};
+
+	if (ioctl(pidfd, GET_REPORT, &r) < 0 || !(r.mask & REPORT_EXIT))
+		return (struct exit_info){0};
+	if (WIFEXITED(r.exit_code))
+		return (struct exit_info){CLD_EXITED, WEXITSTATUS(r.exit_code)};
+	return (struct exit_info){
+	        WCOREDUMP(r.exit_code) ? CLD_DUMPED : CLD_KILLED, WTERMSIG(r.exit_code)};
+}
+
+/* ---- saving and loading ---- */
+
+json_t *process_save(const struct process *p, struct saver *v)
+{
+	json_t *j = save_fields(v, process_fields, ARRAY_SIZE(process_fields), p);
+	json_t *begun = json_array();
+
+	for (int i = 0; i < 2; i++) {
+		const struct output *o = &p->outputs[i];
+
+		save_item(v, begun, save_text(o->lines.bytes, o->lines.length));
+		if (o->loop)
+			save_fd(v, o->fd, "worker-%d-%" PRIu64 ".output%d", (int)p->pid, p->start,
+			        i);
+	}
+	save_member(v, j, "begun", begun);
+	save_fd(v, p->pidfd, "worker-%d-%" PRIu64 ".pidfd", (int)p->pid, p->start);
+	save_fd(v, p->notify.fd, "worker-%d-%" PRIu64 ".notify", (int)p->pid, p->start);
+	save_fd(v, p->ready_fd, "worker-%d-%" PRIu64 ".ready", (int)p->pid, p->start);
+	save_fd(v, p->channel.fd, "worker-%d-%" PRIu64 ".channel", (int)p->pid, p->start);
+	save_fd(v, p->channel.page_fd, "worker-%d-%" PRIu64 ".page", (int)p->pid, p->start);
+	if (p->einhorn.loop)
+		save_fd(v, einhorn_fd(&p->einhorn), "worker-%d-%" PRIu64 ".einhorn", (int)p->pid,
+		        p->start);
+	if (p->calls.loop)
+		save_fd(v, p->calls.fd, "worker-%d-%" PRIu64 ".calls", (int)p->pid, p->start);
+	return j;
+}
+
+/* The same process, or an error that says there is none. */
+static int open_pidfd(struct process *p)
+{
+	struct tree_entry e;
+	int fd = pidfd_open(p->pid, 0);
+
+	if (fd < 0)
+		return -errno;
+	if (tree_entry_read(p->pid, &e) < 0 || e.start != p->start) {
+		(void)close_fd(fd);
+		return -ESRCH;
+	}
+	return fd;
+}
+
+static bool is_child(const struct process *p)
+{
+	struct tree_entry e;
+
+	return tree_entry_read(p->pid, &e) == 0 && e.start == p->start && e.parent == getpid();
+}
+
+static void load_outputs(struct process *p, const json_t *begun, struct loader *l)
+{
+	for (int i = 0; i < 2; i++) {
+		struct lines *lines = &p->outputs[i].lines;
+		size_t n = 0;
+		_cleanup_free_ char *text = load_text(l, json_array_get(begun, (size_t)i), &n);
+		int fd = load_fd(l, "worker-%d-%" PRIu64 ".output%d", (int)p->pid, p->start, i);
+
+		if (text && n <= sizeof lines->bytes) {
+			memcpy(lines->bytes, text, n);
+			lines->length = n;
+		}
+		if (fd >= 0)
+			process_read_output(p, i, fd);
+	}
+}
+
+static void load_ends(struct process *p, struct loader *l)
+{
+	int fd = load_fd(l, "worker-%d-%" PRIu64 ".channel", (int)p->pid, p->start);
+	int page = load_fd(l, "worker-%d-%" PRIu64 ".page", (int)p->pid, p->start);
+
+	process_read_channel(p, fd, page, p->channel.drains);
+	fd = load_fd(l, "worker-%d-%" PRIu64 ".einhorn", (int)p->pid, p->start);
+	if (fd >= 0)
+		einhorn_restore(&p->einhorn, p->ps->loop, fd);
+
+	p->notify.fd = load_fd(l, "worker-%d-%" PRIu64 ".notify", (int)p->pid, p->start);
+	if (p->notify.fd >= 0)
+		notify_watch(&p->notify, p->ps->loop, process_on_notify);
+	else if (!p->ended) /* what it says is not heard any more if that fails */
+		(void)notify_rebind(&p->notify, p->ps->loop, process_on_notify);
+	fd = load_fd(l, "worker-%d-%" PRIu64 ".ready", (int)p->pid, p->start);
+	if (fd >= 0)
+		process_read_ready(p, fd);
+	fd = load_fd(l, "worker-%d-%" PRIu64 ".calls", (int)p->pid, p->start);
+	if (fd >= 0)
+		process_read_calls(p, fd);
+}
+
+struct process *process_load(struct processes *ps, const struct process_spec *spec, void *user,
+        const json_t *from, struct loader *l)
+{
+	struct process *p = process_new(ps, spec->release, user);
+	struct ho_error error = {0};
+
+	if (!p) {
+		load_failed(l, "memory is short");
+		return NULL;
+	}
+	load_fields(l, from, process_fields, ARRAY_SIZE(process_fields), p);
+	p->tail.length = strlen(p->tail.text);
+	if (p->pid <= 1 || assembly_make(spec, p->notify.name, &p->assembly, &error) < 0)
+		load_failed(l, "worker %d cannot be taken over: %s", (int)p->pid, error.text);
+	if (l->failed) {
+		process_destroy(p);
+		return NULL;
+	}
+	p->pidfd = load_fd(l, "worker-%d-%" PRIu64 ".pidfd", (int)p->pid, p->start);
+	if (!p->ended && p->pidfd < 0)
+		p->pidfd = open_pidfd(p);
+	p->foreign |= !is_child(p);
+	load_ends(p, l);
+	load_outputs(p, json_object_get(from, "begun"), l);
+	process_add(p);
+	return p;
+}
+
+/* ---- strays ---- */
+
+/* Did this handoffd start it? Its notify socket tells. */
+static bool has_mark(pid_t pid, const char *mark)
+{
+	_cleanup_free_ char *text = malloc(ENVIRON_MAX + 1);
+	_cleanup_close_ int fd = -1;
+	char path[64];
+	size_t n = 0;
+	ssize_t got = 1;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	while (text && fd >= 0 && got > 0 && n < ENVIRON_MAX) {
+		got = read(fd, text + n, ENVIRON_MAX - n);
+		n += got > 0 ? (size_t)got : 0;
+	}
+	for (const char *p = text; p && p < text + n; p += strnlen(p, (size_t)(text + n - p)) + 1)
+		if ((size_t)(text + n - p) > strlen(mark) && !strncmp(p, mark, strlen(mark)))
+			return true;
+	return false;
+}
+
+void processes_kill_strays(struct processes *ps, pid_t former, uint64_t since)
+{
+	struct tree_entry *entries = NULL;
+	ssize_t n = tree_scan(0, false, &entries);
+	char mark[64];
+
+	(void)snprintf(mark, sizeof mark, "NOTIFY_SOCKET=@handoffd/%d/", (int)former);
+	for (ssize_t i = 0; i < n; i++) {
+		const struct tree_entry *e = &entries[i];
+
+		/* a worker leads its session; older ones are known, or were left alone before */
+		if (e->pid == e->session && e->start >= since && e->state != 'Z' &&
+		        has_mark(e->pid, mark) && !(ps && processes_find(ps, e->pid)))
+			(void)tree_signal(e->pid, false, SIGKILL, true);
+	}
+	free(entries);
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* What of the workers' processes outlives a handoffd. */
+#ifndef PROCESS_SAVE_H
+#define PROCESS_SAVE_H
+
+#include "process/process.h"
+#include "state/fields.h"
+
+json_t *release_save(const struct release *r, struct saver *v);
+/* NULL after a failure. */
+struct release *release_load(struct config *config, const struct service_config *service,
+        uint32_t generation, const json_t *from, struct loader *l);
+
+json_t *process_save(const struct process *p, struct saver *v);
+/* Watches a process that another handoffd, or this one before it was replaced, has started. If it
+ * has ended meanwhile, `exited` is called at the next turn of the loop. `spec` describes what it
+ * was started with. NULL after a failure. */
+struct process *process_load(struct processes *ps, const struct process_spec *spec, void *user,
+        const json_t *from, struct loader *l);
+
+/* Ends every worker that the handoffd with this pid has started since then (clock ticks since boot)
+ * and that we do not know (all of them if `ps` is NULL): it was being started in the moment of a
+ * crash. */
+void processes_kill_strays(struct processes *ps, pid_t former, uint64_t since);
+
+#endif

@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: MIT */
+/* Everything that shall outlive this process, as one document, with its descriptors by name beside
+ * it; and from such a document a daemon that goes on. What is saved of a part is said where the
+ * part is: state/core.c, sockets/save.c, process/save.c, control/save.c. */
+#include "snapshot.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "control/save.h"
+#include "daemon.h"
+#include "process/save.h"
+#include "sockets/save.h"
+#include "state/core.h"
+#include "system/boot.h"
+#include "system/fd.h"
+#include "system/log.h"
+
+/* clang-format off */
+static const struct field daemon_fields[] = {
+        FIELD(daemon, adoption_told),
+        FIELD(daemon, last_kept),
+        FIELD(daemon, status_text),
+        FIELD_NOT(daemon, loop),
+        FIELD_NOT(daemon, supervisor),
+        FIELD_NOT(daemon, actions),
+        FIELD_NOT(daemon, carried),
+        FIELD_NOT(daemon, n_passed),
+        FIELD_NOT(daemon, passed),
+        FIELD_NOT(daemon, passed_names),
+        FIELD_NOT(daemon, sockets),
+        FIELD_NOT(daemon, connections),
+        FIELD_NOT(daemon, processes),
+        FIELD_NOT(daemon, control),
+        FIELD_NOT(daemon, watchdog),
+        FIELD_NOT(daemon, source),
+        FIELD_NOT(daemon, timer),
+        FIELD_NOT(daemon, prepare),
+        FIELD_NOT(daemon, signals),
+        FIELD_NOT(daemon, signal_fd),
+        FIELD_NOT(daemon, first),
+        FIELD_NOT(daemon, last),
+        FIELD_NOT(daemon, load_wanted),
+        FIELD_NOT(daemon, probing),
+        FIELD_NOT(daemon, rests),
+        FIELD_NOT(daemon, words),
+        FIELD_NOT(daemon, n_words),
+        FIELD_NOT(daemon, kept),
+        FIELD_NOT(daemon, n_kept),
+        FIELD_NOT(daemon, monitors),
+        FIELD_NOT(daemon, monitors_pause),
+        FIELD_NOT(daemon, monitors_told),
+        FIELD_NOT(daemon, develop),
+        FIELD_NOT(daemon, watches),
+        FIELD_NOT(daemon, builds),
+        FIELD_NOT(daemon, doors),
+        FIELD(daemon, last_door),
+        FIELD_NOT(daemon, servers), /* see snapshot_impossible() */
+        FIELD_NOT(daemon, n_servers),
+        FIELD_NOT(daemon, taken),
+        FIELD_NOT(daemon, n_taken),
+        FIELD_NOT(daemon, out_of_memory),
+        FIELD_NOT(daemon, exit_code),
+        FIELD_NOT(daemon, upgrade),
+        FIELD_NOT(daemon, store),
+        FIELD_NOT(daemon, changed),
+        FIELD_NOT(daemon, rest_timer),
+};
+
+static const struct field live_generation_fields[] = {
+        FIELD(live_generation, service),
+        FIELD(live_generation, generation),
+        FIELD(live_generation, quiet_told),
+        FIELD(live_generation, elsewhere),
+        FIELD(live_generation, blind),
+        FIELD(live_generation, sent_before),
+        FIELD(live_generation, stranded),
+        FIELD_NOT(live_generation, daemon),
+        FIELD_NOT(live_generation, next),
+        FIELD(live_generation, link.path),
+        FIELD(live_generation, link.before),
+        FIELD(live_generation, link.after),
+        FIELD_NOT(live_generation, release),
+        FIELD_NOT(live_generation, set),
+        FIELD_NOT(live_generation, quiet),
+        FIELD_NOT(live_generation, watch),
+        FIELD_NOT(live_generation, probes),
+        FIELD_NOT(live_generation, n_probes),
+        FIELD_NOT(live_generation, probes_left),
+        FIELD_NOT(live_generation, sweep),
+};
+
+static const struct field live_worker_fields[] = {
+        FIELD(live_worker, service),
+        FIELD(live_worker, generation),
+        FIELD(live_worker, serial),
+        FIELD(live_worker, index),
+        FIELD(live_worker, rest),
+        FIELD_NOT(live_worker, daemon),
+        FIELD_NOT(live_worker, next),
+        FIELD_NOT(live_worker, process),
+};
+
+static const struct field words_fields[] = {
+        FIELD(last_words, service),
+        FIELD(last_words, generation),
+        FIELD(last_words, worker),
+        FIELD(last_words, pid),
+        FIELD(last_words, text),
+};
+
+static const struct field kept_fields[] = {
+        FIELD(kept_fd, service),
+        FIELD(kept_fd, serial),
+        FIELD(kept_fd, name),
+        FIELD(kept_fd, layout),
+        FIELD(kept_fd, generation),
+        FIELD_NOT(kept_fd, fd),
+};
+/* clang-format on */
+
+#define SAVE(v, table, from) save_fields(v, table, ARRAY_SIZE(table), from)
+#define LOAD(l, from, table, to) load_fields(l, from, table, ARRAY_SIZE(table), to)
+
+/* ---- saving ---- */
+
+static json_t *save_generation(struct saver *v, const struct live_generation *g)
+{
+	json_t *j = SAVE(v, live_generation_fields, g);
+
+	save_member(v, j, "release", release_save(g->release, v));
+	if (g->set)
+		save_member(v, j, "set", listener_set_save(g->set, v));
+	return j;
+}
+
+static void save_service(
+        struct saver *v, const struct service *sv, json_t *generations, json_t *workers)
+{
+	for (unsigned i = 0; i < sv->n_generations; i++) {
+		const struct generation *cg = sv->generations[i];
+
+		if (cg->shell)
+			save_item(v, generations, save_generation(v, cg->shell));
+		for (unsigned k = 0; k < cg->n_workers; k++) {
+			const struct live_worker *w = cg->workers[k].shell;
+			json_t *one = w ? SAVE(v, live_worker_fields, w) : NULL;
+
+			if (!w)
+				continue;
+			save_member(v, one, "process", process_save(w->process, v));
+			save_item(v, workers, one);
+		}
+	}
+}
+
+static json_t *save_words(struct saver *v, const struct daemon *d)
+{
+	unsigned n = d->n_words < LAST_WORDS_MAX ? d->n_words : LAST_WORDS_MAX;
+	json_t *list = json_array();
+
+	for (unsigned i = d->n_words - n; i < d->n_words; i++)
+		save_item(v, list, SAVE(v, words_fields, &d->words[i % LAST_WORDS_MAX]));
+	return list;
+}
+
+static json_t *save_kept(struct saver *v, const struct daemon *d)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < d->n_kept; i++) {
+		save_item(v, list, SAVE(v, kept_fields, &d->kept[i]));
+		save_fd(v, d->kept[i].fd, "kept-%" PRIu64, d->kept[i].serial);
+	}
+	return list;
+}
+
+const char *snapshot_impossible(const struct daemon *d, bool crash)
+{
+	const struct supervisor *s = d->supervisor;
+
+	if (d->source.development)
+		return "development mode is not handed on; start it again";
+	for (size_t i = 0; i < s->n_slots; i++) {
+		const struct service *sv = s->services[i];
+
+		if (sv && (sv->taking || (sv->n_generations && sv->generations[0]->taken)))
+			return "a server that was taken over is still there (generation 0); try "
+			       "again when it has gone";
+		for (unsigned k = 0; sv && !crash && k < sv->n_generations; k++)
+			if (sv->generations[k]->building)
+				return "a build is under way; try again when it has ended";
+	}
+	return NULL;
+}
+
+json_t *snapshot_make(const struct daemon *d, struct saver *v, bool whole)
+{
+	json_t *doc = SAVE(v, daemon_fields, d), *generations = json_array(),
+	       *workers = json_array();
+
+	save_member(v, doc, "format", json_integer(SNAPSHOT_FORMAT));
+	save_member(v, doc, "version", json_string(HANDOFF_VERSION));
+	save_member(v, doc, "pid", json_integer(getpid()));
+	save_member(v, doc, "boot", json_string(boot_id()));
+	save_member(v, doc, "ticks", json_integer((json_int_t)boot_ticks()));
+	save_member(v, doc, "core", supervisor_to_json(v, d->supervisor));
+	save_member(v, doc, "sockets", sockets_save(d->sockets, v));
+	for (size_t i = 0; i < d->supervisor->n_slots; i++)
+		if (d->supervisor->services[i])
+			save_service(v, d->supervisor->services[i], generations, workers);
+	save_member(v, doc, "generations", generations);
+	save_member(v, doc, "workers", workers);
+	save_member(v, doc, "kept", save_kept(v, d));
+	save_member(v, doc, "doors", live_save(d, v));
+	if (d->control)
+		save_member(v, doc, "control", control_save(d->control, v, whole));
+	if (whole)
+		save_member(v, doc, "words", save_words(v, d));
+	save_member(v, doc, "configs", json_incref(v->configs));
+	if (whole && v->fds) {
+		save_member(v, doc, "fds", json_incref(v->fds));
+		save_member(v, doc, "stored", store_names(d));
+	}
+	if (v->failed) {
+		json_decref(doc);
+		return NULL;
+	}
+	return doc;
+}
+
+/* ---- loading ---- */
+
+int snapshot_check_format(const json_t *doc, struct ho_error *reterr)
+{
+	const json_t *format = json_object_get(doc, "format");
+	json_int_t n = json_integer_value(format);
+
+	if (!json_is_integer(format))
+		return ho_error_set(reterr, -EBADMSG, "this is no state of handoffd");
+	if (n != SNAPSHOT_FORMAT)
+		return ho_error_set(reterr, -EPROTO,
+		        "the state has format %" JSON_INTEGER_FORMAT
+		        ", handoffd %s understands %d only",
+		        n, HANDOFF_VERSION, SNAPSHOT_FORMAT);
+	return 0;
+}
+
+static struct generation *core_generation(
+        const struct daemon *d, uint32_t service, uint32_t generation)
+{
+	struct service *sv = supervisor_service(d->supervisor, service);
+
+	return sv ? service_find(sv, generation) : NULL;
+}
+
+static void load_generation(struct daemon *d, const json_t *from, struct loader *l)
+{
+	struct live_generation *g = calloc(1, sizeof *g);
+	const json_t *set = json_object_get(from, "set");
+	struct generation *cg;
+
+	if (!g) {
+		load_failed(l, "memory is short");
+		return;
+	}
+	LOAD(l, from, live_generation_fields, g);
+	g->daemon = d;
+	ev_timer_init(&g->sweep, NULL, 0., 0.);
+	cg = core_generation(d, g->service, g->generation);
+	if (!cg || cg->shell || l->failed) {
+		load_failed(l, "generation %u is in no service", g->generation);
+		free(g);
+		return;
+	}
+	cg->shell = g;
+	g->release =
+	        release_load(cg->config, cg->settings, cg->id, json_object_get(from, "release"), l);
+	if (set && g->release)
+		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
+}
+
+static void load_worker(struct daemon *d, const json_t *from, struct loader *l)
+{
+	struct live_worker *w = calloc(1, sizeof *w);
+	struct passed_fd fds[CONFIG_MAX_LISTENERS];
+	struct process_spec spec = {0};
+	struct generation *cg;
+
+	if (!w) {
+		load_failed(l, "memory is short");
+		return;
+	}
+	LOAD(l, from, live_worker_fields, w);
+	w->daemon = d;
+	cg = core_generation(d, w->service, w->generation);
+	if (!cg || !cg->shell || w->index >= cg->n_workers || cg->workers[w->index].shell) {
+		load_failed(l, "worker %u of generation %u is in no generation", w->index,
+		        w->generation);
+		free(w);
+		return;
+	}
+	daemon_describe_worker(cg->shell, w->index, fds, &spec);
+	w->process = process_load(d->processes, &spec, w, json_object_get(from, "process"), l);
+	if (!w->process) {
+		free(w);
+		return;
+	}
+	cg->workers[w->index].shell = w;
+	if (w->rest) {
+		w->next = d->rests;
+		d->rests = w;
+	}
+}
+
+static void load_kept(struct daemon *d, const json_t *from, struct loader *l)
+{
+	size_t n = json_array_size(from);
+
+	d->kept = calloc(n + 1, sizeof *d->kept);
+	for (size_t i = 0; d->kept && i < n; i++) {
+		struct kept_fd *k = &d->kept[d->n_kept];
+
+		LOAD(l, json_array_get(from, i), kept_fields, k);
+		k->fd = load_fd(l, "kept-%" PRIu64, k->serial);
+		if (k->fd >= 0)
+			d->n_kept++;
+		else
+			log_line(RECORD_WARNING, "what was kept as \"%s\" is lost", k->name);
+	}
+	if (!d->kept)
+		load_failed(l, "memory is short");
+}
+
+static void load_words(struct daemon *d, const json_t *from, struct loader *l)
+{
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(from, i, item) if (d->n_words < LAST_WORDS_MAX)
+	        LOAD(l, item, words_fields, &d->words[d->n_words++]);
+}
+
+void snapshot_load_core(
+        struct supervisor *s, struct action_list *out, const json_t *doc, struct loader *l)
+{
+	load_configs(l, json_object_get(doc, "configs"));
+	if (!l->failed)
+		supervisor_from_json(l, json_object_get(doc, "core"), s, out, now_usec());
+}
+
+/* Those who wait for an answer are those who asked, on the same connections. */
+static void connect_callers(struct daemon *d)
+{
+	for (struct request *r = d->supervisor->requests; r; r = r->next)
+		r->caller = d->control ? control_find(d->control, r->id) : NULL;
+}
+
+int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
+{
+	const json_t *item;
+	size_t i;
+
+	LOAD(l, doc, daemon_fields, d);
+	snapshot_load_core(d->supervisor, &d->actions, doc, l);
+	if (l->failed)
+		return -EBADMSG;
+	if (!d->source.config && d->supervisor->config)
+		d->source.config = config_ref(d->supervisor->config);
+	d->source.fresh = true;
+	sockets_load(d->sockets, json_object_get(doc, "sockets"), l);
+	load_kept(d, json_object_get(doc, "kept"), l);
+	load_words(d, json_object_get(doc, "words"), l);
+	json_array_foreach(json_object_get(doc, "generations"), i, item) if (!l->failed)
+	        load_generation(d, item, l);
+	if (l->failed)
+		return -EBADMSG;
+	sockets_loaded(d->sockets);
+	json_array_foreach(json_object_get(doc, "workers"), i, item) if (!l->failed)
+	        load_worker(d, item, l);
+	return l->failed ? -EBADMSG : 0;
+}
+
+void snapshot_connect(struct daemon *d, const json_t *doc, struct loader *l,
+        const struct control_options *options, const struct control_handlers *handlers)
+{
+	const json_t *from = json_object_get(doc, "control");
+
+	if (from)
+		d->control = control_load(d->loop, options, handlers, from, l);
+	connect_callers(d);
+	if (d->control && control_has_monitors(d->control)) {
+		ev_timer_set(&d->monitors, 0., 0.);
+		ev_timer_start(d->loop, &d->monitors);
+	}
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* The whole state as one document; see snapshot.c. The format number grows only when an older
+ * version would misunderstand a newer document, not when a member is added. */
+#ifndef SNAPSHOT_H
+#define SNAPSHOT_H
+
+#include <jansson.h>
+
+#include "control/control.h"
+#include "core/supervisor.h"
+#include "state/fields.h"
+
+#define SNAPSHOT_FORMAT 1
+#define SNAPSHOT_OK "handoffd: the state is understood"
+
+struct daemon;
+
+/* Why the state cannot be handed on at the moment, or to somebody who comes after a crash; NULL: it
+ * can.
+ */
+const char *snapshot_impossible(const struct daemon *d, bool crash);
+/* With what only an upgrade can hand on (connected clients, last words) if `whole`. NULL when
+ * memory is short. */
+json_t *snapshot_make(const struct daemon *d, struct saver *v, bool whole);
+
+int snapshot_check_format(const json_t *doc, struct ho_error *reterr);
+/* The part that can be tried without descriptors. */
+void snapshot_load_core(
+        struct supervisor *s, struct action_list *out, const json_t *doc, struct loader *l);
+/* Into a daemon whose rooms are open and empty. What is wrong is in the loader. */
+int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l);
+/* The control socket, at last: d->control stays NULL where there is none to take over. */
+void snapshot_connect(struct daemon *d, const json_t *doc, struct loader *l,
+        const struct control_options *options, const struct control_handlers *handlers);
+
+#endif
