@@ -289,7 +289,11 @@ void daemon_hasten_monitors(struct daemon *d);
 void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_config(struct daemon *d, struct control_call *call);
-void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
+void daemon_answer_logs(
+        struct daemon *d, struct control_call *call, const char *service, bool follow);
+/* Bytes of a line that the worker has written, for those who follow the logs. */
+void daemon_tell_output(
+        struct daemon *d, const struct live_worker *w, const char *line, size_t length);
 
 /* browsing.c */
 void daemon_answer_connections(

@@ -313,11 +313,12 @@ static void on_output(
         void *data, struct process *p, bool is_stderr, const char *line, size_t length)
 {
 	const struct live_worker *w = process_user(p);
-	const struct daemon *d = data;
+	struct daemon *d = data;
 	const struct service *sv =
 	        d->develop ? supervisor_service(d->supervisor, w->service) : NULL;
 
 	develop_output(data, sv ? sv->name : "", is_stderr, line, length);
+	daemon_tell_output(d, w, line, length);
 }
 
 const struct process_handlers daemon_process_handlers = {
@@ -455,9 +456,9 @@ static void on_config(void *data, struct control_call *call)
 	daemon_answer_config(data, call);
 }
 
-static void on_logs(void *data, struct control_call *call, const char *service)
+static void on_logs(void *data, struct control_call *call, const char *service, bool follow)
 {
-	daemon_answer_logs(data, call, service);
+	daemon_answer_logs(data, call, service, follow);
 }
 
 static void on_connections(

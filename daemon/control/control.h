@@ -72,7 +72,7 @@ struct control_handlers {
 	/* Answer at once with control_answer_config(), or an error. */
 	void (*config)(void *data, struct control_call *call);
 	/* Answer at once with control_answer_logs(), or an error. */
-	void (*logs)(void *data, struct control_call *call, const char *service);
+	void (*logs)(void *data, struct control_call *call, const char *service, bool follow);
 	/* Replace the program of handoffd itself; answered by control_answer_upgrade(). */
 	void (*upgrade)(void *data);
 	/* Answer with control_stream(), or an error. generation 0: all. */

@@ -113,6 +113,17 @@ static int find_group(
 	return 0;
 }
 
+static int find_groups(
+        struct control *c, const struct control_options *options, struct ho_error *reterr)
+{
+	int e = find_group(
+	        options->change_group, "control-group", &c->change_gid, &c->has_change_gid, reterr);
+
+	return e ? e
+	         : find_group(options->read_group, "control-read-group", &c->read_gid,
+	                   &c->has_read_gid, reterr);
+}
+
 /* Lets those connect who may use it, as far as a file can tell them. */
 static int open_file(const struct control *c, const char *path)
 {
@@ -131,12 +142,8 @@ int control_listen(
 	_cleanup_close_ int fd = -1;
 	const char *path = c->address.sun_path;
 	struct stat st;
-	int e = find_group(
-	        options->change_group, "control-group", &c->change_gid, &c->has_change_gid, reterr);
+	int e = find_groups(c, options, reterr);
 
-	if (!e)
-		e = find_group(options->read_group, "control-read-group", &c->read_gid,
-		        &c->has_read_gid, reterr);
 	if (e)
 		return e;
 	c->address.sun_family = AF_UNIX;
@@ -172,7 +179,7 @@ int control_take_over(
         struct control *c, const struct control_options *options, int fd, struct ho_error *reterr)
 {
 	socklen_t n = sizeof c->address;
-	int e = find_group(c, options->change_group, reterr);
+	int e = find_groups(c, options, reterr);
 
 	if (!e && getsockname(fd, (struct sockaddr *)&c->address, &n) < 0)
 		e = ho_error_set(reterr, -errno, "the control socket is none: %s", strerror(errno));
