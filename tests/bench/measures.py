@@ -397,6 +397,26 @@ def services(bench, scale):
         yield verdict(f"{what}: beside {scale.services} / alone", "x", ratio, 1.2, note)
 
 
+# ---- inflight: what counting in libhandoff costs ----
+
+
+def inflight(bench, scale):
+    found = {"request": [], "connection": [], "ratio": [], "served": []}
+    for _ in range(scale.repeat):
+        out = subprocess.run(
+            [bench.inflight, str(scale.counted)], check=True, capture_output=True, text=True, timeout=LIMIT
+        ).stdout
+        for line in out.splitlines():
+            name, value = line.split()
+            found[name].append(float(value))
+    yield row("libhandoff: begin and end of a request", "ns", found["request"])
+    yield row("libhandoff: begin and end of a connection", "ns", found["connection"])
+    cost = [1 / ratio for ratio in found["ratio"]]
+    yield row("sleepd: processor time for a request", "ns", found["served"])
+    note = f"throughput with it {1 / statistics.median(cost):.4f} of that without"
+    yield row("sleepd: processor time for a request, counted / not counted", "x", cost, 1 / 0.99, note)
+
+
 # ---- soak: a thousand reloads ----
 
 
@@ -445,5 +465,6 @@ MEASURES = {
     "rollback": rollback,
     "held": held,
     "services": services,
+    "inflight": inflight,
     "soak": soak,
 }
