@@ -159,6 +159,11 @@ struct daemon {
 	ev_timer
 	        rest_timer; /* while a server has left processes behind that are not our children */
 	char status_text[256];
+	struct {
+		uid_t uid;
+		usec_t since; /* when the first of them was told */
+		unsigned told, more;
+	} refusals;         /* of one user, within a short time */
 	bool adoption_told; /* that sockets cannot be adopted */
 	bool out_of_memory; /* an event could not be queued: told once there is room */
 	int exit_code;

@@ -15,6 +15,9 @@
 
 #define REST_SECONDS .2
 
+#define REFUSALS_TOLD 20
+#define REFUSALS_WITHIN (10 * USEC_PER_SEC)
+
 void daemon_post(struct daemon *d, const struct event *ev)
 {
 	size_t n = ev->text ? strlen(ev->text) + 1 : 0;
@@ -546,6 +549,28 @@ static void on_gone(void *data, struct control_call *call, uint32_t request_id)
 	daemon_post(d, &ev);
 }
 
+/* One user could push everything else out of the log: of many refusals the first are told, the
+ * others counted. */
+static bool refusal_is_told(struct daemon *d, uid_t uid, unsigned *ret_more)
+{
+	usec_t now = now_usec();
+	bool same = d->refusals.told && d->refusals.uid == uid &&
+	            now - d->refusals.since < REFUSALS_WITHIN;
+
+	if (same && d->refusals.told == REFUSALS_TOLD) {
+		d->refusals.more++;
+		return false;
+	}
+	*ret_more = same ? 0 : d->refusals.more;
+	if (!same) {
+		d->refusals.uid = uid;
+		d->refusals.since = now;
+		d->refusals.told = d->refusals.more = 0;
+	}
+	d->refusals.told++;
+	return true;
+}
+
 static void on_upgrade(void *data)
 {
 	upgrade_begin(data);
@@ -555,10 +580,15 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 {
 	struct daemon *d = data;
 	struct record r = {.type = RECORD_CALL_REFUSED, RECORD_NONE};
-	char text[300];
+	char text[400];
 	struct text t = TEXT_ON(text);
+	unsigned more;
 
+	if (!refusal_is_told(d, uid, &more))
+		return;
 	text_add(&t, "%s for uid %u, pid %d: %s", method, (unsigned)uid, (int)pid, why);
+	if (more)
+		text_add(&t, " (and %u more refusals before)", more);
 	r.text = text;
 	log_record(&r);
 	if (d->control)

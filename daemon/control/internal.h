@@ -35,7 +35,7 @@ enum follow {
 struct peer {
 	uid_t uid;
 	pid_t pid;
-	bool may_change;
+	bool may_change, may_read;
 	bool may_run; /* may choose what is run: root and our own user */
 };
 
@@ -82,8 +82,8 @@ struct control {
 	dev_t device; /* of the socket file, with inode: it is removed only if it is ours */
 	ino_t inode;
 	int fd; /* -1: no new client */
-	gid_t change_gid;
-	bool has_change_gid;
+	gid_t change_gid, read_gid;
+	bool has_change_gid, has_read_gid;
 	ev_io accept;
 	ev_timer retry; /* accept again after descriptors or memory ran short */
 	struct client *clients;

@@ -87,8 +87,8 @@ void control_answer_logs(struct control_call *call, const char *service,
 	call_follow(call, FOLLOW_LOGS);
 }
 
-void control_answer_config(struct control_call *call, const char *file, const char *environment,
-        const char *text)
+void control_answer_config(
+        struct control_call *call, const char *file, const char *environment, const char *text)
 {
 	call_reply(call, json_pack("{s:i, s:o, s:o, s:o}", "version", 1, "file",
 	                         file ? wire_string(file) : json_null(), "environment",

@@ -316,6 +316,20 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 	client_work(k);
 }
 
+/* Said before anything is asked; the client is no client. */
+static void turn_away(
+        struct control *c, int fd, const struct peer *peer, enum outcome_code code, const char *why)
+{
+	_cleanup_json_ json_t *reply = json_pack("{s:s, s:{s:i, s:s, s:[]}}", "error", ERROR_FAILED,
+	        "parameters", "code", (int)code, "text", why, "results");
+	size_t size = 0;
+	_cleanup_free_ char *bytes = reply ? wire_encode(reply, &size) : NULL;
+
+	if (bytes)
+		(void)send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+	c->handlers.refused(c->handlers.data, peer->uid, peer->pid, "connect", why);
+}
+
 struct client *client_add(struct control *c, int fd, const struct peer *peer)
 {
 	struct client *k = calloc(1, sizeof *k);
@@ -352,15 +366,15 @@ static void client_new(struct control *c, int fd)
 		return;
 	if (!peer.may_change)
 		max -= CONTROL_KEPT_CLIENTS;
+	if (!peer.may_read) {
+		turn_away(c, own, &peer, CODE_NOT_ALLOWED,
+		        "not allowed: this handoffd is for root, its own user and the members of "
+		        "its control-group and control-read-group");
+		return;
+	}
 	if (c->n_clients >= max) {
-		static const char full[] = "{\"error\":\"" ERROR_FAILED
-		                           "\",\"parameters\":{\"code\":1,\"text\":\"handoffd has "
-		                           "too many control clients at the moment; try again "
-		                           "later\",\"results\":[]}}";
-
-		(void)send(own, full, sizeof full, MSG_DONTWAIT | MSG_NOSIGNAL);
-		c->handlers.refused(c->handlers.data, peer.uid, peer.pid, "connect",
-		        "too many control clients");
+		turn_away(c, own, &peer, CODE_FAILED,
+		        "handoffd has too many control clients at the moment; try again later");
 		return;
 	}
 	k = client_add(c, take_fd(own), &peer);

@@ -13,6 +13,8 @@
 #define OUTPUT_READ_BYTES ((size_t)64 << 10)
 #define TAIL_MAX_LINES 256
 #define TAIL_MAX_BYTES 16384
+#define TOLD_LINES 16 /* of these, in messages */
+#define TOLD_BYTES ((size_t)2048)
 
 /* The last lines, each with its newline; the text is always terminated. */
 struct tail {

@@ -27,9 +27,6 @@
 #define MAX_REAPED 65536
 #define MAX_DEPTH 64
 
-#define LAST_LINES 16
-#define LAST_BYTES ((size_t)2048)
-
 int processes_new(struct ev_loop *loop, const struct process_handlers *handlers,
         struct processes **ret, struct ho_error *reterr)
 {
@@ -644,7 +641,7 @@ static struct tail *tail_now(struct process *p)
 
 const char *process_tail(struct process *p)
 {
-	return tail_last(tail_now(p), LAST_LINES, LAST_BYTES);
+	return tail_last(tail_now(p), TOLD_LINES, TOLD_BYTES);
 }
 
 const char *process_log(struct process *p)
