@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import sys
 
 import pytest
-from harness import HERE, Http, Load, generation, get, quoted, service
+from harness import HERE, LIMIT, Http, Load, generation, get, quoted, service
 
 AUTO = 'drain { by = "auto" }'
 HELLO = (sys.executable, HERE / "hello.py")
@@ -221,3 +222,39 @@ def test_killed_in_the_middle_of_a_drain(daemon):
             assert held.ended()
             daemon.wait_event("generation-gone", generation=number)
             assert generation(daemon.target) == number + 1
+
+
+def ended(pid):
+    """Waits for the end of a process that is not our child."""
+    fd = os.pidfd_open(pid)
+    try:
+        assert select.select([fd], [], [], LIMIT)[0]
+    finally:
+        os.close(fd)
+
+
+def test_handoffd_killed_in_the_middle_of_a_drain(daemon):
+    """The worker was told, and finishes alone; the new generation serves on."""
+    daemon.configure(sleepd("--grace", "0.2", address=daemon.target)).start()
+    with Http(daemon.target) as busy:
+        assert busy.generation() == 1
+        busy.send("/?sleep=1")
+        daemon.reload("web")
+        daemon.wait_event("worker-status", generation=1, text="draining")
+        old = daemon.worker(1)
+        daemon.process.kill()
+        daemon.process.wait(LIMIT)
+        assert "generation=1" in busy.receive()[1]
+        assert busy.ended()
+        ended(old)
+    assert generation(daemon.target) == 2
+
+
+def test_clients_that_think_longer_than_the_grace(daemon):
+    """Their connections are closed between two requests, and they see it before the next one."""
+    daemon.configure(sleepd("--grace", "0.2", address=daemon.target, workers=2)).start()
+    with Load(daemon.target, keepalive=32, slow=1, rate=20, think="900ms"):
+        for number in range(2, 5):
+            daemon.reload("web")
+            daemon.wait_event("generation-gone", generation=number - 1)
+    assert not daemon.seen("connections-cut") and not daemon.seen("worker-killed")
