@@ -27,17 +27,17 @@ def shown(daemon, number):
 
 
 def test_drained_by_message(daemon):
-    daemon.configure(sleepd("--grace", "0.3", address=daemon.target)).start()
+    daemon.configure(sleepd("--grace", "2", address=daemon.target)).start()
     with Http(daemon.target) as idle, Http(daemon.target) as busy, Http(daemon.target) as last:
         assert idle.generation() == busy.generation() == last.generation() == 1
-        busy.send("/?sleep=1")
+        busy.send("/?sleep=6")
         daemon.reload("web")
         daemon.wait_event("worker-status", generation=1, text="draining")
-        assert shown(daemon, 1)["drain"]["by"] == "message"
         # who asks within the grace gets an answer, and with it the news that it was the last one
         last.send()
         head = last.socket.recv(65536)
         assert b"generation=1" in head and b"Connection: close\r\n" in head
+        assert shown(daemon, 1)["drain"]["by"] == "message"
         assert idle.ended()
         assert shown(daemon, 1)["workers"][0]["busy"] == 1
         assert "generation=1" in busy.receive()[1]

@@ -412,7 +412,7 @@ static void drain_by_message(void **state)
 	begin(x);
 	handoff_on_drain(x->h, on_drain, x);
 	listen_here(x);
-	handoff_set_grace(x->h, 0.2);
+	handoff_set_grace(x->h, 1000);
 	hear(x, "HANDOFF_HELLO=1");
 	say(x, "HELLO=1");
 	busy = client(x);
@@ -433,7 +433,8 @@ static void drain_by_message(void **state)
 	hear(x, "STOPPING=1");
 	assert_int_equal(x->n_closing, 0);
 	rest(x, 0.1);
-	assert_int_equal(x->n_closing, 0); /* the grace is longer */
+	assert_int_equal(x->n_closing, 0);
+	handoff_set_grace(x->h, 0.05);
 	RUN_UNTIL(x, x->n_closing == 2);
 	assert_true(at_end(idle) && at_end(late));
 	assert_false(at_end(busy));
@@ -521,7 +522,6 @@ static void grace_ends_before_the_deadline(void **state)
 	RUN_UNTIL(x, x->n_accepted == 1);
 	handoff_drain(x->h, 1.1);
 	RUN_UNTIL(x, x->n_closing == 1);
-	assert_true(handoff_deadline(x->h) > 0);
 	(void)close(fd);
 }
 
