@@ -349,7 +349,7 @@ static void do_name_cut(struct daemon *d, const struct action *a)
  * for those who share it. */
 static void set_accept_mode(const struct live_generation *g)
 {
-	for (size_t i = 0; g->set && i < listener_set_count(g->set); i++)
+	for (size_t i = 0; g->release && g->set && i < listener_set_count(g->set); i++)
 		(void)listener_set_blocking(g->set, i, config_accept_blocks(g->release->service));
 }
 

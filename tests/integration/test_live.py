@@ -52,9 +52,10 @@ def test_users_stay(daemon):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_ten_thousand_users_stay(daemon):
-    daemon.configure(chatting(daemon.target, extra=DRAIN + " limits { nofile = 30000 }")).start()
-    reload_often(daemon, 10000, 20, rate=2)
+    daemon.configure(chatting(daemon.target, extra=DRAIN + ' limits { nofile = "20000" }')).start()
+    reload_often(daemon, 10000, 20, rate=10)
 
 
 @pytest.mark.parametrize("kind", ["cbpf", "path", "signal", "idle"])
@@ -177,3 +178,19 @@ def test_giver_is_killed(daemon):
         chat.more(20)
         chat.stop()
         assert len(chat.users) == 128
+
+
+def test_after_an_upgrade_of_handoffd(daemon):
+    """It knows the doors, the memory and the descriptors again."""
+    daemon.configure(chatting(daemon.target)).start()
+    with Chat(daemon.target, 50, rate=200) as chat:
+        daemon.reload("web")
+        daemon.wait_event("generation-gone", generation=1)
+        daemon.ctl("upgrade", code=0)
+        daemon.listen_to_events()
+        chat.more(20)
+        daemon.reload("web")
+        daemon.wait_event("generation-gone", generation=2)
+        chat.more(20)
+        chat.stop()
+    assert [s[0] for s in pauses(daemon)] == [50, 50]
