@@ -157,6 +157,11 @@ struct daemon {
 	ev_timer
 	        rest_timer; /* while a server has left processes behind that are not our children */
 	char status_text[256];
+	struct {
+		uid_t uid;
+		usec_t since; /* when the first of them was told */
+		unsigned told, more;
+	} refusals;         /* of one user, within a short time */
 	bool adoption_told; /* that sockets cannot be adopted */
 	bool out_of_memory; /* an event could not be queued: told once there is room */
 	int exit_code;
@@ -284,7 +289,11 @@ void daemon_hasten_monitors(struct daemon *d);
 void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_config(struct daemon *d, struct control_call *call);
-void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
+void daemon_answer_logs(
+        struct daemon *d, struct control_call *call, const char *service, bool follow);
+/* Bytes of a line that the worker has written, for those who follow the logs. */
+void daemon_tell_output(
+        struct daemon *d, const struct live_worker *w, const char *line, size_t length);
 
 /* browsing.c */
 void daemon_answer_connections(

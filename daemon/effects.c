@@ -466,7 +466,7 @@ static void keep_last_words(struct daemon *d, const struct action *a, struct liv
 {
 	struct last_words *l = &d->words[d->n_words++ % LAST_WORDS_MAX];
 	const struct service *sv = supervisor_service(d->supervisor, a->service);
-	const char *text = process_tail(w->process);
+	const char *text = process_log(w->process);
 
 	free(l->text);
 	*l = (struct last_words){.generation = a->generation,

@@ -550,7 +550,7 @@ usec_t supervisor_next_deadline(const struct supervisor *s)
 
 /* ---- start and end ---- */
 
-static void tell_systemd(struct supervisor *s, enum systemd_word word)
+void supervisor_tell_systemd(struct supervisor *s, enum systemd_word word)
 {
 	struct action *a = action_push(s->out, ACTION_TELL_SYSTEMD);
 	usec_t longest = 0;
@@ -661,7 +661,7 @@ static void tell_changes(struct supervisor *s)
 	if (s->state != SUPERVISOR_RUNNING || s->told_reloading == reloading)
 		return;
 	s->told_reloading = reloading;
-	tell_systemd(s, reloading ? SYSTEMD_RELOADING : SYSTEMD_READY);
+	supervisor_tell_systemd(s, reloading ? SYSTEMD_RELOADING : SYSTEMD_READY);
 }
 
 void supervisor_step(

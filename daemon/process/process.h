@@ -220,6 +220,8 @@ void *process_user(const struct process *p);
 /* The last lines it wrote (at most 16, at most 2 KiB), newline-separated; "" if none were seen.
  * Blocks not. */
 const char *process_tail(struct process *p);
+/* The same of all that is kept, some KiB. Both are valid until the next call of either. */
+const char *process_log(struct process *p);
 /* Is it the child of somebody else, so that nobody tells us of those it leaves behind? */
 bool process_is_foreign(const struct process *p);
 
