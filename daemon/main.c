@@ -315,6 +315,8 @@ static const char *default_file(const struct options *o)
 {
 	if (o->development && access("handoffd.conf", F_OK) == 0)
 		return "handoffd.conf";
+	if (o->development && access("Procfile", F_OK) == 0)
+		return "Procfile";
 	return DEFAULT_CONFIG;
 }
 
@@ -398,8 +400,9 @@ static int open_control(struct daemon *d, struct past *past, struct ho_error *e)
 	const struct config *c = d->source.config;
 	bool asked = getenv("HANDOFF_CONTROL") ||
 	             (!d->source.development && (c->control_socket || d->source.file));
-	struct control_options options = {
-	        .path = c->control_socket, .change_group = c->control_group};
+	struct control_options options = {.path = c->control_socket,
+	        .change_group = c->control_group,
+	        .read_group = c->control_read_group};
 	struct control_handlers handlers = daemon_control_handlers;
 	char path[256];
 	int r = 0;

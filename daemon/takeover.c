@@ -244,10 +244,12 @@ static int find_one(struct daemon *d, pid_t pid, struct ho_error *reterr)
 	char others[400];
 	struct judgement j = {
 	        .config = d->source.config, .server = server, .others = TEXT_ON(others)};
+	struct tree_entry e;
 	int r;
 
 	*server = (struct taken_server){.pid = pid, .pidfd = pidfd_open(pid, 0)};
-	if (server->pidfd < 0 && errno == ESRCH)
+	if ((server->pidfd < 0 && errno == ESRCH) ||
+	        (tree_entry_read(pid, &e) == 0 && e.state == 'Z'))
 		return ho_error_set(
 		        reterr, -ESRCH, "cannot take process %d over: there is none", (int)pid);
 	if (server->pidfd < 0)

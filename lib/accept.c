@@ -70,7 +70,7 @@ static void on_rested(struct ev_loop *loop, ev_timer *w, int events)
 	struct handoff *h = w->data;
 
 	(void)events;
-	if (h->drain_begun) {
+	if (drain_begun(cells(h))) {
 		if (acceptors_finish(h))
 			drain_check(h);
 		return;
@@ -157,7 +157,7 @@ int handoff_accept(struct handoff *h, int fd, handoff_accepted accepted, void *d
 	ev_io_init(&a->io, on_listener, fd, EV_READ);
 	a->io.data = a;
 	h->acceptors = a;
-	if (h->drain_begun) /* too late: what is queued is all that it gets */
+	if (drain_begun(cells(h))) /* too late: what is queued is all that it gets */
 		take_a_rest(h);
 	else if (!ev_is_active(&h->rest))
 		ev_io_start(h->loop, &a->io);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Connections and requests in flight. Counting costs a handful of instructions: the cells belong to
  * the thread of the loop and are written without a lock; handoffd reads them whenever it likes.
- * Idle connections stand in the order in which they became idle, so that the time of grace needs
- * one timer. */
+ * From the begin of a drain on idle connections stand in the order in which they became idle
+ * (those of before have all the same time to go), so that the time of grace needs one timer. */
 #include "loop.h"
 
 #include <stdlib.h>
@@ -10,13 +10,16 @@
 
 /* Idle connections are closed so long before the deadline. */
 #define MARGIN 1.0
+/* What has been looked at and was not closed is looked at again after this time. */
+#define AGAIN 0.02
 
 struct handoff_connection {
+	struct handoff_cells *cells; /* of h: with the next two all that a request looks at */
+	unsigned requests;
+	bool in_idle;
+	int fd;
 	struct handoff *h;
 	struct handoff_connection *next, *previous;
-	int fd;
-	bool in_idle;
-	unsigned requests;
 	double idle_since;
 	void (*on_close)(struct handoff_connection *c, void *data);
 	void *data;
@@ -40,6 +43,7 @@ static void move(struct handoff_connection *c, bool to_idle)
 {
 	struct handoff *h = c->h;
 
+	c->idle_since = ev_now(h->loop);
 	unlink_from(c->in_idle ? &h->idle : &h->others, c);
 	c->in_idle = to_idle;
 	append(to_idle ? &h->idle : &h->others, c);
@@ -64,8 +68,18 @@ void inflight_drain(struct handoff *h)
 	if (!h->idle.first)
 		return;
 	in = due(h) - ev_now(h->loop);
-	ev_timer_set(&h->grace_timer, in > 0 ? in : 0, 0);
+	ev_timer_set(&h->grace_timer, in > AGAIN ? in : AGAIN, 0);
 	ev_timer_start(h->loop, &h->grace_timer);
+}
+
+void inflight_begin_drain(struct handoff *h)
+{
+	for (struct handoff_connection *c = h->others.first, *next; c; c = next) {
+		next = c->next;
+		if (!c->requests)
+			move(c, true);
+	}
+	inflight_drain(h);
 }
 
 static void on_grace(struct ev_loop *loop, ev_timer *w, int events)
@@ -80,8 +94,7 @@ static void on_grace(struct ev_loop *loop, ev_timer *w, int events)
 		int unread = 0;
 
 		if (c->fd >= 0 && ioctl(c->fd, FIONREAD, &unread) == 0 && unread > 0) {
-			c->idle_since = ev_now(loop); /* its request is here already */
-			move(c, true);
+			move(c, true); /* its request is here already */
 		} else {
 			move(c, false);
 			if (c->on_close)
@@ -115,17 +128,16 @@ void inflight_free(struct handoff *h)
 void handoff_set_grace(struct handoff *h, double seconds)
 {
 	h->grace = seconds > 0 ? seconds : 0;
-	if (h->drain_begun)
+	if (drain_begun(cells(h)))
 		inflight_drain(h);
 }
 
+/* In a drain only. */
 static void become_idle(struct handoff_connection *c)
 {
-	struct handoff *h = c->h;
-
-	c->idle_since = ev_now(h->loop);
-	if (h->drain_begun && !ev_is_active(&h->grace_timer))
-		inflight_drain(h);
+	move(c, true);
+	if (!ev_is_active(&c->h->grace_timer))
+		inflight_drain(c->h);
 }
 
 struct handoff_connection *handoff_connection_new(struct handoff *h, int fd)
@@ -135,10 +147,11 @@ struct handoff_connection *handoff_connection_new(struct handoff *h, int fd)
 	if (!c)
 		return NULL;
 	c->h = h;
+	c->cells = cells(h);
 	c->fd = fd;
-	c->in_idle = true;
-	append(&h->idle, c);
-	become_idle(c);
+	append(&h->others, c);
+	if (drain_begun(cells(h)))
+		become_idle(c);
 	cell_add(&cells(h)->connections, 1);
 	return c;
 }
@@ -170,28 +183,29 @@ void handoff_connection_on_close(struct handoff_connection *c,
 
 void handoff_request_begin(struct handoff_connection *c)
 {
-	struct handoff *h = c->h;
+	struct handoff_cells *all = c->cells;
 
-	cell_add(&cells(h)->requests, 1);
+	cell_add(&all->requests, 1);
 	if (c->requests++)
 		return;
-	cell_add(&cells(h)->busy, 1);
-	move(c, false);
+	cell_add(&all->busy, 1);
+	if (c->in_idle)
+		move(c, false);
 }
 
 void handoff_request_end(struct handoff_connection *c)
 {
-	struct handoff *h = c->h;
+	struct handoff_cells *all = c->cells;
 
 	if (!c->requests)
 		return;
-	cell_add(&cells(h)->requests, -1);
-	cell_add(&cells(h)->served, 1);
+	cell_add(&all->requests, -1);
+	cell_add(&all->served, 1);
 	if (--c->requests)
 		return;
-	cell_add(&cells(h)->busy, -1);
-	move(c, true);
-	become_idle(c);
+	cell_add(&all->busy, -1);
+	if (drain_begun(all))
+		become_idle(c);
 }
 
 void handoff_count(struct handoff *h, int connections, int requests)

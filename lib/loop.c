@@ -36,7 +36,7 @@ void drain_check(struct handoff *h)
 
 static void begin_drain(struct handoff *h)
 {
-	h->drain_begun = true;
+	atomic_store(&cells(h)->draining, 1);
 	h->drain_at = ev_now(h->loop);
 	(void)handoff_notify("STOPPING=1");
 	timers_update(h);
@@ -52,9 +52,9 @@ static void on_wake(struct ev_loop *loop, ev_async *w, int events)
 	(void)events;
 	if (!atomic_load(&h->draining) || h->drained)
 		return;
-	if (!h->drain_begun) {
+	if (!drain_begun(cells(h))) {
 		begin_drain(h);
-		inflight_drain(h);
+		inflight_begin_drain(h);
 		ev_async_send(loop, &h->wake); /* the rest at the next turn */
 		return;
 	}
@@ -73,7 +73,7 @@ void drain_ordered(struct handoff *h, uint64_t deadline)
 	if (deadline < h->deadline)
 		h->deadline = deadline;
 	if (atomic_load(&h->draining)) {
-		if (h->drain_begun)
+		if (drain_begun(cells(h)))
 			inflight_drain(h);
 		return;
 	}

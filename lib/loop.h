@@ -55,7 +55,7 @@ struct handoff {
 	/* loop.c */
 	ev_async wake;
 	_Atomic bool draining;
-	bool drain_begun, drained;
+	bool drained;
 	double drain_at;   /* of the loop's clock */
 	uint64_t deadline; /* CLOCK_MONOTONIC, microseconds */
 	void (*on_drain)(struct handoff *h, void *data);
@@ -74,6 +74,12 @@ static inline void cell_add(_Atomic int64_t *cell, int64_t n)
 {
 	atomic_store_explicit(
 	        cell, atomic_load_explicit(cell, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+/* Not only ordered: see loop.c. */
+static inline bool drain_begun(const struct handoff_cells *loop)
+{
+	return atomic_load_explicit(&loop->draining, memory_order_relaxed);
 }
 
 uint64_t monotonic_usec(void);
@@ -95,6 +101,8 @@ void acceptors_free(struct handoff *h);
 void accept_init(struct handoff *h);
 
 void inflight_init(struct handoff *h);
+void inflight_begin_drain(struct handoff *h);
+/* Sets the timer of the next connection to be closed. */
 void inflight_drain(struct handoff *h);
 void inflight_free(struct handoff *h);
 

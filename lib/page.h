@@ -17,9 +17,11 @@
 /* Sums of both kinds of cells are the numbers; a sum below 0 is none. */
 struct handoff_cells {
 	_Alignas(64) _Atomic int64_t connections;
-	_Atomic int64_t busy;     /* connections with a request under way */
-	_Atomic int64_t requests; /* under way */
-	_Atomic int64_t served;   /* requests that have ended */
+	_Atomic int64_t busy;      /* connections with a request under way */
+	_Atomic int64_t requests;  /* under way */
+	_Atomic int64_t served;    /* requests that have ended */
+	_Atomic uint32_t draining; /* of the loop: the drain has begun; here, as it is looked at
+	                              whenever one of the others is changed */
 };
 
 struct handoff_page {

@@ -5,15 +5,15 @@
  *     handoffd -l 8080 -- counterd
  *     curl 127.0.0.1:8080
  *
- * Its first release counted nothing but visits. This one also knows which generation had how many;
- * it takes the visits over from the memory of the first one. `counterd --first-release` is that
- * one, to try the change and the way back; `--broken-release` fails after it has taken over. */
+ * Its first release counted nothing but visits. This one also knows which generation had how many,
+ * and for how many seconds it has served (handoff_timers(3)); it takes the visits over from the
+ * memory of the first one. `counterd --first-release` is that one, to try the change and the way
+ * back; `--broken-release` fails after it has taken over. */
 #include "handoff.h"
 
 #include <errno.h>
 #include <ev.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,11 +31,12 @@ struct counters_1 {
 };
 
 struct counters {
-	_Atomic uint64_t visits;
+	_Atomic uint64_t visits, seconds;
 	_Atomic uint64_t by_generation[GENERATIONS]; /* the newest ones, each at number % 16 */
 };
 
 struct visitor {
+	struct handoff_connection *counted;
 	ev_io io;
 	ev_timer limit;
 	size_t length;
@@ -44,9 +45,7 @@ struct visitor {
 
 static struct counters_1 *first; /* NULL: this release */
 static struct counters *counters;
-static ev_io listener;
-static unsigned visitors;
-static bool leaving;
+static struct handoff *handoff;
 
 static int fill(void *memory, const void *old, size_t old_size, unsigned old_version, void *data)
 {
@@ -75,27 +74,20 @@ static int fill_first(
 	return 0;
 }
 
-static void leave_if_done(struct ev_loop *loop)
-{
-	if (leaving && visitors == 0)
-		ev_break(loop, EVBREAK_ALL);
-}
-
 static void end_visit(struct ev_loop *loop, struct visitor *v)
 {
 	ev_io_stop(loop, &v->io);
 	ev_timer_stop(loop, &v->limit);
 	(void)close(v->io.fd);
+	handoff_connection_end(v->counted);
 	free(v);
-	visitors--;
-	leave_if_done(loop);
 }
 
 static void answer(int fd)
 {
 	const unsigned generation = handoff_generation();
-	unsigned long long visits, own = 0;
-	char text[300], body[120];
+	unsigned long long visits, own = 0, seconds = 0;
+	char text[300], body[160];
 	int n;
 
 	if (first) {
@@ -103,9 +95,10 @@ static void answer(int fd)
 	} else {
 		visits = ++counters->visits;
 		own = ++counters->by_generation[generation % GENERATIONS];
+		seconds = counters->seconds;
 	}
-	n = snprintf(body, sizeof body, "visit=%llu own=%llu pid=%d generation=%u\n", visits, own,
-	        (int)getpid(), generation);
+	n = snprintf(body, sizeof body, "visit=%llu own=%llu seconds=%llu pid=%d generation=%u\n",
+	        visits, own, seconds, (int)getpid(), generation);
 	n = snprintf(text, sizeof text,
 	        "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", n, body);
 	/* it fits in an empty send buffer; whoever has gone away gets nothing */
@@ -135,86 +128,93 @@ static void on_limit(struct ev_loop *loop, ev_timer *timer, int events)
 	end_visit(loop, timer->data);
 }
 
-/* False when nobody is there any more. */
-static bool accept_one(struct ev_loop *loop, int fd)
+static void on_accepted(struct handoff_connection *counted, int fd, void *data)
 {
-	int own = accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	struct visitor *v;
+	struct ev_loop *loop = data;
+	struct visitor *v = calloc(1, sizeof *v);
 
-	if (own < 0)
-		return errno == ECONNABORTED || errno == EINTR;
-	v = calloc(1, sizeof *v);
 	if (!v) {
-		(void)close(own);
-		return true;
+		(void)close(fd);
+		handoff_connection_end(counted);
+		return;
 	}
-	ev_io_init(&v->io, on_request, own, EV_READ);
+	v->counted = counted;
+	ev_io_init(&v->io, on_request, fd, EV_READ);
 	ev_timer_init(&v->limit, on_limit, IDLE_LIMIT, 0.);
 	v->io.data = v->limit.data = v;
 	ev_io_start(loop, &v->io);
 	ev_timer_start(loop, &v->limit);
-	visitors++;
-	return true;
 }
 
-static void on_listener(struct ev_loop *loop, ev_io *io, int events)
+/* In the generation that serves, and in no other. */
+static int on_second(void *data)
 {
-	(void)events;
-	(void)accept_one(loop, io->fd);
+	(void)data;
+	counters->seconds++;
+	return 1;
 }
 
-/* Nothing new can reach it when handoffd sends SIGTERM: what is queued is the last. */
+/* Where it is told by signal (drain.by = "signal", or without handoffd). */
 static void on_term(struct ev_loop *loop, ev_signal *term, int events)
 {
-	(void)term, (void)events;
-	if (leaving)
-		return;
-	ev_io_stop(loop, &listener);
-	while (accept_one(loop, listener.fd))
-		;
-	(void)close(listener.fd);
-	leaving = true;
-	leave_if_done(loop);
+	(void)loop, (void)term, (void)events;
+	handoff_drain(handoff, -1);
 }
 
-static void usage(void)
+static void check(int r, const char *what)
 {
-	(void)fputs("Usage: handoffd -l ADDRESS -- counterd [--first-release | --broken-release]\n",
-	        stderr);
-	exit(2);
+	if (r >= 0)
+		return;
+	(void)fprintf(stderr, "counterd: cannot %s: %s\n", what, strerror(-r));
+	exit(1);
+}
+
+static void usage(FILE *to)
+{
+	(void)fputs("Usage: counterd [--first-release | --broken-release] [ADDRESS]\n"
+	            "  ADDRESS is for running it without handoffd\n",
+	        to);
+	exit(to == stdout ? 0 : 2);
 }
 
 int main(int argc, char **argv)
 {
 	struct ev_loop *loop = ev_default_loop(0);
-	const char *release = argc == 2 ? argv[1] : "";
-	int fd = handoff_listener(NULL, 0);
+	const char *address = NULL, *release = "";
 	static ev_signal term;
+	int fd;
 
-	if (argc > 2 || (*release && strcmp(release, "--first-release") != 0 &&
-	                        strcmp(release, "--broken-release") != 0))
-		usage();
-	if (!loop || fd < 0) {
-		(void)fprintf(stderr, "counterd: no socket was passed: %s\n", strerror(-fd));
-		return 1;
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "--help"))
+			usage(stdout);
+		else if (!strcmp(argv[i], "--first-release") ||
+		         !strcmp(argv[i], "--broken-release"))
+			release = argv[i];
+		else if (argv[i][0] == '-' || address)
+			usage(stderr);
+		else
+			address = argv[i];
 	}
+	check(loop ? 0 : -ENOSYS, "make an event loop");
+	fd = handoff_listen(NULL, address);
+	check(fd, "listen");
 	if (!strcmp(release, "--first-release"))
 		first = handoff_keep("counters", 1, sizeof *first, fill_first, NULL);
 	else
 		counters = handoff_keep("counters", 2, sizeof *counters, fill, NULL);
-	if (!first && !counters) {
-		(void)fprintf(stderr, "counterd: cannot keep memory: %s\n", strerror(errno));
-		return 1;
-	}
+	check(first || counters ? 0 : -errno, "keep memory");
 	if (!strcmp(release, "--broken-release"))
 		return 1;
-	if (counters && handoff_worker() <= 0)
+	check(handoff_new(loop, &handoff), "begin");
+	if (counters && handoff_worker() <= 0) { /* one of them is enough */
 		counters->by_generation[handoff_generation() % GENERATIONS] = 0;
-	ev_io_init(&listener, on_listener, fd, EV_READ);
-	ev_io_start(loop, &listener);
+		check(handoff_every(handoff, 1., 0, on_second, NULL, NULL), "set a timer");
+	}
 	ev_signal_init(&term, on_term, SIGTERM);
 	ev_signal_start(loop, &term);
-	(void)handoff_notify("READY=1");
-	(void)ev_run(loop, 0);
+	check(handoff_accept(handoff, fd, on_accepted, loop), "accept");
+	check(handoff_ready(handoff), "say that it is ready");
+	(void)ev_run(loop, 0); /* until it has drained */
+	handoff_free(handoff);
 	return 0;
 }

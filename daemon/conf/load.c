@@ -12,6 +12,7 @@
 
 #include "conf/build.h"
 #include "conf/mistakes.h"
+#include "conf/procfile.h"
 #include "conf/reader.h"
 
 int config_parse(const char *file, const char *text, size_t length, const char *environment,
@@ -21,12 +22,14 @@ int config_parse(const char *file, const char *text, size_t length, const char *
 	struct maker mk = {.c = c, .m = mistakes, .file = file};
 	const size_t before = mistakes->count;
 	struct raw_block *root;
-	bool whole;
+	bool whole = true;
 	int e = -ENOMEM;
 
 	if (c && scratch) {
 		c->file = config_strdup(c, file);
-		if (c->file)
+		if (c->file && procfile_is_one(file))
+			e = procfile_read(file, text, length, scratch, &root, mistakes);
+		else if (c->file)
 			e = reader_read(file, text, length, scratch, &root, &whole, mistakes);
 		if (e == 0)
 			e = build_config(&mk, root, environment, whole);

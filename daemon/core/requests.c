@@ -676,10 +676,8 @@ static void shut_down(struct supervisor *s, const struct request_spec *spec)
 	if (s->state == SUPERVISOR_STOPPING)
 		s->at_once = true;
 	else {
-		struct action *a = action_push(s->out, ACTION_TELL_SYSTEMD);
-
 		s->state = SUPERVISOR_STOPPING;
-		a->systemd.word = SYSTEMD_STOPPING;
+		supervisor_tell_systemd(s, SYSTEMD_STOPPING);
 		supervisor_record(s, RECORD_DAEMON_STOPPING, NULL, NULL, NULL);
 	}
 	for (size_t i = 0; i < s->n_slots; i++) {

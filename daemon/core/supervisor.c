@@ -467,6 +467,13 @@ static void generation_event(struct generation *g, const struct event *ev)
 	case EVENT_INFLIGHT:
 		drain_counted(g, ev->inflight.total, ev->inflight.idle, ev->inflight.oldest);
 		break;
+	case EVENT_SOCKET_ADOPTED:
+		g->adopted = true;
+		break;
+	case EVENT_FROZEN:
+		drain_looked(g, ev->inflight.unknown, ev->inflight.total, ev->inflight.idle,
+		        ev->inflight.oldest);
+		break;
 	case EVENT_WATCH_FAILED:
 		drain_uncountable(g, ev->text);
 		break;
@@ -550,7 +557,7 @@ usec_t supervisor_next_deadline(const struct supervisor *s)
 
 /* ---- start and end ---- */
 
-static void tell_systemd(struct supervisor *s, enum systemd_word word)
+void supervisor_tell_systemd(struct supervisor *s, enum systemd_word word)
 {
 	struct action *a = action_push(s->out, ACTION_TELL_SYSTEMD);
 	usec_t longest = 0;
@@ -661,7 +668,7 @@ static void tell_changes(struct supervisor *s)
 	if (s->state != SUPERVISOR_RUNNING || s->told_reloading == reloading)
 		return;
 	s->told_reloading = reloading;
-	tell_systemd(s, reloading ? SYSTEMD_RELOADING : SYSTEMD_READY);
+	supervisor_tell_systemd(s, reloading ? SYSTEMD_RELOADING : SYSTEMD_READY);
 }
 
 void supervisor_step(
@@ -699,6 +706,8 @@ void supervisor_step(
 	case EVENT_STEERED:
 	case EVENT_STEER_FAILED:
 	case EVENT_QUIET_CHECKED:
+	case EVENT_SOCKET_ADOPTED:
+	case EVENT_FROZEN:
 	case EVENT_INFLIGHT:
 	case EVENT_WATCH_FAILED:
 	case EVENT_FILES_CHANGED:

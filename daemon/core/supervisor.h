@@ -135,6 +135,9 @@ struct action *supervisor_act(struct supervisor *s, enum action_type type, const
  * numbers. */
 int supervisor_reserve(struct supervisor *s, long actions, long timers);
 
+/* With the longest time that what is under way may take. */
+void supervisor_tell_systemd(struct supervisor *s, enum systemd_word word);
+
 /* requests.c */
 void requests_add(struct supervisor *s, const struct request_spec *spec);
 void requests_gone(struct supervisor *s, uint32_t id);

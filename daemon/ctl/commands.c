@@ -24,6 +24,7 @@ const struct ctl_option ctl_options[] = {
         {"lines", 'n', TAKES_LINES, "N", "the newest N (all that are kept; 10 with --follow)"},
         {"generation", 'g', TAKES_GENERATION, "N", "of this one only"},
         {"config", 'c', TAKES_CONFIG, "FILE", "configuration file"},
+        {"listen", 'l', TAKES_LISTEN, "ADDRESS", "where a command is to listen that is tried"},
         {"environment", 'e', TAKES_CONFIG, "NAME", "as handoffd -e"},
         {0},
 };
@@ -58,7 +59,7 @@ const struct command commands[] = {
                 "wait until a service serves or is drained"},
         {"events", "", 0, 0, TAKES_JSON | TAKES_FOLLOW | TAKES_LINES, command_events,
                 "what happened, one JSON object a line"},
-        {"logs", "SERVICE", 1, 1, TAKES_JSON, command_logs,
+        {"logs", "SERVICE", 1, 1, TAKES_JSON | TAKES_FOLLOW | TAKES_LINES, command_logs,
                 "the last output of each worker, also of dead ones"},
         {"upgrade", "", 0, 0, TAKES_JSON, command_upgrade,
                 "put the installed handoffd in the place of the running one"},
@@ -67,6 +68,9 @@ const struct command commands[] = {
         {"config", "check|show|diff [FILE]", 1, 2, TAKES_CONFIG | TAKES_JSON, command_config,
                 "validate a configuration file, print its effective settings, or what a reload "
                 "changes"},
+        {"doctor", "SERVICE", 1, -1, TAKES_JSON | TAKES_CONFIG | TAKES_LISTEN | TAKES_TIMEOUT,
+                command_doctor,
+                "try a program aside, tell how it behaves with handoffd and what to set"},
         {"completion", "bash|zsh|services", 1, 1, TAKES_ALL, command_completion,
                 "print the completion for a shell, or the names it offers"},
         {"help", "[COMMAND]", 0, 1, TAKES_ALL, command_help, "this help"},

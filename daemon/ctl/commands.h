@@ -21,6 +21,7 @@ enum {
 	TAKES_RELEASE = 1 << 9,
 	TAKES_GENERATION = 1 << 10,
 	TAKES_WATCH = 1 << 11,
+	TAKES_LISTEN = 1 << 12,
 };
 
 /* `value` names what the option takes, and so how it is completed: words with | between them, PATH,

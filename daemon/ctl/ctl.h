@@ -24,6 +24,8 @@ struct ctl {
 	uint64_t lines;
 	bool lines_set;
 	const char *config, *environment;
+	const char *listen[16]; /* of --listen */
+	size_t n_listen;
 	uint64_t generation; /* 0: all */
 	usec_t patience;     /* with handoffd that does not answer; 0: endless */
 	const char *command;
@@ -48,6 +50,7 @@ int command_events(struct ctl *ctl);
 int command_logs(struct ctl *ctl);
 int command_connections(struct ctl *ctl);
 int command_config(struct ctl *ctl);
+int command_doctor(struct ctl *ctl);
 
 /* diff.c: prints what would change from `running`, as config_print() writes it, to `config`. */
 struct config;

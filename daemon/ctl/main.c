@@ -66,6 +66,11 @@ static int take_option(struct ctl *ctl, const struct ctl_option *o, const char *
 			return 0;
 		return complain(
 		        CODE_USAGE, "--generation takes the number of one, not \"%s\"", value);
+	case 'l':
+		if (ctl->n_listen == ARRAY_SIZE(ctl->listen))
+			return complain(CODE_USAGE, "too many addresses");
+		ctl->listen[ctl->n_listen++] = value;
+		return 0;
 	case 'c':
 		ctl->config = value;
 		return 0;

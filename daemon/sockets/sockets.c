@@ -400,6 +400,12 @@ int listener_set_queue(
 
 int listener_set_blocking(const struct listener_set *set, size_t i, bool blocking)
 {
+	const struct address_group *g = set->members[i].group;
+
+	/* A server that was taken over is not asked for its opinion: it has the same open file. */
+	for (size_t k = 0; g->taken && k < g->n_members; k++)
+		if (g->members[k]->taken)
+			return 0;
 	return listener_blocking(listener_set_info(set, i).fd, blocking);
 }
 

@@ -129,10 +129,23 @@ static void describe(const struct record *r, struct text *t)
 		text_add(t, ": %.*s", (int)length_for_log(r), r->text);
 }
 
+/* MESSAGE_ID of an event, by which journalctl finds its words in the catalog: a fixed part and the
+ * FNV-1a hash of its name. */
+#define MESSAGE_ID_OF_ALL "6f1b6c3a9d2e4c7fb0a85d41"
+
+static uint32_t hash_of(const char *name)
+{
+	uint32_t hash = 0x811c9dc5;
+
+	for (; *name; name++)
+		hash = (hash ^ (unsigned char)*name) * 0x01000193;
+	return hash;
+}
+
 static void to_journal(const struct record *r, const char *message)
 {
-	char fields[6][160];
-	struct iovec iov[8];
+	char fields[7][160];
+	struct iovec iov[9];
 	char *text = NULL;
 	int n = 0;
 
@@ -143,8 +156,11 @@ static void to_journal(const struct record *r, const char *message)
 	(void)snprintf(
 	        fields[1], sizeof fields[1], "HANDOFF_EVENT=%s", record_type_to_string(r->type));
 	(void)snprintf(fields[2], sizeof fields[2], "SYSLOG_IDENTIFIER=handoffd");
+	(void)snprintf(fields[6], sizeof fields[6], "MESSAGE_ID=" MESSAGE_ID_OF_ALL "%08x",
+	        hash_of(record_type_to_string(r->type)));
 	for (int i = 0; i < 3; i++, n++)
 		iov[n] = (struct iovec){fields[i], strlen(fields[i])};
+	iov[n++] = (struct iovec){fields[6], strlen(fields[6])};
 	if (r->service) {
 		(void)snprintf(fields[3], sizeof fields[3], "HANDOFF_SERVICE=%s", r->service);
 		iov[n++] = (struct iovec){fields[3], strlen(fields[3])};

@@ -23,9 +23,13 @@ void watcher_report(struct watcher *w, const char *path, enum file_change change
 {
 	if (w->quiet)
 		return;
-	for (unsigned i = 0; i < w->n_reports; i++)
-		if (w->reports[i].change == change && !strcmp(w->reports[i].path, path))
-			return;
+	for (unsigned i = w->n_reports; i-- > 0;) {
+		if (strcmp(w->reports[i].path, path) != 0)
+			continue;
+		if ((w->reports[i].change == FILE_GONE) == (change == FILE_GONE))
+			return; /* once is enough */
+		break;
+	}
 	if (w->n_reports < REPORT_MAX) {
 		w->reports[w->n_reports].change = change;
 		w->reports[w->n_reports].path = strdup(path);

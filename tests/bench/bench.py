@@ -6,10 +6,13 @@
   stall     the longest gap between answers of an open-loop load, with and without a reload
   idle      memory and wake-ups of the masters
   flip      the cost of turning new connections to another generation
+  live      10 000 connections passed to the next generation with libhandoff, while clients write on them
   drain     from the last close of a draining generation to the signal in its worker
   rollback  from the request to the first answer of the generation before, under load
   held      processor time while 50 000 connections of a draining generation are held
   services  a reload beside 1 and beside 1000 other services
+  save      from saving a file to the first answer by the new code, in development mode
+  inflight  what counting connections and requests costs a program with libhandoff
   soak      memory and descriptors over 1000 reloads (not measured unless named)
 
 Exit code: 0 every goal is reached, 1 one is missed, 77 the machine lacks a right."""
@@ -28,12 +31,12 @@ from measures import MEASURES  # noqa: E402
 from servers import Bench, Skip, new_network  # noqa: E402
 
 USUAL = {
-    "repeat": 10, "rate": 1000, "window": 1.2, "idle": 5, "windows": 3, "flips": 2000, "drains": 200, "rollbacks": 500,
-    "held": 50000, "seconds": 10, "services": 1000, "warm_up": 100, "reloads": 1000,
+    "repeat": 10, "rate": 1000, "window": 1.2, "idle": 5, "windows": 3, "flips": 2000, "live": 10000, "drains": 200, "rollbacks": 500,
+    "held": 50000, "seconds": 10, "services": 1000, "counted": 2000, "warm_up": 100, "reloads": 1000,
 }  # fmt: skip
 TINY = {
-    "repeat": 1, "rate": 200, "window": 0.3, "idle": 0.2, "windows": 1, "flips": 100, "drains": 3, "rollbacks": 3,
-    "held": 200, "seconds": 1, "services": 5, "warm_up": 2, "reloads": 10,
+    "repeat": 1, "rate": 200, "window": 0.3, "idle": 0.2, "windows": 1, "flips": 100, "live": 200, "drains": 3, "rollbacks": 3,
+    "held": 200, "seconds": 1, "services": 5, "counted": 8, "warm_up": 2, "reloads": 10,
 }  # fmt: skip
 
 

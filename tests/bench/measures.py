@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import time
 
+import save
 from servers import (
     LIMIT,
     Control,
@@ -191,6 +192,24 @@ def flip(bench, scale):
             yield row(f"flip by {steering}, median of {scale.flips}", "us", costs[steering], goal)
         else:
             yield row(f"flip by {steering}: the kernel permits only {used[steering]}", "us", costs[steering])
+
+
+# ---- live: connections passed to the next generation ----
+
+
+def live(bench, scale):
+    totals, pauses, wrong = [], [], []
+    for _ in range(scale.repeat):
+        lines = subprocess.run(
+            [str(a) for a in (bench.live, scale.live)], capture_output=True, text=True, timeout=LIMIT, check=False
+        ).stdout.split()
+        total, pause, _, bad = map(int, lines)
+        totals.append(total / 1e3)
+        pauses.append(pause / 1e3)
+        wrong.append(bad)
+    yield row(f"{scale.live} live connections passed under traffic", "ms", totals, 100)
+    yield row("longest pause of one of them", "ms", pauses)
+    yield verdict("numbers lost, doubled or out of order", "", sum(wrong), 0)
 
 
 # ---- drain: from the last close to the signal ----
@@ -379,6 +398,26 @@ def services(bench, scale):
         yield verdict(f"{what}: beside {scale.services} / alone", "x", ratio, 1.2, note)
 
 
+# ---- inflight: what counting in libhandoff costs ----
+
+
+def inflight(bench, scale):
+    found = {"request": [], "connection": [], "ratio": [], "served": []}
+    for _ in range(scale.repeat):
+        out = subprocess.run(
+            [bench.inflight, str(scale.counted)], check=True, capture_output=True, text=True, timeout=LIMIT
+        ).stdout
+        for line in out.splitlines():
+            name, value = line.split()
+            found[name].append(float(value))
+    yield row("libhandoff: begin and end of a request", "ns", found["request"])
+    yield row("libhandoff: begin and end of a connection", "ns", found["connection"])
+    cost = [1 / ratio for ratio in found["ratio"]]
+    yield row("sleepd: processor time for a request", "ns", found["served"])
+    note = f"throughput with it {1 / statistics.median(cost):.4f} of that without"
+    yield row("sleepd: processor time for a request, counted / not counted", "x", cost, 1 / 0.99, note)
+
+
 # ---- soak: a thousand reloads ----
 
 
@@ -417,14 +456,24 @@ def soak(bench, scale):
     following.close()
 
 
+# ---- save: until the new code answers ----
+
+
+def saves(bench, scale):
+    yield from save.measure(bench, scale, row, verdict)
+
+
 MEASURES = {
     "reload": reload,
     "stall": stall,
     "idle": idle,
     "flip": flip,
+    "live": live,
     "drain": drain,
     "rollback": rollback,
     "held": held,
     "services": services,
+    "save": saves,
+    "inflight": inflight,
     "soak": soak,
 }

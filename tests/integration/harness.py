@@ -38,7 +38,7 @@ SCHEMAS = {
     name: jsonschema.Draft202012Validator(
         json.loads((SOURCE / f"docs/schema/{name}.schema.json").read_text())
     )
-    for name in ("status", "event", "result", "connections")
+    for name in ("status", "event", "result", "connections", "logs")
 }
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|runtime error:|handoffd: .* this cannot be:")
 
@@ -327,6 +327,7 @@ class Daemon:
         self.environment.update(TEST_MARK=self.mark, PYTHONDONTWRITEBYTECODE="1")
         self.environment.update(environment or {})
         self.argv = argv
+        self.stdin = subprocess.DEVNULL
         self.popen = popen
         self.process = self.log = self.output = self.events = None
         self.port = free_port()
@@ -356,7 +357,7 @@ class Daemon:
         """Without waiting for anything."""
         self.process = subprocess.Popen(
             self.command(),
-            stdin=subprocess.DEVNULL,
+            stdin=self.stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environment,
@@ -426,8 +427,10 @@ class Daemon:
 
     # asking
 
-    def ctl(self, *arguments, code=None, user=None, **options):
-        rights = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    def ctl(self, *arguments, code=None, user=None, group=None, **options):
+        """group: a supplementary one of the user."""
+        groups = "--clear-groups" if group is None else f"--groups={group}"
+        rights = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", groups]
         done = subprocess.run(
             [str(a) for a in (*rights, HANDOFFCTL, "-s", self.control, *arguments)],
             stdin=subprocess.DEVNULL,

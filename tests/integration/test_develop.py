@@ -2,6 +2,7 @@
 """Development mode: files are saved, and what happens is told by the terminal and the events."""
 
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -143,18 +144,15 @@ def test_a_change_during_the_build_begins_it_again(project, daemon):
 def test_a_build_that_changes_watched_files_does_not_loop(project, daemon):
     script = "date +%s%N > src/made.js"
     p = project("--build", "sh", "--build", "-c", "--build", script).start()
-    p.save("one", "two")
     daemon.wait_event("build-changes-files")
     daemon.wait_output(r"the build itself changes src/made.js")
-    daemon.wait_event("generation-serving", generation=2)
-    assert p.get() == "two"
+    for old, new in (("one", "two"), ("two", "three")):
+        start = daemon.now()
+        p.save(old, new)
+        daemon.wait_event("files-changed", start=start, text="src/server.py changed")
+        assert any(p.get() == new for _ in range(1000))
     daemon.settle()
-    before = len(daemon.seen("build-started"))
-    assert before <= 5
-    p.save("two", "three")
-    assert p.get() in ("two", "three")
-    daemon.wait_event("generation-serving", generation=3)
-    assert p.get() == "three"
+    assert len(daemon.seen("build-started")) <= 6
 
 
 def test_load_over_fifty_saves(project, daemon):
@@ -201,3 +199,375 @@ def test_node(project, daemon):
         c.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert c.makefile("rb").read().endswith(b"two\n")
     daemon.wait_output("generation 2 serves")
+
+
+# ---- several services, one terminal ----
+
+WORKER = textwrap.dedent(
+    """
+    import os, signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    generation = os.environ["HANDOFF_GENERATION"]
+    print(f"begins {generation}", flush=True)
+    signal.sigwait([signal.SIGTERM])
+    print(f"ends {generation}", flush=True)
+    """
+)
+
+
+def run_dev(daemon, text, *services, name="handoffd.conf"):
+    (daemon.directory / name).write_text(text)
+    daemon.environment["HANDOFF_CONTROL"] = str(daemon.control)
+    daemon.argv = ["dev", *services]
+    daemon.spawn()
+    return daemon
+
+
+def listen_to_events(daemon):
+    """When something was printed, the control socket is there."""
+    daemon.events = harness.Events(daemon.control)
+    daemon.wait_event("daemon-ready")
+
+
+def two_services(daemon, extra=""):
+    (daemon.directory / "src").mkdir()
+    (daemon.directory / "src/server.py").write_text(SERVER)
+    (daemon.directory / "src/worker.py").write_text(WORKER)
+    return (
+        harness.service(
+            name="web",
+            address=f"127.0.0.1:{daemon.port}",
+            command=(sys.executable, "src/server.py"),
+            extra=f'environ = {{"PORT={daemon.port}"}}\n environment "development" {{ watch = {{"src/server.py"}} }}',
+        )
+        + harness.service(
+            name="job", command=(sys.executable, "src/worker.py"), extra=f'watch = {{"src/worker.py"}}\n{extra}'
+        )
+    )
+
+
+def test_two_services_and_the_keyboard(daemon):
+    text = two_services(daemon)
+    reader, writer = os.pipe()
+    daemon.stdin = reader
+    run_dev(daemon, text)
+    os.close(reader)
+    daemon.wait_output("^job +» generation 1 serves")
+    daemon.wait_output("^web +» generation 1 serves")
+    daemon.wait_output("^job +│ begins 1")
+    listen_to_events(daemon)
+    assert daemon.status()["environment"] == "development"
+    with open(writer, "w", buffering=1) as keyboard:
+        keyboard.write("rs job\n")
+        daemon.wait_event("generation-serving", service="job", generation=2)
+        daemon.wait_output("^job +│ ends 1")
+        daemon.wait_output("^job +│ begins 2")
+        keyboard.write("  rs nobody \n")
+        daemon.wait_output('no service is named "nobody"; there are web, job')
+        keyboard.write("rs\n")
+        daemon.wait_output("^job +│ begins 3")
+        daemon.wait_event("generation-serving", service="web", generation=2)
+        keyboard.write("?\n")
+        daemon.wait_output("^handoffd » rs NAME +the same for one service")
+        keyboard.write("what\n" + "x" * 1000 + "\n")
+        daemon.wait_output('"what" is no command')
+    (daemon.directory / "src/worker.py").write_text(WORKER + "\n")
+    daemon.wait_output("^job +│ begins 4")
+    daemon.stop()
+    lines = daemon.output.items
+    assert all(re.match(r"(web     |job     |handoffd) [│!»]", line) for line in lines), lines
+    assert re.search("^job +│ ends 4", "\n".join(lines), re.MULTILINE), "nothing is lost at the end"
+
+
+def test_only_named_services(daemon):
+    run_dev(daemon, two_services(daemon), "job")
+    daemon.wait_output("^job +» generation 1 serves")
+    listen_to_events(daemon)
+    assert [s["name"] for s in daemon.status()["services"]] == ["job"]
+
+
+def test_stop_first_never_runs_twice(daemon):
+    """The new worker begins when the old one has ended."""
+    text = two_services(daemon, extra='rollout { order = "stop-first" bake = "0" }')
+    run_dev(daemon, text)
+    daemon.wait_output("^job +» generation 1 serves")
+    listen_to_events(daemon)
+    daemon.wait_output("^job +│ begins 1")
+    for number in (2, 3, 4):
+        (daemon.directory / "src/worker.py").write_text(WORKER + "#" * number)
+        daemon.wait_output(f"^job +│ begins {number}")
+    daemon.stop()
+    said = [line.split("│ ")[1] for line in daemon.output.items if re.match("job +│", line)]
+    assert said == [f"{what} {n}" for n in (1, 2, 3, 4) for what in ("begins", "ends")]
+
+
+def test_stop_first_keeps_the_port(daemon):
+    """In production as well: connections wait while the old one leaves."""
+    (daemon.directory / "server.py").write_text(SERVER)
+    daemon.configure(
+        harness.service(
+            address=f"127.0.0.1:{daemon.port}",
+            command=(sys.executable, "server.py"),
+            extra=f'environ = {{"PORT={daemon.port}"}}\nrollout {{ order = "stop-first" bake = "0" }}',
+        )
+    ).start()
+    stop, wrong, seen = threading.Event(), [], []
+
+    def ask():
+        while not stop.is_set():
+            try:
+                seen.append(harness.generation(daemon.target))
+            except OSError as e:
+                wrong.append(repr(e))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        for _ in range(5):
+            daemon.reload()
+    finally:
+        stop.set()
+        thread.join()
+    assert not wrong
+    assert seen == sorted(seen)
+    assert seen[-1] >= 5
+
+
+def test_procfile(daemon):
+    text = (
+        "# two of them\n"
+        f"web: {sys.executable} server.py\n"
+        'job: echo "mine is $PORT, $COLOUR"; exec sleep 1000\n'
+    )
+    (daemon.directory / "server.py").write_text(SERVER.replace("127.0.0.1", "0.0.0.0"))
+    (daemon.directory / ".env").write_text("COLOUR=blue\n")
+    daemon.environment["PORT"] = str(daemon.port)
+    run_dev(daemon, text, name="Procfile")
+    daemon.wait_output("^web +» generation 1 serves")
+    daemon.wait_output(f"^job +│ mine is {daemon.port + 100}, blue")
+    assert harness.get(daemon.target).startswith("one")
+
+
+def test_nothing_is_lost_at_speed(daemon):
+    """Two services write as fast as they can, lines long and short, parts and wholes."""
+    count = 20000
+    script = (
+        f"import sys\nfor i in range({count}):\n sys.stdout.write(f'{{i}} ' + 'x' * (i % 200) + '\\n')\n"
+        "sys.stdout.write('y' * 20000 + '\\n')\nsys.stdout.write('no newline')\nsys.stdout.flush()\n"
+    )
+    (daemon.directory / "writer.py").write_text(script)
+    one = 'restart = "never"'
+    text = harness.service(name="a", command=(sys.executable, "writer.py"), extra=one) + harness.service(
+        name="bbbb", command=(sys.executable, "writer.py"), extra=one
+    )
+    run_dev(daemon, text)
+    daemon.wait_output("^a +│ no newline")
+    daemon.wait_output("^bbbb +│ no newline")
+    daemon.stop()
+    for name in ("a       ", "bbbb    "):
+        mine = [line[11:] for line in daemon.output.items if line.startswith(f"{name} │")]
+        assert mine[:count] == [f"{i} " + "x" * (i % 200) for i in range(count)]
+        assert "".join(mine[count:-1]) == "y" * 20000
+        assert mine[-1] == "no newline"
+
+
+def test_what_moves_the_cursor_is_taken_out(daemon):
+    script = r"printf '\033[2J\033[H\033[31mred\033[0m\a\n 10%%\r 50%%\r100%%\n\033]0;title\007text\n'; exec sleep 1000"
+    run_dev(daemon, harness.service(name="a", command=("sh", "-c", script)))
+    daemon.wait_output("^a +│ \033\\[31mred\033\\[0m")
+    daemon.wait_output("^a +│ 100%$")
+    daemon.wait_output("^a +│ text$")
+
+
+def test_inotify_watches_run_out(project, daemon):
+    """Then the files are looked at, and it is said."""
+    p = project()
+    for i in range(10):
+        (p.file.parent / f"d{i}").mkdir()
+    command = daemon.command()
+    script = 'echo 4 >/proc/sys/user/max_inotify_watches && exec "$@"'
+    daemon.command = lambda: ["unshare", "-U", "-r", "sh", "-c", script, "sh", *command]
+    if harness.subprocess.run(["unshare", "-U", "-r", "true"], check=False).returncode:
+        pytest.skip("no user namespaces here")
+    p.start()
+    daemon.wait_output("there are no inotify watches left .* looked at every second instead")
+    p.save("one", "two")
+    daemon.wait_event("generation-serving", generation=2)
+    assert p.get() == "two"
+
+
+# ---- a real terminal ----
+
+
+@pytest.mark.skipif(not shutil.which("tmux"), reason="there is no tmux here")
+def test_screen(daemon):
+    """What a person sees, and Ctrl-C."""
+    (daemon.directory / "handoffd.conf").write_text(two_services(daemon))
+    socket = daemon.directory / "tmux"
+    tmux = ["tmux", "-S", socket, "-f", "/dev/null"]
+    environment = {**daemon.environment, "HANDOFF_CONTROL": str(daemon.control), "LC_ALL": "C.UTF-8"}
+    environment.pop("NO_COLOR", None)
+
+    def run(*arguments):
+        return harness.subprocess.run(
+            [str(a) for a in (*tmux, *arguments)],
+            env=environment,
+            cwd=daemon.directory,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        ).stdout
+
+    def wait_screen(pattern, *options):
+        """The screen is looked at again whenever tmux has written to its log of the pane."""
+        for _ in range(600):
+            screen = run("capture-pane", "-p", "-J", *options, "-t", "dev")
+            if re.search(pattern, screen, re.MULTILINE):
+                return screen
+            run("run-shell", "-d", "0.05")
+        raise AssertionError(screen)
+
+    run("new-session", "-d", "-s", "dev", "-x", "150", "-y", "40", "bash", "--norc")
+    try:
+        run("send-keys", "-t", "dev", f"{harness.HANDOFFD} dev; echo left $?", "Enter")
+        wait_screen("rs . Enter reloads, . tells more, Ctrl-C stops")
+        wait_screen(r"^web      » generation 1 serves")
+        wait_screen(r"^job      │ begins 1$")
+        coloured = wait_screen(r"begins 1", "-e")
+        assert re.search("\033\\[3[0-9]m(web|job) ", coloured), coloured
+        run("send-keys", "-t", "dev", "rs job", "Enter")
+        wait_screen(r"^job      » generation 2 serves")
+        (daemon.directory / "src/server.py").write_text(SERVER.replace("one", "two").replace("import", "imporrt"))
+        wait_screen(r"^web      » src/server.py changed$")
+        wait_screen(r"^web      ! SyntaxError")
+        wait_screen(r"^web      » generation 2 FAILED, generation 1 goes on: worker 0 .* before it was ready")
+        assert harness.get(daemon.target).startswith("one")
+        run("send-keys", "-t", "dev", "C-c")
+        wait_screen(r"^handoffd » stopped$")
+        wait_screen(r"^left 0$")
+    finally:
+        run("kill-server")
+
+
+# ---- file systems ----
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "overlay"])
+def test_file_systems(root, kind, tmp_path):
+    """Every way in which files change, on other file systems than that of the build."""
+    mounts = f"mount -t tmpfs none {tmp_path} && mkdir -p {tmp_path}/l {tmp_path}/u {tmp_path}/w {tmp_path}/m"
+    if kind == "overlay":
+        mounts += (
+            f" && mount -t overlay overlay -o lowerdir={tmp_path}/l,upperdir={tmp_path}/u,"
+            f"workdir={tmp_path}/w {tmp_path}/m"
+        )
+    test = harness.BUILD / "tests/test_watch"
+    done = harness.subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mounts} || exit 99; exec {test}"],
+        env={**os.environ, "HANDOFF_WATCH_DIRECTORY": f"{tmp_path}/m"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=harness.LIMIT,
+    )
+    if done.returncode == 99:
+        pytest.skip(f"cannot mount {kind} here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_first_write_to_a_lower_file(root, daemon):
+    """On overlayfs this makes a copy of the file, with another inode."""
+    base = daemon.directory
+    mount = (
+        f"mkdir -p {base}/l/src {base}/u {base}/w {base}/m && mv src/server.py l/src && mount -t overlay overlay "
+        f"-o lowerdir={base}/l,upperdir={base}/u,workdir={base}/w {base}/m && cd m"
+    )
+    p = Project(daemon)
+    command = daemon.command()
+    daemon.command = lambda: ["unshare", "-m", "sh", "-c", f'{mount} || exit 99; exec "$@"', "sh", *command]
+    daemon.spawn()
+    if daemon.process.poll() == 99:
+        pytest.skip("cannot mount overlayfs here")
+    daemon.wait_output("generation 1 serves")
+    listen_to_events(daemon)
+    # its mount namespace has the merged tree
+    path = f"/proc/{daemon.process.pid}/root{base}/m/src/server.py"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(SERVER.replace("one", "two"))
+    daemon.wait_event("generation-serving", generation=2)
+    assert p.get() == "two"
+
+
+# ---- other people's tools ----
+
+
+def test_nodemon_as_a_command(daemon):
+    """The classic way, inside of this one: nodemon watches, and what it runs is handed over with it."""
+    npx = shutil.which("nodemon")
+    if not npx:
+        pytest.skip("there is no nodemon here (npm install -g nodemon)")
+    (daemon.directory / "server.js").write_text(
+        'require("http").createServer((_, a) => a.end("one\\n")).listen(process.env.PORT);\n'
+    )
+    text = harness.service(
+        address=str(daemon.port),
+        command=("false",),
+        extra=(
+            f'environ = {{"PORT={daemon.port}"}}\nwatch = {{"handoffd.conf"}}\n'
+            'environment "development" { command = {"nodemon", "-q", "server.js"} }'
+        ),
+    )
+    run_dev(daemon, text)
+    daemon.wait_output("^web +» generation 1 serves")
+    listen_to_events(daemon)
+
+    def ask():
+        with harness.connect(daemon.target) as c:
+            c.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return c.makefile("rb").read().split()[-1]
+
+    assert ask() == b"one"
+    start = daemon.now()
+    (daemon.directory / "server.js").write_text(
+        'require("http").createServer((_, a) => a.end("two\\n")).listen(process.env.PORT);\n'
+    )
+    daemon.wait_event("socket-adopted", start=start)
+    assert ask() == b"two", "who comes while nodemon restarts its program waits"
+    (daemon.directory / "handoffd.conf").write_text(text + "# another generation\n")
+    daemon.wait_event("generation-serving", generation=2)
+    assert ask() == b"two"
+
+
+# ---- deploying by a pointer ----
+
+
+def test_pointer(daemon):
+    """In production: a release of several files comes into force in one step, when the link is turned."""
+    web = daemon.directory / "web"
+    for n in (1, 2, 3):
+        (web / f"releases/{n}").mkdir(parents=True)
+        (web / f"releases/{n}/text.py").write_text(f"TEXT = 'release{n}'\n")
+        (web / f"releases/{n}/server.py").write_text(SERVER.replace('TEXT = "one"', "from text import TEXT"))
+    (web / "current").symlink_to("releases/1")
+    daemon.configure(
+        harness.service(
+            address=f"127.0.0.1:{daemon.port}",
+            command=(sys.executable, "server.py"),
+            extra=(
+                f'directory = "{web}/current"\nwatch = {{"{web}/current"}}\nwatch-debounce = "10ms"\n'
+                f'environ = {{"PORT={daemon.port}", "PYTHONDONTWRITEBYTECODE=1"}}'
+            ),
+        )
+    ).start()
+    assert harness.get(daemon.target).split()[0] == "release1"
+    for n in (2, 3):
+        (web / "releases/1/text.py").write_text("broken(")
+        (web / f"releases/{n}/more.py").write_text("")
+        start = daemon.now()
+        (web / "new").symlink_to(f"releases/{n}")
+        (web / "new").rename(web / "current")
+        daemon.wait_event("generation-serving", start=start, generation=n)
+        assert harness.get(daemon.target).split()[0] == f"release{n}"
+    assert [e["text"] for e in daemon.seen("files-changed")] == [f"{web}/current changed"] * 2
+    assert daemon.service()["generations"][0]["release"] == str(web / "releases/3")

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Memory and descriptors that outlive their generation: counterd goes on counting."""
 
+import os
 import re
 import signal
+import subprocess
 import threading
 
-from harness import BUILD, LIMIT, get, service
+from harness import BUILD, LIMIT, free_port, get, service
 
 COUNTERD = BUILD / "contrib/examples/counterd"
 
@@ -105,3 +107,20 @@ def test_turned_back_generation_takes_its_memory_along(daemon):
     daemon.reload("web")
     assert visit(daemon)["visit"] == 3
     assert said(daemon, "took over 2 visits") == 1
+
+
+def test_alone():
+    """The same program without handoffd: its memory is its own."""
+    port = free_port()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HANDOFF_", "LISTEN_", "NOTIFY_"))}
+    with subprocess.Popen(
+        [COUNTERD, f"127.0.0.1:{port}"], env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+    ) as process:
+        try:
+            assert process.stderr.readline() == b"counterd: new memory\n"
+            for number in range(1, 4):
+                assert f"visit={number} " in get(f"127.0.0.1:{port}")
+            process.terminate()
+            assert process.wait(LIMIT) == 0
+        finally:
+            process.kill()

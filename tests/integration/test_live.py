@@ -3,10 +3,11 @@
 
 import re
 import signal
+import subprocess
 
 import pytest
 from chat import Chat
-from harness import BUILD, FAST, NOBODY, SLEEPD, WORKER, connect, service
+from harness import BUILD, FAST, NOBODY, SLEEPD, SOURCE, WORKER, connect, service
 
 CHATD = BUILD / "contrib/examples/chatd"
 DRAIN = 'drain { by = "auto" deadline = "20s" }'
@@ -52,9 +53,10 @@ def test_users_stay(daemon):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_ten_thousand_users_stay(daemon):
-    daemon.configure(chatting(daemon.target, extra=DRAIN + " limits { nofile = 30000 }")).start()
-    reload_often(daemon, 10000, 20, rate=2)
+    daemon.configure(chatting(daemon.target, extra=DRAIN + ' limits { nofile = "20000" }')).start()
+    reload_often(daemon, 10000, 20, rate=10)
 
 
 @pytest.mark.parametrize("kind", ["cbpf", "path", "signal", "idle"])
@@ -177,3 +179,38 @@ def test_giver_is_killed(daemon):
         chat.more(20)
         chat.stop()
         assert len(chat.users) == 128
+
+
+def test_after_an_upgrade_of_handoffd(daemon):
+    """It knows the doors, the memory and the descriptors again."""
+    daemon.configure(chatting(daemon.target)).start()
+    with Chat(daemon.target, 50, rate=200) as chat:
+        daemon.reload("web")
+        daemon.wait_event("generation-gone", generation=1)
+        daemon.ctl("upgrade", code=0)
+        daemon.listen_to_events()
+        chat.more(20)
+        daemon.reload("web")
+        daemon.wait_event("generation-gone", generation=2)
+        chat.more(20)
+        chat.stop()
+    assert [s[0] for s in pauses(daemon)] == [50, 50]
+
+
+def test_example_of_the_manual(daemon, tmp_path):
+    """handoff_pass(3): a client's lines are counted over the generations."""
+    page = (SOURCE / "docs/handoff_pass.3.scd").read_text()
+    source, program = tmp_path / "example.c", tmp_path / "example"
+    source.write_text(re.search(r"```\n(.*?)```", page, re.S)[1])
+    library = BUILD / "lib"
+    sanitizers = b"__asan_init" in (library / "libhandoff.so").read_bytes()
+    flags = ["-fsanitize=address,undefined"] if sanitizers else []
+    paths = [f"-I{SOURCE / 'lib'}", f"-L{library}", f"-Wl,-rpath,{library}"]
+    subprocess.run(["gcc", *flags, "-o", program, source, *paths, "-lhandoff", "-lev"], check=True)
+    daemon.configure(service(address=daemon.target, command=[program], extra=DRAIN)).start()
+    with connect(daemon.target) as client:
+        for number in range(1, 4):
+            speak(client, "a line")
+            assert hear(client, "\n") == f"{number}\n"
+            daemon.reload("web")
+            daemon.wait_event("generation-gone", generation=number)

@@ -89,14 +89,14 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("steering", ["ebpf", "cbpf"])
-@pytest.mark.parametrize("name", PROGRAMS)
+SLOW = [pytest.param(name, "cbpf", marks=pytest.mark.slow) for name in ("node", "nginx")]
+
+
+@pytest.mark.parametrize("name, steering", [*((name, "ebpf") for name in PROGRAMS), ("python", "cbpf"), *SLOW])
 def test_nothing_is_lost(daemons, unmanaged, root, name, steering):
     binary, make, load = PROGRAMS[name]
     if not shutil.which(binary):
         pytest.skip(f"{binary} is not installed")
-    if "reuseport" in name and steering == "cbpf":
-        pytest.skip("several sockets are steered by eBPF alone")
     if FAST and (steering == "cbpf" or name == "node"):
         pytest.skip("not with HANDOFF_FAST")
     daemon = daemons(environment={"HANDOFF_STEERING": steering} if steering == "cbpf" else None)
@@ -334,3 +334,39 @@ def test_warns_of_supervisors_and_lost_addresses(daemon, unmanaged):
 
 def shell(text):
     return "'" + text.replace("'", "'\\''") + "'"
+
+
+# ---- shared sockets ----
+
+ECHO = """
+import os, signal, socket, sys
+{bind}
+print(file=sys.stderr, flush=True)
+while True:
+    {serve}
+"""
+ABSTRACT = (
+    "if 'LISTEN_FDS' in os.environ:\n    s = socket.socket(fileno=3); s.setblocking(True)\n"
+    "else:\n    s = socket.socket(socket.AF_UNIX); s.bind('\\0{name}'); s.listen()"
+)
+
+
+def test_abstract_name_is_shared(daemon, unmanaged):
+    """It can be had only once: both have the same socket, and the server is told by its signal."""
+    name = f"takeover-{daemon.mark}"
+    target = f"unix:@{name}"
+    serve = (
+        "c, _ = s.accept()\n    try: c.sendall(str(os.getpid()).encode())\n"
+        "    except OSError: pass\n    c.close()"
+    )
+    script = ECHO.format(bind=ABSTRACT.format(name=name), serve=serve)
+    command = [sys.executable, "-c", script]
+    old = unmanaged(daemon, command, target)
+    daemon.argv = ["-l", target, "--name", "web", "--control-socket", daemon.control]
+    daemon.argv += ["--take-over", old.pid, "--rollout-bake", "0", "--", *command]
+    daemon.start()
+    daemon.wait_event("generation-gone", generation=0)
+    assert old.wait(LIMIT) == -signal.SIGTERM
+    with connect(target) as s:
+        assert int(s.recv(100)) == daemon.worker(1)
+    assert origins(daemon) == {"taken"}
