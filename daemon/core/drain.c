@@ -160,18 +160,53 @@ static void drained(struct generation *g)
 	begin_stopping(g, "drained");
 }
 
+/* Between the last count and the signal a connection could still be accepted by a program that
+ * knows nothing of us, or an idle one could get a request: so its processes are stopped, it is
+ * counted once more, and the signal is sent before they go on. Not a server that somebody else has
+ * started: he could take the stop for news. */
+static bool is_looked_at(const struct generation *g)
+{
+	return (g->adopted || g->settings->drain.idle_after != USEC_INFINITY) && !g->taken;
+}
+
+static bool wants_last_look(const struct generation *g)
+{
+	return is_looked_at(g) && g->watched && !g->told && !g->looked;
+}
+
+void generation_thaw(struct generation *g)
+{
+	if (g->frozen)
+		supervisor_act(g->service->supervisor, ACTION_THAW, g->service, g, NULL);
+	g->frozen = g->looked = false;
+}
+
+static bool last_look(struct generation *g)
+{
+	if (g->frozen)
+		return false;
+	supervisor_act(g->service->supervisor, ACTION_FREEZE, g->service, g, NULL);
+	g->frozen = true;
+	return true;
+}
+
 static bool draining_advance(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
 
 	if (g->quiet && !g->told && drain_when_quiet(g)) {
 		generation_tell(g);
+		generation_thaw(g);
 		return true;
 	}
 	if (g->quiet && !g->drained &&
 	        ((g->counted && g->in_flight == g->idle) || !generation_has_listeners(g))) {
-		drained(g);
-		return true;
+		if (!wants_last_look(g)) {
+			drained(g);
+			return true;
+		}
+		if (last_look(g))
+			return true;
 	}
 	if (s->now >= g->deadline) {
 		overdue(g);
@@ -274,6 +309,23 @@ void drain_counted(struct generation *g, uint64_t total, uint64_t idle, usec_t o
 	g->in_flight = total;
 	g->idle = idle < total ? idle : total;
 	g->oldest = oldest;
+}
+
+void drain_resume(struct generation *g)
+{
+	g->frozen = g->state == GENERATION_DRAINING && is_looked_at(g);
+	generation_thaw(g);
+}
+
+void drain_looked(struct generation *g, bool unknown, uint64_t total, uint64_t idle, usec_t oldest)
+{
+	if (!g->frozen)
+		return; /* it was thawed for another reason */
+	if (!unknown)
+		drain_counted(g, total, idle, oldest);
+	g->looked = g->in_flight == g->idle; /* or nothing else is known */
+	if (!g->looked)
+		generation_thaw(g);
 }
 
 void drain_uncountable(struct generation *g, const char *why)

@@ -201,6 +201,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 		g->quiet = g->drained = g->checking = g->uncountable = false;
 		g->quiet_at = g->hold_until = g->deadline = g->kill_at = USEC_INFINITY;
 	}
+	generation_thaw(g); /* whatever it was told is waiting for it */
 	g->check_at = USEC_INFINITY;
 	if (state == GENERATION_CANARY || state == GENERATION_SERVING)
 		check_later(g);
@@ -745,6 +746,8 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 	text_add(&told, "worker %u (pid %d) %s %.3gs after its start%s", w->index, w->pid, how,
 	        (double)(s->now - w->started) / USEC_PER_SEC,
 	        g->state == GENERATION_STARTING ? ", before it was ready" : "");
+	if (g->state == GENERATION_STARTING && g->trouble[0])
+		text_add(&told, "; %s", g->trouble);
 	add_last_words(&told, last_words);
 	w->pid = 0;
 	w->hello = w->drains = w->messaged = false;
