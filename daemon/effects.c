@@ -617,9 +617,11 @@ static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 	if (leave && g->set)
 		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
-	if (serving && serving->shell && serving->shell != g)
-		set_accept_mode(serving->shell);
+	if (serving && serving->shell == g)
+		serving = NULL;
 	live_generation_free(g);
+	if (serving && serving->shell)
+		set_accept_mode(serving->shell);
 }
 
 void daemon_carry_out(struct daemon *d, const struct action *a)
