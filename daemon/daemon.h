@@ -11,6 +11,7 @@
 #include "core/supervisor.h"
 #include "core/taken.h"
 #include "process/link.h"
+#include "process/freeze.h"
 #include "process/process.h"
 #include "sockets/adopt.h"
 #include "sockets/connections.h"
@@ -34,6 +35,7 @@ struct live_generation {
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
+	struct freeze *freeze; /* its processes, while they are stopped */
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
 	bool stranded;       /* clients waited for it in vain */
@@ -177,6 +179,7 @@ void daemon_watch_rests(struct daemon *d);
 extern const struct control_handlers daemon_control_handlers;
 extern const struct process_handlers daemon_process_handlers;
 void daemon_on_drain(void *data, const struct inflight *now);
+void daemon_on_frozen(void *data);
 void daemon_on_probe(void *data, bool ok, const char *text);
 /* Somebody asks for something; the strings are copied. `call` may be NULL. */
 void daemon_request(void *data, struct control_call *call, const struct request_spec *spec);
@@ -185,6 +188,8 @@ void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events);
 /* adoption.c: sockets that programs bind themselves */
 int daemon_on_asked(void *data, struct process *p, const struct socket_call *call);
 enum adoption daemon_adoption(const struct live_generation *g);
+/* Can what must be adopted be adopted from it? */
+int daemon_check_adoption(const struct process *p, struct ho_error *reterr);
 /* After a worker was started whose sockets were to be adopted. */
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
 /* Sockets that the generation has lost; `starting`: it has never served. Whether there is any. */

@@ -361,6 +361,22 @@ void daemon_on_drain(void *data, const struct inflight *now)
 	daemon_post(g->daemon, &ev);
 }
 
+void daemon_on_frozen(void *data)
+{
+	struct live_generation *g = data;
+	struct event ev = {
+	        .type = EVENT_FROZEN, .service = g->service, .generation = g->generation};
+	struct inflight now;
+
+	ev.inflight.unknown = !g->watch || drain_watch_look(g->watch, &now) < 0;
+	if (!ev.inflight.unknown) {
+		ev.inflight.total = now.total;
+		ev.inflight.idle = now.idle;
+		ev.inflight.oldest = now.oldest;
+	}
+	daemon_post(g->daemon, &ev);
+}
+
 void daemon_on_probe(void *data, bool ok, const char *text)
 {
 	struct live_generation *g = data;

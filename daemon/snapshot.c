@@ -80,6 +80,7 @@ static const struct field live_generation_fields[] = {
         FIELD(live_generation, sent_before),
         FIELD(live_generation, stranded),
         FIELD_NOT(live_generation, daemon),
+        FIELD_NOT(live_generation, freeze),
         FIELD_NOT(live_generation, next),
         FIELD(live_generation, link.path),
         FIELD(live_generation, link.before),
