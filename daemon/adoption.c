@@ -180,24 +180,43 @@ static int on_listen(struct live_generation *g, const struct live_worker *w,
 			at = where;
 		text_add(&t, "the program listens on %s", at ? at : "");
 		tell(g->daemon, RECORD_SOCKET_ADOPTED, w, text);
+		daemon_post(g->daemon, &(struct event){.type = EVENT_SOCKET_ADOPTED,
+		                               .service = g->service,
+		                               .generation = g->generation});
 	}
 	return r;
 }
 
+static void describe_blind(int error, struct text *t)
+{
+	text_add(t,
+	        "cannot look at the sockets of the program (pidfd_getfd: %s), so those that it "
+	        "binds "
+	        "itself cannot be taken over; give the container SYS_PTRACE (docker run --cap-add "
+	        "SYS_PTRACE), or run handoffd as root or as the user of the program, or let the "
+	        "program take the sockets that it is passed (sockets = \"pass\")",
+	        strerror(-error));
+}
+
 static void tell_blind(struct live_generation *g, const struct live_worker *w, int error)
 {
-	char text[240];
+	struct event ev = {.type = EVENT_WORKER_SAID,
+	        .service = w->service,
+	        .generation = w->generation,
+	        .worker = w->index,
+	        .serial = w->serial,
+	        .said.word = WORD_TROUBLE};
+	char text[480];
 	struct text t = TEXT_ON(text);
 
 	if (g->blind)
 		return;
 	g->blind = true;
-	text_add(&t,
-	        "cannot look at the sockets of the program, so they are not taken over: %s "
-	        "(pidfd_getfd; needs "
-	        "CAP_SYS_PTRACE, or the same user)",
-	        strerror(-error));
+	describe_blind(error, &t);
 	tell(g->daemon, RECORD_ADOPTION_IMPOSSIBLE, w, text);
+	ev.text = "handoffd cannot take over the sockets that the program binds "
+	          "(see the event \"adoption-impossible\")";
+	daemon_post(g->daemon, &ev);
 }
 
 int daemon_on_asked(void *data, struct process *p, const struct socket_call *call)
@@ -268,6 +287,18 @@ static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
 		hurry_probes(g);
 }
 
+int daemon_check_adoption(const struct process *p, struct ho_error *reterr)
+{
+	char text[480];
+	struct text t = TEXT_ON(text);
+	int r = process_may_look(p);
+
+	if (r == 0)
+		return 0;
+	describe_blind(r, &t);
+	return ho_error_set(reterr, r, "%s", text);
+}
+
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w)
 {
 	struct daemon *d = g->daemon;
@@ -284,6 +315,17 @@ void daemon_watch_adoption(struct live_generation *g, const struct live_worker *
 		        "are only passed",
 		        strerror(-error));
 		tell(d, RECORD_ADOPTION_IMPOSSIBLE, w, text);
+	}
+	if (error == 0) {
+		int look = process_may_look(w->process);
+
+		if (look < 0)
+			tell_blind(g, w, look);
+		else if (process_lost_privileges(w->process))
+			tell(d, RECORD_ADOPTION_IMPOSSIBLE, w,
+			        "the program is set-user-ID or set-group-ID, which has no effect: "
+			        "without privileges handoffd has to set no_new_privs to take over "
+			        "sockets; run handoffd as root, or write sockets = \"pass\"");
 	}
 	listener_set_seek_lost(g->set, on_seek, g);
 	if (error < 0 || cg->state != GENERATION_STARTING || ev_is_active(&g->sweep))

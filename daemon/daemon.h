@@ -11,6 +11,7 @@
 #include "core/supervisor.h"
 #include "core/taken.h"
 #include "process/link.h"
+#include "process/freeze.h"
 #include "process/process.h"
 #include "sockets/adopt.h"
 #include "sockets/connections.h"
@@ -34,6 +35,7 @@ struct live_generation {
 	struct quiet_check *quiet;
 	bool quiet_told; /* that it cannot be found out */
 	struct drain_watch *watch;
+	struct freeze *freeze; /* its processes, while they are stopped */
 	struct probe **probes; /* one a listener, NULL where it is done */
 	size_t n_probes, probes_left;
 	bool stranded;       /* clients waited for it in vain */
@@ -157,6 +159,11 @@ struct daemon {
 	ev_timer
 	        rest_timer; /* while a server has left processes behind that are not our children */
 	char status_text[256];
+	struct {
+		uid_t uid;
+		usec_t since; /* when the first of them was told */
+		unsigned told, more;
+	} refusals;         /* of one user, within a short time */
 	bool adoption_told; /* that sockets cannot be adopted */
 	bool out_of_memory; /* an event could not be queued: told once there is room */
 	int exit_code;
@@ -172,6 +179,7 @@ void daemon_watch_rests(struct daemon *d);
 extern const struct control_handlers daemon_control_handlers;
 extern const struct process_handlers daemon_process_handlers;
 void daemon_on_drain(void *data, const struct inflight *now);
+void daemon_on_frozen(void *data);
 void daemon_on_probe(void *data, bool ok, const char *text);
 /* Somebody asks for something; the strings are copied. `call` may be NULL. */
 void daemon_request(void *data, struct control_call *call, const struct request_spec *spec);
@@ -180,6 +188,8 @@ void daemon_on_signal(struct ev_loop *loop, ev_io *io, int events);
 /* adoption.c: sockets that programs bind themselves */
 int daemon_on_asked(void *data, struct process *p, const struct socket_call *call);
 enum adoption daemon_adoption(const struct live_generation *g);
+/* Can what must be adopted be adopted from it? */
+int daemon_check_adoption(const struct process *p, struct ho_error *reterr);
 /* After a worker was started whose sockets were to be adopted. */
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
 /* Sockets that the generation has lost; `starting`: it has never served. Whether there is any. */
@@ -284,7 +294,11 @@ void daemon_hasten_monitors(struct daemon *d);
 void daemon_on_monitors(struct ev_loop *loop, ev_timer *timer, int events);
 void daemon_answer_services(struct daemon *d, struct control_call *call);
 void daemon_answer_config(struct daemon *d, struct control_call *call);
-void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service);
+void daemon_answer_logs(
+        struct daemon *d, struct control_call *call, const char *service, bool follow);
+/* Bytes of a line that the worker has written, for those who follow the logs. */
+void daemon_tell_output(
+        struct daemon *d, const struct live_worker *w, const char *line, size_t length);
 
 /* browsing.c */
 void daemon_answer_connections(

@@ -69,6 +69,7 @@ void live_generation_free(struct live_generation *g)
 {
 	if (!g)
 		return;
+	(void)freeze_free(g->freeze);
 	drain_watch_free(g->watch);
 	quiet_check_free(g->quiet);
 	for (size_t i = 0; i < g->n_probes; i++)
@@ -267,6 +268,22 @@ static void stop_watch(struct live_generation *g)
 	g->watch = drain_watch_free(g->watch);
 }
 
+static void do_freeze(struct daemon *d, const struct action *a)
+{
+	struct live_generation *g = a->shell;
+
+	g->freeze = freeze_new(d->loop, live_generation_processes, g, daemon_on_frozen, g);
+	if (!g->freeze) /* memory is short: then without */
+		daemon_on_frozen(g);
+}
+
+static void do_thaw(struct live_generation *g)
+{
+	if (!g->freeze) /* an earlier handoffd has stopped them */
+		freeze_end(live_generation_processes, g);
+	g->freeze = freeze_free(g->freeze);
+}
+
 int daemon_steer(struct daemon *d, const struct service *sv, struct ho_error *reterr)
 {
 	struct share shares[GENERATIONS_MAX];
@@ -390,6 +407,13 @@ static int start_process(struct daemon *d, const struct action *a, struct live_w
 	if (spec.n_fds)
 		set_accept_mode(g); /* what a worker makes of it later is its own business */
 	r = process_start(d->processes, &spec, w, &w->process, reterr);
+	if (r >= 0 && spec.adoption == ADOPTION_MUST) {
+		r = daemon_check_adoption(w->process, reterr);
+		if (r < 0) {
+			(void)process_signal_tree(w->process, SIGKILL, true);
+			w->process = process_free(w->process);
+		}
+	}
 	if (r >= 0 && spec.adoption != ADOPTION_NO)
 		daemon_watch_adoption(g, w);
 	return r;
@@ -466,7 +490,7 @@ static void keep_last_words(struct daemon *d, const struct action *a, struct liv
 {
 	struct last_words *l = &d->words[d->n_words++ % LAST_WORDS_MAX];
 	const struct service *sv = supervisor_service(d->supervisor, a->service);
-	const char *text = process_tail(w->process);
+	const char *text = process_log(w->process);
 
 	free(l->text);
 	*l = (struct last_words){.generation = a->generation,
@@ -593,9 +617,11 @@ static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 	if (leave && g->set)
 		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
-	if (serving && serving->shell && serving->shell != g)
-		set_accept_mode(serving->shell);
+	if (serving && serving->shell == g)
+		serving = NULL;
 	live_generation_free(g);
+	if (serving && serving->shell)
+		set_accept_mode(serving->shell);
 }
 
 void daemon_carry_out(struct daemon *d, const struct action *a)
@@ -648,6 +674,12 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_STOP_WATCH:
 		stop_watch(a->shell);
+		break;
+	case ACTION_FREEZE:
+		do_freeze(d, a);
+		break;
+	case ACTION_THAW:
+		do_thaw(a->shell);
 		break;
 	case ACTION_MEASURE:
 		do_measure(d, a);

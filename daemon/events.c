@@ -15,6 +15,9 @@
 
 #define REST_SECONDS .2
 
+#define REFUSALS_TOLD 20
+#define REFUSALS_WITHIN (10 * USEC_PER_SEC)
+
 void daemon_post(struct daemon *d, const struct event *ev)
 {
 	size_t n = ev->text ? strlen(ev->text) + 1 : 0;
@@ -310,11 +313,12 @@ static void on_output(
         void *data, struct process *p, bool is_stderr, const char *line, size_t length)
 {
 	const struct live_worker *w = process_user(p);
-	const struct daemon *d = data;
+	struct daemon *d = data;
 	const struct service *sv =
 	        d->develop ? supervisor_service(d->supervisor, w->service) : NULL;
 
 	develop_output(data, sv ? sv->name : "", is_stderr, line, length);
+	daemon_tell_output(d, w, line, length);
 }
 
 const struct process_handlers daemon_process_handlers = {
@@ -354,6 +358,22 @@ void daemon_on_drain(void *data, const struct inflight *now)
 	ev.inflight.total = now->total;
 	ev.inflight.idle = now->idle;
 	ev.inflight.oldest = now->oldest;
+	daemon_post(g->daemon, &ev);
+}
+
+void daemon_on_frozen(void *data)
+{
+	struct live_generation *g = data;
+	struct event ev = {
+	        .type = EVENT_FROZEN, .service = g->service, .generation = g->generation};
+	struct inflight now;
+
+	ev.inflight.unknown = !g->watch || drain_watch_look(g->watch, &now) < 0;
+	if (!ev.inflight.unknown) {
+		ev.inflight.total = now.total;
+		ev.inflight.idle = now.idle;
+		ev.inflight.oldest = now.oldest;
+	}
 	daemon_post(g->daemon, &ev);
 }
 
@@ -452,9 +472,9 @@ static void on_config(void *data, struct control_call *call)
 	daemon_answer_config(data, call);
 }
 
-static void on_logs(void *data, struct control_call *call, const char *service)
+static void on_logs(void *data, struct control_call *call, const char *service, bool follow)
 {
-	daemon_answer_logs(data, call, service);
+	daemon_answer_logs(data, call, service, follow);
 }
 
 static void on_connections(
@@ -529,6 +549,28 @@ static void on_gone(void *data, struct control_call *call, uint32_t request_id)
 	daemon_post(d, &ev);
 }
 
+/* One user could push everything else out of the log: of many refusals the first are told, the
+ * others counted. */
+static bool refusal_is_told(struct daemon *d, uid_t uid, unsigned *ret_more)
+{
+	usec_t now = now_usec();
+	bool same = d->refusals.told && d->refusals.uid == uid &&
+	            now - d->refusals.since < REFUSALS_WITHIN;
+
+	if (same && d->refusals.told == REFUSALS_TOLD) {
+		d->refusals.more++;
+		return false;
+	}
+	*ret_more = same ? 0 : d->refusals.more;
+	if (!same) {
+		d->refusals.uid = uid;
+		d->refusals.since = now;
+		d->refusals.told = d->refusals.more = 0;
+	}
+	d->refusals.told++;
+	return true;
+}
+
 static void on_upgrade(void *data)
 {
 	upgrade_begin(data);
@@ -538,10 +580,15 @@ static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, con
 {
 	struct daemon *d = data;
 	struct record r = {.type = RECORD_CALL_REFUSED, RECORD_NONE};
-	char text[300];
+	char text[400];
 	struct text t = TEXT_ON(text);
+	unsigned more;
 
+	if (!refusal_is_told(d, uid, &more))
+		return;
 	text_add(&t, "%s for uid %u, pid %d: %s", method, (unsigned)uid, (int)pid, why);
+	if (more)
+		text_add(&t, " (and %u more refusals before)", more);
 	r.text = text;
 	log_record(&r);
 	if (d->control)

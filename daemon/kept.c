@@ -187,6 +187,7 @@ static void store(struct daemon *d, uint32_t service, const struct notify_messag
 	if (k && own >= 0) {
 		close_fd(k->fd);
 		k->fd = own;
+		k->serial = ++d->last_kept; /* it is another one for whoever has stored it */
 	} else {
 		k = k ? NULL : add(d, service, m->text, m->candidate);
 	}

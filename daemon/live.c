@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define DOORS_MAX 1024 /* of all workers */
+#define DOORS_MAX 16 /* of one worker: its processes may have one each */
 #define WORDS_AT_ONCE 16
 
 struct live_door {
@@ -28,7 +28,7 @@ struct live_door {
 	unsigned version, oldest; /* of states: which it makes, and the oldest it understands */
 	ev_io io;
 	uint32_t heir; /* the generation that it was introduced to last, */
-	uint64_t met;  /* up to this door */
+	uint64_t met;  /* all its doors up to this one */
 };
 
 static void door_free(struct daemon *d, struct live_door *door)
@@ -125,7 +125,7 @@ void live_door_open(struct live_worker *w, const struct notify_message *m)
 	int fd;
 
 	for (const struct live_door *o = d->doors; o; o = o->next)
-		n++;
+		n += o->worker == w;
 	if (!door || n >= DOORS_MAX || !parse(m->text, door)) {
 		free(door);
 		return;
@@ -254,22 +254,19 @@ void live_introduce(struct daemon *d)
 		const struct live_worker *w = giver->worker;
 		const struct generation *g = giver->gives ? generation_of(w) : NULL;
 		const struct generation *heir = g ? service_heir(g->service, g) : NULL;
-		uint64_t met;
+		bool all = true;
 
-		if (!heir)
+		if (!heir || (giver->heir == heir->id && giver->met == d->last_door))
 			continue;
 		if (giver->heir != heir->id) {
 			giver->heir = heir->id;
 			giver->met = 0;
 		}
-		met = giver->met;
-		for (const struct live_door *t = d->doors; t; t = t->next) {
-			if (t->id <= giver->met || t->worker->service != w->service ||
-			        t->worker->generation != heir->id || !understands(t, giver))
-				continue;
-			if (introduce(giver, t) == 0 && t->id > met)
-				met = t->id;
-		}
-		giver->met = met;
+		for (const struct live_door *t = d->doors; t; t = t->next)
+			if (t->id > giver->met && t->worker->service == w->service &&
+			        t->worker->generation == heir->id && understands(t, giver))
+				all &= introduce(giver, t) == 0;
+		/* else at the next event; to be introduced twice does no harm */
+		giver->met = all ? d->last_door : giver->met;
 	}
 }

@@ -400,8 +400,9 @@ static int open_control(struct daemon *d, struct past *past, struct ho_error *e)
 	const struct config *c = d->source.config;
 	bool asked = getenv("HANDOFF_CONTROL") ||
 	             (!d->source.development && (c->control_socket || d->source.file));
-	struct control_options options = {
-	        .path = c->control_socket, .change_group = c->control_group};
+	struct control_options options = {.path = c->control_socket,
+	        .change_group = c->control_group,
+	        .read_group = c->control_read_group};
 	struct control_handlers handlers = daemon_control_handlers;
 	char path[256];
 	int r = 0;

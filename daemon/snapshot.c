@@ -50,6 +50,7 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, n_words),
         FIELD_NOT(daemon, kept),
         FIELD_NOT(daemon, n_kept),
+        FIELD_NOT(daemon, refusals),
         FIELD_NOT(daemon, monitors),
         FIELD_NOT(daemon, monitors_pause),
         FIELD_NOT(daemon, monitors_told),
@@ -79,6 +80,7 @@ static const struct field live_generation_fields[] = {
         FIELD(live_generation, sent_before),
         FIELD(live_generation, stranded),
         FIELD_NOT(live_generation, daemon),
+        FIELD_NOT(live_generation, freeze),
         FIELD_NOT(live_generation, next),
         FIELD(live_generation, link.path),
         FIELD(live_generation, link.before),
@@ -159,7 +161,8 @@ static void save_service(
 
 static json_t *save_words(struct saver *v, const struct daemon *d)
 {
-	unsigned n = d->n_words < LAST_WORDS_MAX ? d->n_words : LAST_WORDS_MAX;
+	unsigned kept = d->n_words < LAST_WORDS_MAX ? d->n_words : LAST_WORDS_MAX;
+	unsigned n = v->brief ? 0 : kept;
 	json_t *list = json_array();
 
 	for (unsigned i = d->n_words - n; i < d->n_words; i++)

@@ -32,17 +32,25 @@ static bool unchanged(const struct config_source *s)
 	       nsec(&now.st_ctim) == nsec(&s->seen.st_ctim);
 }
 
+static void note_one_fixed(
+        const struct config *new, const char *key, const char *before, const char *after)
+{
+	before = before ? before : "";
+	if (strcmp(before, after ? after : "") != 0)
+		log_line(RECORD_WARNING, "%s: %s is changed only by a restart; it stays \"%s\"",
+		        new->file, key, before);
+}
+
 /* Settings that are read once, at the start. */
 static void note_fixed(struct daemon *d, const struct config *new)
 {
 	const struct config *old = d->supervisor->config;
-	const char *before = old && old->control_socket ? old->control_socket : "";
-	const char *after = new->control_socket ? new->control_socket : "";
 
-	if (old && strcmp(before, after) != 0)
-		log_line(RECORD_WARNING,
-		        "%s: control-socket is changed only by a restart; it stays \"%s\"",
-		        new->file, before);
+	if (!old)
+		return;
+	note_one_fixed(new, "control-socket", old->control_socket, new->control_socket);
+	note_one_fixed(new, "control-group", old->control_group, new->control_group);
+	note_one_fixed(new, "control-read-group", old->control_read_group, new->control_read_group);
 }
 
 static char *join(const struct mistakes *m)

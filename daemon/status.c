@@ -406,7 +406,8 @@ void daemon_answer_config(struct daemon *d, struct control_call *call)
 		control_answer_error(call, CODE_FAILED, "handoffd is short of memory");
 }
 
-void daemon_answer_logs(struct daemon *d, struct control_call *call, const char *service)
+void daemon_answer_logs(
+        struct daemon *d, struct control_call *call, const char *service, bool follow)
 {
 	const struct service *sv = supervisor_find(d->supervisor, service);
 	struct control_log *logs;
@@ -435,12 +436,34 @@ void daemon_answer_logs(struct daemon *d, struct control_call *call, const char 
 
 			if (w)
 				logs[n++] = (struct control_log){g->id, k, g->workers[k].pid,
-				        worker_state(g, &g->workers[k]), process_tail(w->process)};
+				        worker_state(g, &g->workers[k]), process_log(w->process)};
 		}
 	}
 	if (!sv && !n)
 		control_answer_error(call, CODE_USAGE, "no service has this name");
 	else
-		control_answer_logs(call, service, logs, n);
+		control_answer_logs(call, service, logs, n, follow);
 	free(logs);
+}
+
+void daemon_tell_output(
+        struct daemon *d, const struct live_worker *w, const char *line, size_t length)
+{
+	const struct service *sv = supervisor_service(d->supervisor, w->service);
+	const struct generation *g = sv ? service_find(sv, w->generation) : NULL;
+	_cleanup_free_ char *text = NULL;
+	struct control_log log;
+
+	if (!g || w->index >= g->n_workers || !d->control ||
+	        !control_wants_output(d->control, sv->name))
+		return;
+	text = malloc(length + 2);
+	if (!text)
+		return;
+	for (size_t i = 0; i < length; i++)
+		text[i] = line[i] ? line[i] : '?'; /* as in what is kept */
+	memcpy(text + length, "\n", 2);
+	log = (struct control_log){g->id, w->index, (int)process_pid(w->process),
+	        worker_state(g, &g->workers[w->index]), text};
+	control_publish_output(d->control, sv->name, &log);
 }

@@ -161,6 +161,7 @@ void store_commit(struct daemon *d)
 	if (!st || (st->memory.fd < 0 && st->file.fd < 0) || snapshot_impossible(d, true))
 		return;
 	saver_begin(&v, true);
+	v.brief = true;
 	doc = snapshot_make(d, &v, false);
 	text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
 	if (text) {

@@ -68,6 +68,9 @@ static const struct key global_keys[] = {
                 KEY_STRING, GLOBAL(control_socket), 0, 0, NULL},
         {"control-group", "control-group", "GROUP", "who may change things through it besides root",
                 KEY_STRING, GLOBAL(control_group), 0, 0, NULL},
+        {"control-read-group", "control-read-group", "GROUP",
+                "who may look at things through it; others then may not", KEY_STRING,
+                GLOBAL(control_read_group), 0, 0, NULL},
 };
 
 static const struct key listen_keys[] = {

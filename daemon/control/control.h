@@ -4,9 +4,10 @@
  * control_flush(); a client that does not read, sends too much or garbage is dropped; their number
  * is bounded.
  *
- * Whom the socket file lets in may read: it has mode 0660, our owner, and the group `change_group`
- * (or that which the directory or our own gives it). Changing is for root, our own user, and the
- * members of `change_group`, their supplementary groups counted.
+ * Changing is for root, our own user, and the members of `change_group`, their supplementary groups
+ * counted. Reading is for the same and the members of `read_group`; without one, for whom the
+ * socket file lets in. The file has mode 0660, our owner, and the one of the groups that is set (or
+ * that which the directory or our own gives it); when both are, mode 0666, as it can have but one.
  *
  * An answer may be given from within a handler or at any later time, until `gone` or
  * control_free(). */
@@ -27,6 +28,7 @@ struct control_call; /* one call that waits for its answer */
 struct control_options {
 	const char *path; /* of the socket; its last directory is made (0755) if it is missing */
 	const char *change_group; /* may change things, besides root and our own uid; NULL: none */
+	const char *read_group;   /* may look at things, besides these; NULL: see above */
 };
 
 /* An answer in many pieces: `next` gives the next one, or the last, whenever the client has room
@@ -70,7 +72,7 @@ struct control_handlers {
 	/* Answer at once with control_answer_config(), or an error. */
 	void (*config)(void *data, struct control_call *call);
 	/* Answer at once with control_answer_logs(), or an error. */
-	void (*logs)(void *data, struct control_call *call, const char *service);
+	void (*logs)(void *data, struct control_call *call, const char *service, bool follow);
 	/* Replace the program of handoffd itself; answered by control_answer_upgrade(). */
 	void (*upgrade)(void *data);
 	/* Answer with control_stream(), or an error. generation 0: all. */
@@ -112,10 +114,14 @@ void control_answer_error(struct control_call *call, enum outcome_code code, con
 /* To all who wait for an upgrade; `refused` NULL: it was done. */
 void control_answer_upgrade(struct control *c, const char *refused);
 /* `file` NULL: the command line. */
-void control_answer_config(struct control_call *call, const char *file, const char *environment,
-        const char *text);
-void control_answer_logs(
-        struct control_call *call, const char *service, const struct control_log *logs, size_t n);
+void control_answer_config(
+        struct control_call *call, const char *file, const char *environment, const char *text);
+/* follow: what control_publish_output() tells follows, until the client goes. */
+void control_answer_logs(struct control_call *call, const char *service,
+        const struct control_log *logs, size_t n, bool follow);
+bool control_wants_output(const struct control *c, const char *service);
+/* Lines that a worker has just written, to those who follow the logs of its service. */
+void control_publish_output(struct control *c, const char *service, const struct control_log *log);
 
 void control_stream(struct control_call *call, const struct control_stream *stream, void *data);
 /* A piece; the last one ends the call. */

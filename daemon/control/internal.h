@@ -29,12 +29,13 @@ enum follow {
 	FOLLOW_NOTHING,
 	FOLLOW_EVENTS,
 	FOLLOW_STATUS,
+	FOLLOW_LOGS,
 };
 
 struct peer {
 	uid_t uid;
 	pid_t pid;
-	bool may_change;
+	bool may_change, may_read;
 	bool may_run; /* may choose what is run: root and our own user */
 };
 
@@ -47,6 +48,7 @@ struct control_call {
 	bool more, oneway;
 	bool overlaps; /* the next call may start before this one is answered */
 	enum follow follows;
+	char service[CONFIG_MAX_NAME]; /* of FOLLOW_LOGS */
 	bool upgrades; /* waits for another program in our place */
 	bool done;
 	const struct control_stream *stream; /* gives the answer piece by piece */
@@ -80,8 +82,8 @@ struct control {
 	dev_t device; /* of the socket file, with inode: it is removed only if it is ours */
 	ino_t inode;
 	int fd; /* -1: no new client */
-	gid_t change_gid;
-	bool has_change_gid;
+	gid_t change_gid, read_gid;
+	bool has_change_gid, has_read_gid;
 	ev_io accept;
 	ev_timer retry; /* accept again after descriptors or memory ran short */
 	struct client *clients;
@@ -118,6 +120,8 @@ void call_error(struct control_call *call, const char *error, json_t *parameters
 void call_continue(struct control_call *call, json_t *parameters);
 /* Answers with the newest events that are kept, and goes on with every new one if `follow`. */
 void call_events(struct control_call *call, size_t lines, bool follow);
+/* Goes on with what is told to those who follow, until the client goes. */
+void call_follow(struct control_call *call, enum follow what);
 uint32_t control_next_id(struct control *c);
 
 /* methods.c */

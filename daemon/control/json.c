@@ -2,6 +2,7 @@
 #include "control/json.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "wire/wire.h"
@@ -66,6 +67,42 @@ json_t *record_to_json(const struct record *r, usec_t realtime)
 		return NULL;
 	}
 	return j;
+}
+
+/* Whole lines; the last one may lack its newline. */
+static json_t *lines_to_json(const char *text)
+{
+	json_t *list = json_array();
+
+	while (list && *text) {
+		size_t n = strcspn(text, "\n");
+
+		if (json_array_append_new(list, wire_text(text, n))) {
+			json_decref(list);
+			return NULL;
+		}
+		text += n + (text[n] == '\n');
+	}
+	return list;
+}
+
+json_t *logs_to_json(const char *service, const struct control_log *logs, size_t n)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; list && i < n; i++) {
+		const struct control_log *l = &logs[i];
+		json_t *log = json_pack("{s:I, s:I, s:i, s:s, s:o}", "generation",
+		        (json_int_t)l->generation, "worker", (json_int_t)l->worker, "pid", l->pid,
+		        "state", l->state, "lines", lines_to_json(l->text));
+
+		if (json_array_append_new(list, log)) {
+			json_decref(list);
+			list = NULL;
+		}
+	}
+	return json_pack(
+	        "{s:i, s:o, s:o}", "version", 1, "service", wire_string(service), "workers", list);
 }
 
 json_t *connection_to_json(const struct control_connection *c)

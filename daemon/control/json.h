@@ -20,6 +20,8 @@ json_t *duration_to_json(usec_t duration);
 /* `realtime` is the wall clock at view->now. */
 json_t *status_to_json(const struct view *view, usec_t realtime);
 json_t *record_to_json(const struct record *record, usec_t realtime);
+/* The last output of workers of a service. */
+json_t *logs_to_json(const char *service, const struct control_log *logs, size_t n);
 json_t *connection_to_json(const struct control_connection *connection);
 json_t *result_to_json(const struct result *result);
 json_t *results_to_json(const struct result *results, size_t n);

@@ -73,49 +73,26 @@ void control_answer(struct control_call *call, const struct result *results, siz
 		                         (int)CODE_DONE, "results", results_to_json(results, n)));
 }
 
-/* Whole lines; the last one may lack its newline. */
-static json_t *lines_to_json(const char *text)
+void control_answer_logs(struct control_call *call, const char *service,
+        const struct control_log *logs, size_t n, bool follow)
 {
-	json_t *list = json_array();
+	json_t *parameters = logs_to_json(service, logs, n);
 
-	while (list && *text) {
-		size_t n = strcspn(text, "\n");
-
-		if (json_array_append_new(list, wire_text(text, n))) {
-			json_decref(list);
-			return NULL;
-		}
-		text += n + (text[n] == '\n');
+	if (!follow) {
+		call_reply(call, parameters);
+		return;
 	}
-	return list;
+	call_continue(call, parameters);
+	(void)copy_string(call->service, sizeof call->service, service);
+	call_follow(call, FOLLOW_LOGS);
 }
 
-void control_answer_config(struct control_call *call, const char *file, const char *environment,
-        const char *text)
+void control_answer_config(
+        struct control_call *call, const char *file, const char *environment, const char *text)
 {
 	call_reply(call, json_pack("{s:i, s:o, s:o, s:o}", "version", 1, "file",
 	                         file ? wire_string(file) : json_null(), "environment",
 	                         wire_string(environment), "config", wire_string(text)));
-}
-
-void control_answer_logs(
-        struct control_call *call, const char *service, const struct control_log *logs, size_t n)
-{
-	json_t *list = json_array();
-
-	for (size_t i = 0; list && i < n; i++) {
-		const struct control_log *l = &logs[i];
-		json_t *log = json_pack("{s:I, s:I, s:i, s:s, s:o}", "generation",
-		        (json_int_t)l->generation, "worker", (json_int_t)l->worker, "pid", l->pid,
-		        "state", l->state, "lines", lines_to_json(l->text));
-
-		if (json_array_append_new(list, log)) {
-			json_decref(list);
-			list = NULL;
-		}
-	}
-	call_reply(call, json_pack("{s:i, s:o, s:o}", "version", 1, "service", wire_string(service),
-	                         "workers", list));
 }
 
 void control_answer_services(struct control_call *call, const char *const *names, size_t n)
@@ -410,14 +387,18 @@ static void run_logs(struct control_call *call, const struct method *m, json_t *
 {
 	struct control *c = call->client->control;
 	const char *service;
+	bool follow;
 
 	(void)m;
-	if (!get_name(call, parameters, "service", &service))
+	if (!get_name(call, parameters, "service", &service) ||
+	        !get_bool(call, parameters, "follow", &follow))
 		return;
 	if (!service)
 		invalid(call, "service");
+	else if (follow && (!call->more || call->oneway))
+		call_error(call, ERROR_EXPECTED_MORE, json_object());
 	else
-		c->handlers.logs(c->handlers.data, call, service);
+		c->handlers.logs(c->handlers.data, call, service, follow);
 }
 
 static void run_connections(struct control_call *call, const struct method *m, json_t *parameters)
@@ -529,7 +510,7 @@ static const struct method methods[] = {
 	{.name = INTERFACE_MANAGER ".Events", .run = run_events, .parameters = {"follow", "lines"}},
 	{.name = INTERFACE_MANAGER ".Connections", .run = run_connections,
 		.parameters = {"service", "generation"}},
-	{.name = INTERFACE_MANAGER ".Logs", .run = run_logs, .parameters = {"service"}},
+	{.name = INTERFACE_MANAGER ".Logs", .run = run_logs, .parameters = {"service", "follow"}},
 	{.name = INTERFACE_SERVICE ".GetInfo", .run = run_info},
 	{.name = INTERFACE_SERVICE ".GetInterfaceDescription", .run = run_description,
 		.parameters = {"interface"}},

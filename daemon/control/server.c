@@ -300,8 +300,8 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 	if (k->slow) {
 		struct control_handlers *h = &k->control->handlers;
 
-		h->refused(h->data, k->peer.uid, k->peer.pid, "Events",
-		        "it does not read them, and was disconnected");
+		h->refused(h->data, k->peer.uid, k->peer.pid, "following",
+		        "it does not read, and was disconnected");
 	}
 	if (k->dropped || wire_writer_send(&k->writer, k->fd)) {
 		client_free(k);
@@ -314,6 +314,20 @@ static void on_writable(struct ev_loop *loop, ev_io *w, int revents)
 		ev_io_stop(loop, &k->out);
 	}
 	client_work(k);
+}
+
+/* Said before anything is asked; the client is no client. */
+static void turn_away(
+        struct control *c, int fd, const struct peer *peer, enum outcome_code code, const char *why)
+{
+	_cleanup_json_ json_t *reply = json_pack("{s:s, s:{s:i, s:s, s:[]}}", "error", ERROR_FAILED,
+	        "parameters", "code", (int)code, "text", why, "results");
+	size_t size = 0;
+	_cleanup_free_ char *bytes = reply ? wire_encode(reply, &size) : NULL;
+
+	if (bytes)
+		(void)send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+	c->handlers.refused(c->handlers.data, peer->uid, peer->pid, "connect", why);
 }
 
 struct client *client_add(struct control *c, int fd, const struct peer *peer)
@@ -352,15 +366,15 @@ static void client_new(struct control *c, int fd)
 		return;
 	if (!peer.may_change)
 		max -= CONTROL_KEPT_CLIENTS;
+	if (!peer.may_read) {
+		turn_away(c, own, &peer, CODE_NOT_ALLOWED,
+		        "not allowed: this handoffd is for root, its own user and the members of "
+		        "its control-group and control-read-group");
+		return;
+	}
 	if (c->n_clients >= max) {
-		static const char full[] = "{\"error\":\"" ERROR_FAILED
-		                           "\",\"parameters\":{\"code\":1,\"text\":\"handoffd has "
-		                           "too many control clients at the moment; try again "
-		                           "later\",\"results\":[]}}";
-
-		(void)send(own, full, sizeof full, MSG_DONTWAIT | MSG_NOSIGNAL);
-		c->handlers.refused(c->handlers.data, peer.uid, peer.pid, "connect",
-		        "too many control clients");
+		turn_away(c, own, &peer, CODE_FAILED,
+		        "handoffd has too many control clients at the moment; try again later");
 		return;
 	}
 	k = client_add(c, take_fd(own), &peer);
@@ -509,6 +523,25 @@ static char *encode_continued(json_t *parameters, size_t *ret_size)
 	return message ? wire_encode(message, ret_size) : NULL;
 }
 
+void call_follow(struct control_call *call, enum follow what)
+{
+	struct client *k = call->client;
+
+	call->follows = what;
+	k->follower_max = wire_writer_waiting(&k->writer) + CONTROL_FOLLOWER_MAX;
+}
+
+static void tell_follower(struct client *k, const char *bytes, size_t size)
+{
+	if (wire_writer_waiting(&k->writer) + size > k->follower_max ||
+	        wire_writer_add(&k->writer, bytes, size)) {
+		k->slow = true;
+		client_drop(k);
+	} else {
+		ev_io_start(k->control->loop, &k->out);
+	}
+}
+
 /* One message for all followers. */
 static void tell_followers(struct control *c, json_t *event)
 {
@@ -522,13 +555,36 @@ static void tell_followers(struct control *c, json_t *event)
 			bytes = encode_continued(json_pack("{s:[O]}", "events", event), &size);
 		if (!bytes)
 			return;
-		if (wire_writer_waiting(&k->writer) + size > k->follower_max ||
-		        wire_writer_add(&k->writer, bytes, size)) {
-			k->slow = true;
-			client_drop(k);
-		} else {
-			ev_io_start(c->loop, &k->out);
-		}
+		tell_follower(k, bytes, size);
+	}
+}
+
+static bool follows_logs(const struct client *k, const char *service)
+{
+	return follows(k, FOLLOW_LOGS) && !strcmp(k->first->service, service);
+}
+
+bool control_wants_output(const struct control *c, const char *service)
+{
+	for (const struct client *k = c->clients; k; k = k->next)
+		if (follows_logs(k, service))
+			return true;
+	return false;
+}
+
+void control_publish_output(struct control *c, const char *service, const struct control_log *log)
+{
+	_cleanup_free_ char *bytes = NULL;
+	size_t size = 0;
+
+	for (struct client *k = c->clients; k; k = k->next) {
+		if (!follows_logs(k, service))
+			continue;
+		if (!bytes)
+			bytes = encode_continued(logs_to_json(service, log, 1), &size);
+		if (!bytes)
+			return;
+		tell_follower(k, bytes, size);
 	}
 }
 
@@ -574,8 +630,7 @@ void call_events(struct control_call *call, size_t lines, bool follow)
 		return;
 	}
 	call_continue(call, events);
-	call->follows = FOLLOW_EVENTS;
-	k->follower_max = wire_writer_waiting(&k->writer) + CONTROL_FOLLOWER_MAX;
+	call_follow(call, FOLLOW_EVENTS);
 }
 
 static json_t *status_reply(const struct view *view)
@@ -593,7 +648,7 @@ void control_answer_status(struct control_call *call, const struct view *view)
 void control_monitor(struct control_call *call, const struct view *view)
 {
 	call_continue(call, status_reply(view));
-	call->follows = FOLLOW_STATUS;
+	call_follow(call, FOLLOW_STATUS);
 }
 
 bool control_has_monitors(const struct control *c)

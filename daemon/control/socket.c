@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The socket file and the credentials of those who connect to it.
  *
- * The file has mode 0660 from birth; its group is the control-group, or without one the group that
- * the directory or handoffd gives it. Until listen(2) nobody can connect, so that the group may be
- * set after bind(2). Whom the file lets in may read; see peer_read() for changing. */
+ * The file has mode 0660 from birth. Until listen(2) nobody can connect, so that group and mode may
+ * be set after bind(2). */
 #include <errno.h>
 #include <grp.h>
 #include <stdlib.h>
@@ -96,7 +95,8 @@ static int bind_file(int fd, const struct sockaddr_un *address, struct ho_error 
 	return 0;
 }
 
-static int find_group(struct control *c, const char *name, struct ho_error *reterr)
+static int find_group(
+        const char *name, const char *key, gid_t *ret, bool *ret_has, struct ho_error *reterr)
 {
 	struct group *g;
 
@@ -106,10 +106,33 @@ static int find_group(struct control *c, const char *name, struct ho_error *rete
 	g = getgrnam(name);
 	if (!g)
 		return ho_error_set(reterr, errno ? -errno : -EINVAL,
-		        "the control-group \"%s\" is not known: %s", name,
+		        "the %s \"%s\" is not known: %s", key, name,
 		        errno ? strerror(errno) : "no such group");
-	c->change_gid = g->gr_gid;
-	c->has_change_gid = true;
+	*ret = g->gr_gid;
+	*ret_has = true;
+	return 0;
+}
+
+static int find_groups(
+        struct control *c, const struct control_options *options, struct ho_error *reterr)
+{
+	int e = find_group(
+	        options->change_group, "control-group", &c->change_gid, &c->has_change_gid, reterr);
+
+	return e ? e
+	         : find_group(options->read_group, "control-read-group", &c->read_gid,
+	                   &c->has_read_gid, reterr);
+}
+
+/* Lets those connect who may use it, as far as a file can tell them. */
+static int open_file(const struct control *c, const char *path)
+{
+	bool both = c->has_read_gid && c->has_change_gid && c->read_gid != c->change_gid;
+
+	if (both)
+		return chmod(path, 0666);
+	if (c->has_read_gid || c->has_change_gid)
+		return lchown(path, (uid_t)-1, c->has_read_gid ? c->read_gid : c->change_gid);
 	return 0;
 }
 
@@ -119,7 +142,7 @@ int control_listen(
 	_cleanup_close_ int fd = -1;
 	const char *path = c->address.sun_path;
 	struct stat st;
-	int e = find_group(c, options->change_group, reterr);
+	int e = find_groups(c, options, reterr);
 
 	if (e)
 		return e;
@@ -139,13 +162,12 @@ int control_listen(
 		e = bind_file(fd, &c->address, reterr);
 	if (e)
 		return e;
-	if (lstat(path, &st) || (c->has_change_gid && lchown(path, (uid_t)-1, c->change_gid)) ||
-	        listen(fd, BACKLOG)) {
+	if (lstat(path, &st) || open_file(c, path) || listen(fd, BACKLOG)) {
 		e = -errno;
 		(void)unlink(path);
-		return ho_error_set(reterr, e, "the control socket \"%s\" cannot be set up%s%s: %s",
-		        path, c->has_change_gid ? " for the group " : "",
-		        c->has_change_gid ? options->change_group : "", strerror(-e));
+		return ho_error_set(reterr, e,
+		        "the control socket \"%s\" cannot be set up for its group: %s", path,
+		        strerror(-e));
 	}
 	c->device = st.st_dev;
 	c->inode = st.st_ino;
@@ -157,7 +179,7 @@ int control_take_over(
         struct control *c, const struct control_options *options, int fd, struct ho_error *reterr)
 {
 	socklen_t n = sizeof c->address;
-	int e = find_group(c, options->change_group, reterr);
+	int e = find_groups(c, options, reterr);
 
 	if (!e && getsockname(fd, (struct sockaddr *)&c->address, &n) < 0)
 		e = ho_error_set(reterr, -errno, "the control socket is none: %s", strerror(errno));
@@ -196,8 +218,7 @@ static bool in_group(int fd, gid_t primary, gid_t group)
 	return false;
 }
 
-/* Changing is for root, our own user, and the members of the control-group. The credentials are
- * those that the peer had when it connected; the kernel vouches for them. */
+/* The credentials are those that the peer had when it connected; the kernel vouches for them. */
 int peer_read(const struct control *c, int fd, struct peer *ret)
 {
 	struct ucred u;
@@ -212,5 +233,6 @@ int peer_read(const struct control *c, int fd, struct peer *ret)
 	        .may_change = u.uid == 0 || u.uid == geteuid() ||
 	                      (c->has_change_gid && in_group(fd, u.gid, c->change_gid)),
 	};
+	ret->may_read = ret->may_change || !c->has_read_gid || in_group(fd, u.gid, c->read_gid);
 	return 0;
 }

@@ -30,8 +30,8 @@ static json_t *worker_to_json(const void *item, usec_t offset)
 {
 	const struct view_worker *w = item;
 
-	return json_pack("{s:i, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:o}", "index", (int)w->index, "pid",
-	        w->pid ? json_integer(w->pid) : json_null(), "state", w->state, "in_flight",
+	return json_pack("{s:i, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:o}", "index", (int)w->index,
+	        "pid", w->pid ? json_integer(w->pid) : json_null(), "state", w->state, "in_flight",
 	        count_to_json(w->in_flight, w->in_flight_known), "started",
 	        time_to_json(w->started + offset), "restarts", (int)w->restarts, "status",
 	        wire_string(w->status ? w->status : ""), "busy",

@@ -26,6 +26,8 @@ struct request;
 	X(CHECK_QUIET) /* (QUIET_CHECKED) */                                                       \
 	X(WATCH_DRAIN) /* (INFLIGHT, again and again) */                                           \
 	X(STOP_WATCH)                                                                              \
+	X(FREEZE)      /* stop its processes and count its connections again (FROZEN) */           \
+	X(THAW)        /* they go on */                                                            \
 	X(NAME_CUT)    /* tell which connections are being cut */                                  \
 	X(RELEASE)     /* close the generation's listeners and forget it */                        \
 	X(WATCH_FILES) /* as the service's settings say now (FILES_CHANGED, again and again) */    \

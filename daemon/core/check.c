@@ -56,6 +56,9 @@ static const char *check_generation(const struct service *sv, const struct gener
 	FAIL_IF(g->state == GENERATION_DRAINING && g->told && !g->killed && !g->shared &&
 	        g->settings->drain.by != DRAIN_SIGNAL && !g->by_message);
 	FAIL_IF(g->by_message && g->settings->drain.by != DRAIN_AUTO);
+	/* nobody is left stopped */
+	FAIL_IF(g->frozen && (g->state != GENERATION_DRAINING || g->told));
+	FAIL_IF(g->looked && sv->turn == TURN_NONE);
 	FAIL_IF(sv->turn == TURN_NONE && generation_next_deadline(g) <= sv->supervisor->now);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if ((why = check_worker(g, &g->workers[i])))

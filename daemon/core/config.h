@@ -178,6 +178,7 @@ struct config {
 	const char *environment;
 	const char *control_socket;
 	const char *control_group; /* may change things through the control socket; NULL: none */
+	const char *control_read_group; /* may look; NULL: whom the socket file lets in */
 	struct origin *global_origins;
 	size_t n_global_origins;
 	struct service_config *services; /* in the order written; names are unique */

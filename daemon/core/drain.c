@@ -29,7 +29,23 @@ static void begin_draining(struct generation *g)
 	g->hold_until = USEC_INFINITY;
 	g->deadline = usec_add(s->now, g->settings->drain.deadline);
 	g->kill_at = usec_add(g->deadline, g->settings->drain.kill_after);
-	supervisor_record(s, RECORD_GENERATION_DRAINING, g->service, g, NULL);
+	supervisor_record(s, RECORD_GENERATION_DRAINING, g->service, g, NULL)->text =
+	        g->service->state == SERVICE_STOPPING ? "the service stops"
+	        : g->rolled_back                      ? "rolled back"
+	                                              : "another one takes its place";
+}
+
+/* `why` is static. */
+static void begin_stopping(struct generation *g, const char *why)
+{
+	struct supervisor *s = g->service->supervisor;
+	usec_t draining = s->now - g->since;
+	struct record *r;
+
+	generation_set_state(g, GENERATION_STOPPING);
+	r = supervisor_record(s, RECORD_GENERATION_STOPPING, g->service, g, NULL);
+	r->text = why;
+	r->duration = draining;
 }
 
 void generation_retire(struct generation *g, usec_t hold_until)
@@ -126,8 +142,7 @@ static void overdue(struct generation *g)
 	}
 	if (!g->told || g->by_message)
 		generation_tell(g);
-	generation_set_state(g, GENERATION_STOPPING);
-	supervisor_record(s, RECORD_GENERATION_STOPPING, g->service, g, NULL);
+	begin_stopping(g, "the deadline has passed");
 }
 
 static void drained(struct generation *g)
@@ -142,8 +157,37 @@ static void drained(struct generation *g)
 	if (g->told)
 		return; /* it was told already and leaves by itself */
 	generation_tell(g);
-	generation_set_state(g, GENERATION_STOPPING);
-	supervisor_record(s, RECORD_GENERATION_STOPPING, g->service, g, NULL);
+	begin_stopping(g, "drained");
+}
+
+/* Between the last count and the signal a connection could still be accepted by a program that
+ * knows nothing of us, or an idle one could get a request: so its processes are stopped, it is
+ * counted once more, and the signal is sent before they go on. Not a server that somebody else has
+ * started: he could take the stop for news. */
+static bool is_looked_at(const struct generation *g)
+{
+	return (g->adopted || g->settings->drain.idle_after != USEC_INFINITY) && !g->taken;
+}
+
+static bool wants_last_look(const struct generation *g)
+{
+	return is_looked_at(g) && g->watched && !g->told && !g->looked;
+}
+
+void generation_thaw(struct generation *g)
+{
+	if (g->frozen)
+		supervisor_act(g->service->supervisor, ACTION_THAW, g->service, g, NULL);
+	g->frozen = g->looked = false;
+}
+
+static bool last_look(struct generation *g)
+{
+	if (g->frozen)
+		return false;
+	supervisor_act(g->service->supervisor, ACTION_FREEZE, g->service, g, NULL);
+	g->frozen = true;
+	return true;
 }
 
 static bool draining_advance(struct generation *g)
@@ -152,12 +196,17 @@ static bool draining_advance(struct generation *g)
 
 	if (g->quiet && !g->told && drain_when_quiet(g)) {
 		generation_tell(g);
+		generation_thaw(g);
 		return true;
 	}
 	if (g->quiet && !g->drained &&
 	        ((g->counted && g->in_flight == g->idle) || !generation_has_listeners(g))) {
-		drained(g);
-		return true;
+		if (!wants_last_look(g)) {
+			drained(g);
+			return true;
+		}
+		if (last_look(g))
+			return true;
 	}
 	if (s->now >= g->deadline) {
 		overdue(g);
@@ -260,6 +309,23 @@ void drain_counted(struct generation *g, uint64_t total, uint64_t idle, usec_t o
 	g->in_flight = total;
 	g->idle = idle < total ? idle : total;
 	g->oldest = oldest;
+}
+
+void drain_resume(struct generation *g)
+{
+	g->frozen = g->state == GENERATION_DRAINING && is_looked_at(g);
+	generation_thaw(g);
+}
+
+void drain_looked(struct generation *g, bool unknown, uint64_t total, uint64_t idle, usec_t oldest)
+{
+	if (!g->frozen)
+		return; /* it was thawed for another reason */
+	if (!unknown)
+		drain_counted(g, total, idle, oldest);
+	g->looked = g->in_flight == g->idle; /* or nothing else is known */
+	if (!g->looked)
+		generation_thaw(g);
 }
 
 void drain_uncountable(struct generation *g, const char *why)

@@ -15,6 +15,11 @@ usec_t drain_next_deadline(const struct generation *g);
 void drain_quiet_checked(struct generation *g, bool quiet);
 void drain_counted(struct generation *g, uint64_t total, uint64_t idle, usec_t oldest);
 /* Its connections cannot be counted: it is only stopped at its deadline. */
+/* handoffd may have died while the processes were stopped. */
+void drain_resume(struct generation *g);
+/* The last look before it is told. */
+void drain_looked(
+        struct generation *g, bool unknown, uint64_t total, uint64_t idle, usec_t oldest);
 void drain_uncountable(struct generation *g, const char *why);
 
 /* It has no process any more, or none that is ours. */

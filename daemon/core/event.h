@@ -27,9 +27,11 @@
 	X(QUIET_CHECKED)                                                                           \
 	X(INFLIGHT) /* how many connections a watched generation has */                            \
 	X(WATCH_FAILED)                                                                            \
-	X(FILES_CHANGED) /* that the service watches */                                            \
-	X(BUILD_ENDED)   /* or could not be started: `exited` with code 0 */                       \
-	X(MEASURED)      /* how much memory a generation has */
+	X(SOCKET_ADOPTED) /* its program listens on a socket of its own */                         \
+	X(FROZEN)         /* it stands still, as far as that is possible, and was counted */       \
+	X(FILES_CHANGED)  /* that the service watches */                                           \
+	X(BUILD_ENDED)    /* or could not be started: `exited` with code 0 */                      \
+	X(MEASURED)       /* how much memory a generation has */
 
 enum event_type {
 #define X(id) EVENT_##id,
@@ -89,7 +91,8 @@ struct event {
 		struct {
 			uint64_t total, idle;
 			usec_t oldest;
-		} inflight;
+			bool unknown; /* FROZEN: it could not be counted */
+		} inflight;           /* and FROZEN */
 	};
 	/* CONFIG_LOADED, the first one: servers that are taken over */
 	const struct taken_service *taken;

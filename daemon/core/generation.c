@@ -201,6 +201,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 		g->quiet = g->drained = g->checking = g->uncountable = false;
 		g->quiet_at = g->hold_until = g->deadline = g->kill_at = USEC_INFINITY;
 	}
+	generation_thaw(g); /* whatever it was told is waiting for it */
 	g->check_at = USEC_INFINITY;
 	if (state == GENERATION_CANARY || state == GENERATION_SERVING)
 		check_later(g);
@@ -336,14 +337,16 @@ void generation_fail(
 	struct service *sv = g->service;
 	struct supervisor *s = sv->supervisor;
 	usec_t wait = g->settings->drain.kill_after;
+	struct record *r;
 	va_list ap;
 
 	va_start(ap, format);
 	(void)vsnprintf(g->reason, sizeof g->reason, format, ap);
 	va_end(ap);
 	generation_set_state(g, GENERATION_FAILED);
-	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
-	        action_text(s->out, "%s", g->reason);
+	r = supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL);
+	r->text = action_text(s->out, "%s", g->reason);
+	r->duration = s->now - g->created;
 	gate_failed(g);
 	if (sv->rolling == g)
 		sv->rolling = NULL;
@@ -544,7 +547,8 @@ static bool serving_advance(struct generation *g)
 	}
 	if (g->baking && !g->died && s->now >= g->bake_until) {
 		stop_watching(g);
-		supervisor_record(s, RECORD_BAKED, g->service, g, NULL);
+		supervisor_record(s, RECORD_BAKED, g->service, g, NULL)->duration =
+		        s->now - g->since;
 		targets_serving(g->service, g->id, true);
 		changed = true;
 	}
@@ -742,6 +746,8 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 	text_add(&told, "worker %u (pid %d) %s %.3gs after its start%s", w->index, w->pid, how,
 	        (double)(s->now - w->started) / USEC_PER_SEC,
 	        g->state == GENERATION_STARTING ? ", before it was ready" : "");
+	if (g->state == GENERATION_STARTING && g->trouble[0])
+		text_add(&told, "; %s", g->trouble);
 	add_last_words(&told, last_words);
 	w->pid = 0;
 	w->hello = w->drains = w->messaged = false;

@@ -106,6 +106,8 @@ struct generation {
 	bool checking, quiet; /* quiet: nothing can reach it any more */
 	bool watched, counted, uncountable;
 	bool told, killed, drained, overdue;
+	bool adopted;        /* its program accepts at sockets of its own */
+	bool frozen, looked; /* frozen: asked for; looked: and nothing was found then */
 	bool by_message; /* told on the workers' channels, not by a signal */
 	bool rolled_back;
 	uint64_t in_flight, idle, cut;
@@ -141,6 +143,8 @@ void generation_restore_link(struct generation *g);
 /* The check of its readiness, again and again while it is watched; true if something changed. */
 bool generation_check_advance(struct generation *g);
 void generation_check_done(struct generation *g, bool ok, const char *why);
+/* Its processes go on, if they were stopped. */
+void generation_thaw(struct generation *g);
 void generation_set_state(struct generation *g, enum generation_state state);
 
 /* Does what can be done now; true if something changed. */

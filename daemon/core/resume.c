@@ -2,6 +2,7 @@
 /* From one handoffd to the next. After an upgrade the tables are true, and only what ran inside of
  * the old process is begun again. After a crash they are a moment old: whatever was being done is
  * taken back where nothing depends on it, and done once more where it can be done twice. */
+#include "core/drain.h"
 #include "core/share.h"
 #include "core/supervisor.h"
 
@@ -13,6 +14,7 @@ static void ask_again(struct generation *g, usec_t now)
 		g->quiet_at = now;
 	}
 	g->watched = g->counted = false;
+	drain_resume(g);
 	if (!g->probed)
 		g->probing = false;
 	for (unsigned i = 0; i < g->n_workers; i++)

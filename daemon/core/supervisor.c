@@ -467,6 +467,13 @@ static void generation_event(struct generation *g, const struct event *ev)
 	case EVENT_INFLIGHT:
 		drain_counted(g, ev->inflight.total, ev->inflight.idle, ev->inflight.oldest);
 		break;
+	case EVENT_SOCKET_ADOPTED:
+		g->adopted = true;
+		break;
+	case EVENT_FROZEN:
+		drain_looked(g, ev->inflight.unknown, ev->inflight.total, ev->inflight.idle,
+		        ev->inflight.oldest);
+		break;
 	case EVENT_WATCH_FAILED:
 		drain_uncountable(g, ev->text);
 		break;
@@ -699,6 +706,8 @@ void supervisor_step(
 	case EVENT_STEERED:
 	case EVENT_STEER_FAILED:
 	case EVENT_QUIET_CHECKED:
+	case EVENT_SOCKET_ADOPTED:
+	case EVENT_FROZEN:
 	case EVENT_INFLIGHT:
 	case EVENT_WATCH_FAILED:
 	case EVENT_FILES_CHANGED:

@@ -59,7 +59,7 @@ const struct command commands[] = {
                 "wait until a service serves or is drained"},
         {"events", "", 0, 0, TAKES_JSON | TAKES_FOLLOW | TAKES_LINES, command_events,
                 "what happened, one JSON object a line"},
-        {"logs", "SERVICE", 1, 1, TAKES_JSON, command_logs,
+        {"logs", "SERVICE", 1, 1, TAKES_JSON | TAKES_FOLLOW | TAKES_LINES, command_logs,
                 "the last output of each worker, also of dead ones"},
         {"upgrade", "", 0, 0, TAKES_JSON, command_upgrade,
                 "put the installed handoffd in the place of the running one"},

@@ -359,6 +359,18 @@ static bool speaks_http(const struct address *a)
 	return answers && !strcmp(head, "HTTP");
 }
 
+/* Children may leave a moment after their parent. */
+static unsigned left_behind(pid_t handoffd)
+{
+	unsigned n = look_others(handoffd);
+
+	for (int i = 0; n > 0 && i < 10; i++) {
+		(void)poll(NULL, 0, 50);
+		n = look_others(handoffd);
+	}
+	return n;
+}
+
 struct farewell trial_farewell(struct trial *t, const struct address *a, pid_t pid, int signo)
 {
 	bool http = a && speaks_http(a);
@@ -372,6 +384,7 @@ struct farewell trial_farewell(struct trial *t, const struct address *a, pid_t p
 	/* it has to have read what was sent: until then the request is only on its way */
 	if (fd >= 0 && heard(fd, 300 * USEC_PER_MSEC) != 0)
 		f.had_request = false;
+	(void)kill(t->pid, SIGSTOP); /* it would see to what is left behind */
 	told = doctor_now();
 	(void)pidfd_send_signal(pidfd, signo, NULL, 0);
 	if (fd >= 0) {
@@ -385,7 +398,8 @@ struct farewell trial_farewell(struct trial *t, const struct address *a, pid_t p
 	}
 	f.exited = exited(pidfd, 5 * USEC_PER_SEC);
 	f.exit_after = doctor_now() - told;
-	f.left = f.exited ? look_others(t->pid) : 0;
+	f.left = f.exited ? left_behind(t->pid) : 0;
+	(void)kill(t->pid, SIGCONT);
 out:
 	if (fd >= 0)
 		(void)close(fd);

@@ -34,34 +34,76 @@ int command_events(struct ctl *ctl)
 	return r;
 }
 
+/* Whose lines were printed last. */
+struct source {
+	json_int_t generation, worker, pid;
+};
+
+static json_int_t number(const json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
+}
+
+static void print_head(const json_t *worker)
+{
+	(void)printf("generation %" JSON_INTEGER_FORMAT "  worker %" JSON_INTEGER_FORMAT
+	             "  pid %" JSON_INTEGER_FORMAT "  ",
+	        number(worker, "generation"), number(worker, "worker"), number(worker, "pid"));
+	put_lines(stdout, "", member(worker, "state"));
+}
+
+static void print_worker(const struct ctl *ctl, const json_t *worker, struct source *last)
+{
+	struct source now = {
+	        number(worker, "generation"), number(worker, "worker"), number(worker, "pid")};
+	json_t *lines = json_object_get(worker, "lines"), *line;
+	size_t n = json_array_size(lines), i;
+
+	if (now.generation != last->generation || now.worker != last->worker ||
+	        now.pid != last->pid)
+		print_head(worker);
+	*last = now;
+	json_array_foreach(lines, i, line)
+	{
+		if (ctl->lines_set && n - i > ctl->lines)
+			continue;
+		(void)fputs("  ", stdout);
+		put_text(stdout, json_string_value(line) ? json_string_value(line) : "", 0);
+		(void)fputc('\n', stdout);
+	}
+}
+
 int command_logs(struct ctl *ctl)
 {
-	json_t *parameters = json_pack("{s:o}", "service", wire_string(ctl->arguments[0]));
-	_cleanup_json_ json_t *reply = NULL;
-	json_t *worker, *line;
-	size_t i, k;
-	int r = client_ask(ctl, INTERFACE_MANAGER ".Logs", parameters, &reply);
+	json_t *parameters = json_pack("{s:o, s:b}", "service", wire_string(ctl->arguments[0]),
+	        "follow", (int)ctl->follow);
+	struct source last = {-1, -1, -1};
+	struct client c;
+	bool more = true;
+	int r = client_open(&c, ctl);
 
-	if (r)
+	if (r) {
+		json_decref(parameters);
 		return r;
-	if (ctl->json) {
-		put_json(reply);
-		return 0;
 	}
-	json_array_foreach(json_object_get(reply, "workers"), i, worker)
-	{
-		(void)printf("generation %" JSON_INTEGER_FORMAT "  worker %" JSON_INTEGER_FORMAT
-		             "  pid %" JSON_INTEGER_FORMAT "  ",
-		        json_integer_value(json_object_get(worker, "generation")),
-		        json_integer_value(json_object_get(worker, "worker")),
-		        json_integer_value(json_object_get(worker, "pid")));
-		put_lines(stdout, "", member(worker, "state"));
-		json_array_foreach(json_object_get(worker, "lines"), k, line)
+	r = client_send(&c, INTERFACE_MANAGER ".Logs", parameters, ctl->follow);
+	while (!r && more && !ferror(stdout)) {
+		_cleanup_json_ json_t *reply = NULL;
+		json_t *worker;
+		size_t i;
+
+		r = client_receive(&c, &reply, &more, NULL);
+		if (r)
+			break;
+		if (ctl->json)
+			put_json(reply);
+		json_array_foreach(json_object_get(reply, "workers"), i, worker)
 		{
-			(void)fputs("  ", stdout);
-			put_text(stdout, json_string_value(line) ? json_string_value(line) : "", 0);
-			(void)fputc('\n', stdout);
+			if (!ctl->json)
+				print_worker(ctl, worker, &last);
 		}
+		(void)fflush(stdout);
 	}
-	return 0;
+	client_close(&c);
+	return r;
 }

@@ -187,8 +187,8 @@ void build_ended(struct build *b)
 	b->pidfd = close_fd(b->pidfd);
 	--*b->running;
 	if (b->tail.length)
-		b->tail.text[b->tail.length - 1] = '\0';
-	b->handlers.ended(b->handlers.data, how, b->tail.text);
+		b->tail.text[--b->tail.length] = '\0';
+	b->handlers.ended(b->handlers.data, how, tail_last(&b->tail, TOLD_LINES, TOLD_BYTES));
 	(void)build_free(b);
 }
 

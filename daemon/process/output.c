@@ -32,6 +32,21 @@ void tail_add(struct tail *t, const char *line, size_t length)
 	t->lines++;
 }
 
+const char *tail_last(const struct tail *t, unsigned lines, size_t bytes)
+{
+	const char *end = t->text + t->length, *begin = end;
+
+	for (const char *p = end; p > t->text && (size_t)(end - p) < bytes; p--) {
+		bool starts = p - 1 == t->text || p[-2] == '\n';
+
+		if (starts && lines-- > 0)
+			begin = p - 1;
+		else if (starts)
+			break;
+	}
+	return begin == end && (size_t)(end - t->text) > bytes ? end - bytes : begin;
+}
+
 bool lines_flush(struct lines *l)
 {
 	size_t n = l->length;

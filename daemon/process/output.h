@@ -11,8 +11,10 @@
 
 #define OUTPUT_MAX_LINE 8192
 #define OUTPUT_READ_BYTES ((size_t)64 << 10)
-#define TAIL_MAX_LINES 16
-#define TAIL_MAX_BYTES 2048
+#define TAIL_MAX_LINES 256
+#define TAIL_MAX_BYTES 16384
+#define TOLD_LINES 16 /* of these, in messages */
+#define TOLD_BYTES ((size_t)2048)
 
 /* The last lines, each with its newline; the text is always terminated. */
 struct tail {
@@ -22,6 +24,8 @@ struct tail {
 };
 /* Zero bytes become '?', as the tail is a string; a line longer than the tail is cut. */
 void tail_add(struct tail *t, const char *line, size_t length);
+/* The last of its text: so many whole lines and bytes at most, of the last line as much as that. */
+const char *tail_last(const struct tail *t, unsigned lines, size_t bytes);
 
 struct lines {
 	char bytes[OUTPUT_MAX_LINE];

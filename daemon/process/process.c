@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -623,7 +624,7 @@ void *process_user(const struct process *p)
 	return p->user;
 }
 
-const char *process_tail(struct process *p)
+static struct tail *tail_now(struct process *p)
 {
 	/* Lines that are only begun count: they are often the last words. */
 	p->tail_now = p->tail;
@@ -632,9 +633,20 @@ const char *process_tail(struct process *p)
 			tail_add(&p->tail_now, p->outputs[i].lines.bytes,
 			        p->outputs[i].lines.length);
 	}
+	/* The last newline goes. */
 	if (p->tail_now.length)
-		p->tail_now.text[p->tail_now.length - 1] = '\0';
-	return p->tail_now.text;
+		p->tail_now.text[--p->tail_now.length] = '\0';
+	return &p->tail_now;
+}
+
+const char *process_tail(struct process *p)
+{
+	return tail_last(tail_now(p), TOLD_LINES, TOLD_BYTES);
+}
+
+const char *process_log(struct process *p)
+{
+	return tail_now(p)->text;
 }
 
 int process_tell_serving(struct process *p, uint32_t generation)

@@ -215,11 +215,18 @@ struct process *process_free(struct process *p);
 bool process_is(pid_t pid, uint64_t start);
 /* 0, or why its socket calls are not asked about although that was wanted (negative errno). */
 int process_adoption_error(const struct process *p);
+/* Can its descriptors be looked at? 0 or negative errno (-EPERM). */
+int process_may_look(const struct process *p);
+/* Is its file set-user-ID or set-group-ID, without effect because no_new_privs is set? False where
+ * that cannot be told. */
+bool process_lost_privileges(const struct process *p);
 pid_t process_pid(const struct process *p);
 void *process_user(const struct process *p);
 /* The last lines it wrote (at most 16, at most 2 KiB), newline-separated; "" if none were seen.
  * Blocks not. */
 const char *process_tail(struct process *p);
+/* The same of all that is kept, some KiB. Both are valid until the next call of either. */
+const char *process_log(struct process *p);
 /* Is it the child of somebody else, so that nobody tells us of those it leaves behind? */
 bool process_is_foreign(const struct process *p);
 

@@ -31,8 +31,6 @@ static const struct field process_fields[] = {
         FIELD(process, notify.name),
         FIELD(process, notify.strangers),
         FIELD(process, channel.drains),
-        FIELD(process, tail.text),
-        FIELD(process, tail.lines),
         FIELD_NOT(process, ps),
         FIELD_NOT(process, next),
         FIELD_NOT(process, link),
@@ -141,7 +139,9 @@ json_t *process_save(const struct process *p, struct saver *v)
 {
 	json_t *j = save_fields(v, process_fields, ARRAY_SIZE(process_fields), p);
 	json_t *begun = json_array();
+	const char *log = v->brief ? tail_last(&p->tail, TOLD_LINES, TOLD_BYTES) : p->tail.text;
 
+	save_member(v, j, "log", save_text(log, strlen(log)));
 	for (int i = 0; i < 2; i++) {
 		const struct output *o = &p->outputs[i];
 
@@ -226,6 +226,19 @@ static void load_ends(struct process *p, struct loader *l)
 		process_read_calls(p, fd);
 }
 
+static void load_log(struct loader *l, const json_t *from, struct tail *ret)
+{
+	size_t n = 0;
+	_cleanup_free_ char *text = load_text(l, from, &n);
+
+	for (const char *at = text; at && *at;) {
+		size_t line = strcspn(at, "\n");
+
+		tail_add(ret, at, line);
+		at += line + (at[line] == '\n');
+	}
+}
+
 struct process *process_load(struct processes *ps, const struct process_spec *spec, void *user,
         const json_t *from, struct loader *l)
 {
@@ -237,7 +250,7 @@ struct process *process_load(struct processes *ps, const struct process_spec *sp
 		return NULL;
 	}
 	load_fields(l, from, process_fields, ARRAY_SIZE(process_fields), p);
-	p->tail.length = strlen(p->tail.text);
+	load_log(l, json_object_get(from, "log"), &p->tail);
 	if (p->pid <= 1 || assembly_make(spec, p->notify.name, &p->assembly, &error) < 0)
 		load_failed(l, "worker %d cannot be taken over: %s", (int)p->pid, error.text);
 	if (l->failed) {

@@ -337,8 +337,16 @@ static int ask(const struct socket_calls *c, const struct seccomp_notif *n)
 	char path[PATH_MAX + 1] = "";
 	int r;
 
-	if (n->pid == 0 || !read_words(n, &call, path))
+	if (n->pid == 0)
 		return 1;
+	if (!read_words(n, &call, path)) {
+		/* Nothing for us, or a caller that we may not look at at all: that is told. */
+		fd = on_socket ? take_descriptor((pid_t)n->pid, call.theirs) : -EBADF;
+		if (fd != -EPERM || !is_valid(c, n))
+			return 1;
+		call.fd = fd;
+		return c->asked(c->data, &call);
+	}
 	if (on_socket)
 		call.fd = fd = take_descriptor((pid_t)n->pid, (int)n->data.args[0]);
 	if (path[0]) {

@@ -134,7 +134,7 @@ ssize_t tree_count_children(void)
 }
 
 /* True if this very process was there to get the signal. */
-static bool signal_one(const struct tree_entry *e, int signo)
+bool tree_signal_one(const struct tree_entry *e, int signo)
 {
 	_cleanup_close_ int fd = pidfd_open(e->pid, 0);
 	struct tree_entry now;
@@ -167,7 +167,7 @@ int tree_signal(pid_t main_pid, bool main_gone, int signo, bool include_main)
 			known = n_before ? bsearch(e, before, n_before, sizeof *e, compare) : NULL;
 			if (known && known->member && known->start == e->start)
 				continue;
-			fresh += signal_one(e, signo);
+			fresh += tree_signal_one(e, signo);
 		}
 		free(before);
 		before = now;
@@ -241,7 +241,7 @@ int tree_known_signal(const struct tree_known *k, int signo, pid_t without)
 
 	for (size_t i = 0; i < k->n; i++)
 		if (k->entries[i].pid != without)
-			reached += signal_one(&k->entries[i], signo);
+			reached += tree_signal_one(&k->entries[i], signo);
 	return reached;
 }
 

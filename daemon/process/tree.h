@@ -35,6 +35,9 @@ ssize_t tree_count_children(void);
  * new member appears. Returns how many were reached, or negative errno. */
 int tree_signal(pid_t main_pid, bool main_gone, int signo, bool include_main);
 
+/* True if this very process (pid and start) was there to get the signal. */
+bool tree_signal_one(const struct tree_entry *e, int signo);
+
 /* Processes by identity, for a tree of which the main process may end without our being told who is
  * left: their parent is then somebody else. Zeroed: none. */
 struct tree_known {

@@ -66,6 +66,8 @@ typedef void (*drain_report)(void *data, const struct inflight *now);
 int drain_watch_new(struct connections *c, struct listener_set *set,
         const struct drain_watch_options *options, drain_report report, void *data,
         struct drain_watch **ret, struct ho_error *reterr);
+/* Counts anew, now; 0 or negative errno. Reports nothing. */
+int drain_watch_look(struct drain_watch *w, struct inflight *ret);
 /* The generation may have lost connections that have not ended: looks again soon. */
 void drain_watch_hurry(struct drain_watch *w);
 void drain_watch_last(const struct drain_watch *w, struct inflight *ret);

@@ -548,6 +548,20 @@ int drain_watch_new_on(struct connections *c, struct endpoint_list *endpoints, c
 	return 0;
 }
 
+int drain_watch_look(struct drain_watch *w, struct inflight *ret)
+{
+	int r = refresh(&w->tcp);
+
+	if (!r)
+		r = refresh(&w->unix_side);
+	if (r < 0)
+		return r;
+	w->tried = now_usec();
+	w->confirmed = !busy(&w->last);
+	w->reported = *ret = w->last;
+	return 0;
+}
+
 void drain_watch_hurry(struct drain_watch *w)
 {
 	struct side *const sides[] = {&w->tcp, &w->unix_side};

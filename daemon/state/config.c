@@ -10,6 +10,7 @@ static const struct field config_fields[] = {
         FIELD(config, environment),
         FIELD(config, control_socket),
         FIELD(config, control_group),
+        FIELD(config, control_read_group),
         FIELD_NOT(config, refs),
         FIELD_NOT(config, arena),
         FIELD_NOT(config, global_origins),

@@ -149,6 +149,9 @@ static const struct field generation_fields[] = {
         FIELD(generation, by_message),
         FIELD(generation, killed),
         FIELD(generation, drained),
+        FIELD(generation, adopted),
+        FIELD_NOT(generation, frozen), /* see drain_resume() */
+        FIELD_NOT(generation, looked),
         FIELD(generation, overdue),
         FIELD(generation, rolled_back),
         FIELD(generation, in_flight),

@@ -71,6 +71,7 @@ struct saver {
 	json_t *configs;
 	const struct config **known; /* those of `configs` */
 	size_t n_known;
+	bool brief; /* written often: what workers wrote is left out but for the last of it */
 	bool failed;
 };
 void saver_begin(struct saver *v, bool with_fds);

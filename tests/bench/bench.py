@@ -11,6 +11,7 @@
   rollback  from the request to the first answer of the generation before, under load
   held      processor time while 50 000 connections of a draining generation are held
   services  a reload beside 1 and beside 1000 other services
+  save      from saving a file to the first answer by the new code, in development mode
   inflight  what counting connections and requests costs a program with libhandoff
   soak      memory and descriptors over 1000 reloads (not measured unless named)
 

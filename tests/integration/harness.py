@@ -38,7 +38,7 @@ SCHEMAS = {
     name: jsonschema.Draft202012Validator(
         json.loads((SOURCE / f"docs/schema/{name}.schema.json").read_text())
     )
-    for name in ("status", "event", "result", "connections")
+    for name in ("status", "event", "result", "connections", "logs")
 }
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|runtime error:|handoffd: .* this cannot be:")
 
@@ -427,8 +427,10 @@ class Daemon:
 
     # asking
 
-    def ctl(self, *arguments, code=None, user=None, **options):
-        rights = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    def ctl(self, *arguments, code=None, user=None, group=None, **options):
+        """group: a supplementary one of the user."""
+        groups = "--clear-groups" if group is None else f"--groups={group}"
+        rights = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", groups]
         done = subprocess.run(
             [str(a) for a in (*rights, HANDOFFCTL, "-s", self.control, *arguments)],
             stdin=subprocess.DEVNULL,

@@ -5,12 +5,13 @@ import ctypes
 import os
 import pathlib
 import platform
+import shutil
 import signal
 import struct
 
 import pytest
 from binders import PYTHON, binder, configured, node
-from harness import NOBODY, Http, Load, generation, get, pid, service
+from harness import NOBODY, SLEEPD, Http, Load, generation, get, pid, service
 
 
 def migrate_requests():
@@ -82,22 +83,74 @@ def test_what_waits_where_nothing_was_adopted(daemons):
     assert daemon.service()["listeners"][0]["rescue"] == "held"
 
 
-def occupied():
-    """As in a container that has a seccomp listener of its own: there cannot be a second one."""
+def filtered(*instructions, listener=False):
+    """Runs handoffd and all below it behind a seccomp filter."""
     libc = ctypes.CDLL(None, use_errno=True)
-    code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000))  # allow everything
-    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 1, ctypes.addressof(code)))
-    fd = libc.syscall(317, 1, 1 << 3, program)  # seccomp with NEW_LISTENER
+    code = b"".join(struct.pack("HBBI", *i) for i in instructions)
+    code = ctypes.create_string_buffer(code, len(code))
+    program = struct.pack("HxxxxxxQ", len(instructions), ctypes.addressof(code))
+    fd = libc.syscall(317, 1, listener << 3, ctypes.create_string_buffer(program, len(program)))
     if fd < 0:
         raise OSError(ctypes.get_errno(), "seccomp")
-    os.set_inheritable(fd, True)
+    return fd
+
+
+ALLOW, EPERM = 0x7FFF0000, 0x50001
+
+
+def blind():
+    """As in a container of Docker without CAP_SYS_PTRACE: pidfd_getfd and process_vm_readv are refused."""
+    filtered((0x20, 0, 0, 0), (0x15, 2, 0, 438), (0x15, 1, 0, 310), (6, 0, 0, ALLOW), (6, 0, 0, EPERM))
+
+
+def occupied():
+    """As in a container that has a seccomp listener of its own: there cannot be a second one."""
+    os.set_inheritable(filtered((6, 0, 0, ALLOW), listener=True), True)
 
 
 @pytest.fixture
-def no_second_listener(root):
+def x86_64(root):
     if platform.machine() != "x86_64":
         pytest.skip("the number of the system call is that of x86_64")
+
+
+@pytest.fixture
+def no_second_listener(x86_64):
     return {"preexec_fn": occupied, "close_fds": False}
+
+
+def test_blind_but_not_needed(daemons, x86_64):
+    """Said at once, with what could be done; the program takes what it is passed."""
+    daemon = daemons(preexec_fn=blind)
+    daemon.configure(service(address=daemon.target)).start()
+    told = daemon.wait_event("adoption-impossible")
+    assert "--cap-add SYS_PTRACE" in told["text"]
+    assert daemon.reload("web")["generation"] == 2
+    assert daemon.service()["listeners"][0]["origin"] == "bound"
+
+
+def test_blind(daemons, x86_64):
+    daemon = configured(daemons(preexec_fn=blind), binder("plain"), "adopt").spawn()
+    daemon.wait_log("generation-failed.*could not be started: cannot look at the sockets.*sockets = .*pass")
+    daemon.wait_exit(1)
+
+
+def test_not_dumpable(daemons, root):
+    """Without privileges handoffd may not look at such a program; why it failed is said."""
+    daemon = daemons(user=NOBODY)
+    command = lambda d: ["/usr/bin/python3", *PYTHON[1:], "not_dumpable", d.port]  # noqa: E731
+    configured(daemon, command, "adopt").spawn()
+    daemon.wait_log("generation-failed.*cannot take over the sockets that the program binds")
+    daemon.wait_exit(1)
+
+
+def test_set_user_id(daemons, root):
+    daemon = daemons(user=NOBODY)
+    program = daemon.directory / "server"
+    shutil.copy(SLEEPD, program)
+    program.chmod(0o4755)
+    daemon.configure(service(address=daemon.target, command=[program])).start()
+    assert "set-user-ID" in daemon.wait_event("adoption-impossible")["text"]
 
 
 def test_impossible_but_not_needed(daemons, no_second_listener):
@@ -115,14 +168,16 @@ def test_impossible(daemons, no_second_listener):
     daemon.wait_exit(1)
 
 
-def test_wrong_port(daemon):
-    configured(daemon, binder("plain"), "adopt", extra='ready { timeout = "3s" }').start()
+@pytest.mark.parametrize("mode", ["auto", "adopt"])
+def test_wrong_port(daemon, mode):
+    configured(daemon, binder("plain"), mode, extra='ready { timeout = "3s" }').start()
     (daemon.directory / "handoffd.conf").write_text(
         (daemon.directory / "handoffd.conf").read_text().replace('"plain"', '"other_port"')
     )
     failed = daemon.reload("web", code=3)
-    assert f"does not listen on tcp:*:{daemon.port}" in failed["text"]
-    assert f"listens on tcp:0.0.0.0:{daemon.port + 1} instead" in failed["text"]
+    assert mode == "auto" or f"does not listen on tcp:*:{daemon.port}" in failed["text"]
+    other = [f"tcp:0.0.0.0:{daemon.port + 1}", f"tcp:127.0.0.1:{daemon.port + 2}"]
+    assert f"listens on {', '.join(other)} instead" in failed["text"]
     assert generation(daemon.target) == 1
 
 
@@ -242,6 +297,39 @@ def test_more_sockets_than_possible(daemon):
     with Load(daemon.target, rate=200, keepalive=0, slow=0):
         assert daemon.reload("web")["generation"] == 2
     assert generation(daemon.target) == 2
+
+
+def test_stopped_for_the_last_look(daemon):
+    """It is counted while it stands still, then told, and only then goes on."""
+    configured(daemon, binder("tells_of_going_on"), extra='drain { kill-after = "1s" }').start()
+    assert daemon.reload("web")["generation"] == 2
+    said(daemon, "told, then it goes on")
+    daemon.wait_event("generation-gone", generation=1)
+@pytest.mark.parametrize("mode", ["thread", "grandchild", "dual", "ipv6", "loopback"])
+def test_who_and_what_binds(daemon, mode):
+    """Threads, children of children; every form of an address, through reloads under load."""
+    wide = {"dual": f"*:{daemon.port}", "ipv6": f"[::1]:{daemon.port}"}
+    address = wide.get(mode, f"127.0.0.1:{daemon.port}")
+    targets = {"dual": [daemon.target, f"[::1]:{daemon.port}"], "ipv6": [address]}.get(mode, [daemon.target])
+    configured(daemon, binder(mode), "adopt", address).start()
+    with Load(*targets, rate=200, keepalive=1, slow=1):
+        for number in range(2, 5):
+            assert daemon.reload("web")["generation"] == number
+    for number in range(1, 4):
+        daemon.wait_event("generation-gone", generation=number)
+    assert {listener["origin"] for listener in daemon.service()["listeners"]} == {"adopted"}
+
+
+def test_one_of_two_addresses(daemon):
+    """The program takes one from us and binds the other itself: status tells which."""
+    second = f"127.0.0.1:{daemon.port + 1}"
+    configured(daemon, binder("takes_and_binds"), address=[daemon.target, second]).start()
+    for number in (1, 2):
+        origins = {listener["address"]: listener["origin"] for listener in daemon.service()["listeners"]}
+        assert origins == {f"tcp:{daemon.target}": "bound", f"tcp:{second}": "adopted"}
+        with Load(daemon.target, rate=100, keepalive=0, slow=0), Load(second, rate=100, keepalive=0, slow=0):
+            assert generation(daemon.target) == generation(second) == number
+            assert daemon.reload("web")["generation"] == number + 1
 
 
 def test_many_workers_have_one_port(daemon):

@@ -537,3 +537,37 @@ def test_nodemon_as_a_command(daemon):
     (daemon.directory / "handoffd.conf").write_text(text + "# another generation\n")
     daemon.wait_event("generation-serving", generation=2)
     assert ask() == b"two"
+
+
+# ---- deploying by a pointer ----
+
+
+def test_pointer(daemon):
+    """In production: a release of several files comes into force in one step, when the link is turned."""
+    web = daemon.directory / "web"
+    for n in (1, 2, 3):
+        (web / f"releases/{n}").mkdir(parents=True)
+        (web / f"releases/{n}/text.py").write_text(f"TEXT = 'release{n}'\n")
+        (web / f"releases/{n}/server.py").write_text(SERVER.replace('TEXT = "one"', "from text import TEXT"))
+    (web / "current").symlink_to("releases/1")
+    daemon.configure(
+        harness.service(
+            address=f"127.0.0.1:{daemon.port}",
+            command=(sys.executable, "server.py"),
+            extra=(
+                f'directory = "{web}/current"\nwatch = {{"{web}/current"}}\nwatch-debounce = "10ms"\n'
+                f'environ = {{"PORT={daemon.port}", "PYTHONDONTWRITEBYTECODE=1"}}'
+            ),
+        )
+    ).start()
+    assert harness.get(daemon.target).split()[0] == "release1"
+    for n in (2, 3):
+        (web / "releases/1/text.py").write_text("broken(")
+        (web / f"releases/{n}/more.py").write_text("")
+        start = daemon.now()
+        (web / "new").symlink_to(f"releases/{n}")
+        (web / "new").rename(web / "current")
+        daemon.wait_event("generation-serving", start=start, generation=n)
+        assert harness.get(daemon.target).split()[0] == f"release{n}"
+    assert [e["text"] for e in daemon.seen("files-changed")] == [f"{web}/current changed"] * 2
+    assert daemon.service()["generations"][0]["release"] == str(web / "releases/3")

@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import sys
 
 import pytest
-from harness import HERE, Http, Load, generation, get, quoted, service
+from harness import HERE, LIMIT, Http, Load, generation, get, quoted, service
 
 AUTO = 'drain { by = "auto" }'
 HELLO = (sys.executable, HERE / "hello.py")
@@ -26,17 +27,17 @@ def shown(daemon, number):
 
 
 def test_drained_by_message(daemon):
-    daemon.configure(sleepd("--grace", "0.3", address=daemon.target)).start()
+    daemon.configure(sleepd("--grace", "2", address=daemon.target)).start()
     with Http(daemon.target) as idle, Http(daemon.target) as busy, Http(daemon.target) as last:
         assert idle.generation() == busy.generation() == last.generation() == 1
-        busy.send("/?sleep=1")
+        busy.send("/?sleep=6")
         daemon.reload("web")
         daemon.wait_event("worker-status", generation=1, text="draining")
-        assert shown(daemon, 1)["drain"]["by"] == "message"
         # who asks within the grace gets an answer, and with it the news that it was the last one
         last.send()
         head = last.socket.recv(65536)
         assert b"generation=1" in head and b"Connection: close\r\n" in head
+        assert shown(daemon, 1)["drain"]["by"] == "message"
         assert idle.ended()
         assert shown(daemon, 1)["workers"][0]["busy"] == 1
         assert "generation=1" in busy.receive()[1]
@@ -132,7 +133,7 @@ def test_idle_and_signal_are_obeyed(daemon):
     assert not any("heard DRAIN" in line for line in daemon.log.items)
 
 
-@pytest.mark.parametrize("mode", ["plain", "late_word", "hostile"])
+@pytest.mark.parametrize("mode", ["plain", "late_word", "hostile", "shrinks"])
 def test_any_language(daemon, mode):
     daemon.configure(service(command=[*HELLO, mode], address=daemon.target, extra=AUTO)).start()
     daemon.wait_log("heard HELLO=1")
@@ -221,3 +222,39 @@ def test_killed_in_the_middle_of_a_drain(daemon):
             assert held.ended()
             daemon.wait_event("generation-gone", generation=number)
             assert generation(daemon.target) == number + 1
+
+
+def ended(pid):
+    """Waits for the end of a process that is not our child."""
+    fd = os.pidfd_open(pid)
+    try:
+        assert select.select([fd], [], [], LIMIT)[0]
+    finally:
+        os.close(fd)
+
+
+def test_handoffd_killed_in_the_middle_of_a_drain(daemon):
+    """The worker was told, and finishes alone; the new generation serves on."""
+    daemon.configure(sleepd("--grace", "0.2", address=daemon.target)).start()
+    with Http(daemon.target) as busy:
+        assert busy.generation() == 1
+        busy.send("/?sleep=1")
+        daemon.reload("web")
+        daemon.wait_event("worker-status", generation=1, text="draining")
+        old = daemon.worker(1)
+        daemon.process.kill()
+        daemon.process.wait(LIMIT)
+        assert "generation=1" in busy.receive()[1]
+        assert busy.ended()
+        ended(old)
+    assert generation(daemon.target) == 2
+
+
+def test_clients_that_think_longer_than_the_grace(daemon):
+    """Their connections are closed between two requests, and they see it before the next one."""
+    daemon.configure(sleepd("--grace", "0.2", address=daemon.target, workers=2)).start()
+    with Load(daemon.target, keepalive=32, slow=1, rate=20, think="900ms"):
+        for number in range(2, 5):
+            daemon.reload("web")
+            daemon.wait_event("generation-gone", generation=number - 1)
+    assert not daemon.seen("connections-cut") and not daemon.seen("worker-killed")

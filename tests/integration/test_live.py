@@ -3,10 +3,11 @@
 
 import re
 import signal
+import subprocess
 
 import pytest
 from chat import Chat
-from harness import BUILD, FAST, NOBODY, SLEEPD, WORKER, connect, service
+from harness import BUILD, FAST, NOBODY, SLEEPD, SOURCE, WORKER, connect, service
 
 CHATD = BUILD / "contrib/examples/chatd"
 DRAIN = 'drain { by = "auto" deadline = "20s" }'
@@ -194,3 +195,22 @@ def test_after_an_upgrade_of_handoffd(daemon):
         chat.more(20)
         chat.stop()
     assert [s[0] for s in pauses(daemon)] == [50, 50]
+
+
+def test_example_of_the_manual(daemon, tmp_path):
+    """handoff_pass(3): a client's lines are counted over the generations."""
+    page = (SOURCE / "docs/handoff_pass.3.scd").read_text()
+    source, program = tmp_path / "example.c", tmp_path / "example"
+    source.write_text(re.search(r"```\n(.*?)```", page, re.S)[1])
+    library = BUILD / "lib"
+    sanitizers = b"__asan_init" in (library / "libhandoff.so").read_bytes()
+    flags = ["-fsanitize=address,undefined"] if sanitizers else []
+    paths = [f"-I{SOURCE / 'lib'}", f"-L{library}", f"-Wl,-rpath,{library}"]
+    subprocess.run(["gcc", *flags, "-o", program, source, *paths, "-lhandoff", "-lev"], check=True)
+    daemon.configure(service(address=daemon.target, command=[program], extra=DRAIN)).start()
+    with connect(daemon.target) as client:
+        for number in range(1, 4):
+            speak(client, "a line")
+            assert hear(client, "\n") == f"{number}\n"
+            daemon.reload("web")
+            daemon.wait_event("generation-gone", generation=number)

@@ -32,6 +32,7 @@ struct sim_generation {
 	unsigned share;
 	unsigned queue, half_open, open; /* connections */
 	bool cut_named;
+	bool adopted, frozen, told;
 	usec_t share_lost; /* when it lost its share */
 	usec_t end_by;     /* the latest moment at which it may still have processes */
 	struct sim_worker workers[MAX_WORKERS];
@@ -278,6 +279,10 @@ static void do_start_worker(struct world *w, const struct action *a)
 	k->alive = true;
 	k->pid = ev.pid = ++w->last_pid;
 	soon(w, ev);
+	if (g->adopted || one_in(&w->chance, 6)) {
+		g->adopted = true;
+		soon(w, of_generation(g, EVENT_SOCKET_ADOPTED));
+	}
 	give_character(w, g, a->worker);
 }
 
@@ -299,6 +304,36 @@ static void judge_signal(struct world *w, const struct sim_generation *g)
 		        g->queue, g->half_open);
 	if (!by_signal && g->settings->drain.idle_after == USEC_INFINITY && g->open)
 		error(w, "generation %u is told to stop with %u connections", g->id, g->open);
+	if (!by_signal && g->id && cg->watched && !g->frozen && !g->told &&
+	        (g->adopted || g->settings->drain.idle_after != USEC_INFINITY))
+		error(w, "generation %u is told to stop without a last look", g->id);
+}
+
+/* It stands still; what came since the last count is seen now. */
+static void do_freeze(struct world *w, const struct action *a, bool thaw)
+{
+	struct sim_generation *g = find(w, a->service, a->generation);
+	struct event ev;
+
+	if (!g || g->released || g->frozen == !thaw) {
+		error(w, "%s of what is not there, or twice", thaw ? "THAW" : "FREEZE");
+		return;
+	}
+	g->frozen = !thaw;
+	if (thaw)
+		return;
+	if (g->share)
+		error(w, "generation %u is stopped while it has a share", g->id);
+	ev = of_generation(g, EVENT_FROZEN);
+	ev.inflight.total = g->open + g->queue;
+	ev.inflight.idle = g->settings->drain.idle_after != USEC_INFINITY && g->open
+	                           ? pick(&w->chance, g->open + 1)
+	                           : 0;
+	ev.inflight.unknown = one_in(&w->chance, 10);
+	if (one_in(&w->chance, 2))
+		soon(w, ev);
+	else
+		later(w, 1 + pick(&w->chance, 100000), ev);
 }
 
 static void do_signal(struct world *w, const struct action *a, bool kill)
@@ -328,6 +363,7 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 	if (!g->id && (g->share || !g->share_lost))
 		error(w, "a server is told to stop that no generation has taken the place of");
 	k->told = true;
+	g->told |= !kill;
 	k->killed |= kill;
 	if (kill) {
 		k->rest = 0;
@@ -520,6 +556,8 @@ static void do_release(struct world *w, const struct action *a)
 		g->share = 0; /* the kernel's own doing from now on */
 	if (has_processes(g) && !a->leave)
 		error(w, "3: listeners of generation %u are closed beside a living process", g->id);
+	if (g->frozen)
+		error(w, "generation %u is left stopped", g->id);
 	if (g->share)
 		error(w, "3: listeners of generation %u are closed while it has a share", g->id);
 	if (g->building)
@@ -653,6 +691,10 @@ static void do_action(struct world *w, const struct action *a)
 	case ACTION_WATCH_DRAIN:
 		do_watch(w, a);
 		break;
+	case ACTION_FREEZE:
+	case ACTION_THAW:
+		do_freeze(w, a, a->type == ACTION_THAW);
+		break;
 	case ACTION_STOP_WATCH:
 		g = find(w, a->service, a->generation);
 		if (g)
@@ -703,6 +745,19 @@ static void do_action(struct world *w, const struct action *a)
 
 /* ---- one step ---- */
 
+static void check_stopped(struct world *w)
+{
+	for (unsigned i = 0; i < w->n_gens; i++) {
+		const struct sim_generation *g = &w->gens[i];
+		struct service *sv =
+		        g->used && g->frozen ? supervisor_service(w->s, g->service) : NULL;
+		const struct generation *cg = sv ? service_find(sv, g->id) : NULL;
+
+		if (g->used && g->frozen && !(cg && cg->frozen))
+			error(w, "generation %u is left stopped", g->id);
+	}
+}
+
 static void step(struct world *w, const struct event *ev)
 {
 	const char *why;
@@ -731,6 +786,7 @@ static void step(struct world *w, const struct event *ev)
 	why = supervisor_check(w->s);
 	if (why)
 		error(w, "invariant: %s", why);
+	check_stopped(w);
 }
 
 /* New connections go where the shares say; old ones end. */
@@ -747,7 +803,8 @@ static void clients(struct world *w)
 			g->open += g->queue;
 			g->queue = 0;
 		}
-		if (g->open && (w->quiet_life ? one_in(&w->chance, 2) : one_in(&w->chance, 4))) {
+		if (g->open && !g->frozen &&
+		        (w->quiet_life ? one_in(&w->chance, 2) : one_in(&w->chance, 4))) {
 			g->open -= 1 + pick(&w->chance, g->open);
 			count_changed(w, g);
 		}

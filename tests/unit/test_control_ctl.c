@@ -68,8 +68,8 @@ static void on_status(void *data, struct control_call *call, const char *service
 	                .deadline_in = 41 * USEC_PER_SEC,
 	                .oldest = 12 * USEC_PER_SEC},
 	};
-	struct view_service web = {"web", "serving", 7, false, &last, &listener, 1, generations, 2,
-	        false};
+	struct view_service web = {
+	        "web", "serving", 7, false, &last, &listener, 1, generations, 2, false};
 	struct view view = {
 	        811, "0.1.0", "production", "running", "ebpf", NULL, now_usec(), &web, 1};
 
@@ -114,12 +114,12 @@ static void on_services(void *data, struct control_call *call)
 	control_answer_services(call, names, 2);
 }
 
-static void on_logs(void *data, struct control_call *call, const char *service)
+static void on_logs(void *data, struct control_call *call, const char *service, bool follow)
 {
 	static const struct control_log log = {3, 0, 12, "gone", "one\n\033[2Jtwo\n"};
 
 	(void)data;
-	control_answer_logs(call, service, &log, 1);
+	control_answer_logs(call, service, &log, 1, follow);
 }
 
 static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, const char *why)

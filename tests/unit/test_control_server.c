@@ -109,13 +109,13 @@ static void on_services(void *data, struct control_call *call)
 	control_answer_services(call, names, 2);
 }
 
-static void on_logs(void *data, struct control_call *call, const char *service)
+static void on_logs(void *data, struct control_call *call, const char *service, bool follow)
 {
 	static const struct control_log logs[] = {
 	        {3, 0, 12, "serving", "one\n\xfftwo\n"}, {2, 0, 11, "gone", ""}};
 
 	(void)data;
-	control_answer_logs(call, service, logs, 2);
+	control_answer_logs(call, service, logs, 2, follow);
 }
 
 static void on_refused(void *data, uid_t uid, pid_t pid, const char *method, const char *why)

@@ -73,6 +73,8 @@ static void tell(struct script *x, const struct action *a)
 	case ACTION_CHECK_QUIET:
 	case ACTION_WATCH_DRAIN:
 	case ACTION_STOP_WATCH:
+	case ACTION_FREEZE:
+	case ACTION_THAW:
 	case ACTION_NAME_CUT:
 	case ACTION_MEASURE:
 	case ACTION_RELEASE:
@@ -176,6 +178,15 @@ static void quiet(struct script *x, uint32_t generation, bool ok)
 static void inflight(struct script *x, uint32_t generation, uint64_t total, uint64_t idle)
 {
 	struct event ev = of(x, generation, EVENT_INFLIGHT);
+
+	ev.inflight.total = total;
+	ev.inflight.idle = idle;
+	step(x, ev);
+}
+
+static void frozen(struct script *x, uint32_t generation, uint64_t total, uint64_t idle)
+{
+	struct event ev = of(x, generation, EVENT_FROZEN);
 
 	ev.inflight.total = total;
 	ev.inflight.idle = idle;
@@ -316,6 +327,68 @@ static void test_start_and_reload(void **state)
 	expect(x, "");
 	exits(x, 1, 1, 0);
 	expect(x, "STOP_WATCH 1\nRELEASE 1\nanswer 7: 0 drained\n");
+	script_free(x);
+}
+
+/* A program that binds its port itself: counted once more while it stands still. */
+static void test_last_look(void **state)
+{
+	struct script *x = script_new(1);
+	struct event adopted = {.type = EVENT_SOCKET_ADOPTED, .generation = 1};
+
+	(void)state;
+	settings(x)->rollout.bake = 0;
+	first_serves(x);
+	adopted.service = service_id(x);
+	step(x, adopted);
+	ask(x, 1, REQUEST_RELOAD, WAIT_DRAINED);
+	load(x);
+	prepared(x, 2, false);
+	started(x, 2, 0);
+	ready(x, 2, 0);
+	steered(x);
+	at(x, 2 * MS);
+	quiet(x, 1, true);
+	forget(x);
+	inflight(x, 1, 0, 0);
+	expect(x, "FREEZE 1\n");
+	frozen(x, 1, 1, 0); /* one more has come */
+	expect(x, "THAW 1\n");
+	inflight(x, 1, 0, 0);
+	expect(x, "FREEZE 1\n");
+	inflight(x, 1, 0, 0);
+	expect(x, ""); /* once is enough */
+	frozen(x, 1, 0, 0);
+	expect(x, "SIGNAL_WORKER 1.0\nTHAW 1\n");
+	frozen(x, 1, 0, 0);
+	expect(x, "");
+	script_free(x);
+}
+
+/* The deadline comes while it stands still. */
+static void test_last_look_too_late(void **state)
+{
+	struct script *x = script_new(1);
+
+	(void)state;
+	settings(x)->rollout.bake = 0;
+	settings(x)->drain.idle_after = USEC_PER_SEC;
+	settings(x)->drain.deadline = USEC_PER_SEC;
+	first_serves(x);
+	ask(x, 1, REQUEST_RELOAD, WAIT_DRAINED);
+	load(x);
+	prepared(x, 2, false);
+	started(x, 2, 0);
+	ready(x, 2, 0);
+	steered(x);
+	at(x, 2 * MS);
+	quiet(x, 1, true);
+	inflight(x, 1, 3, 3);
+	forget(x);
+	at(x, 2 * USEC_PER_SEC);
+	expect(x, "SIGNAL_WORKER 1.0\nTHAW 1\n");
+	frozen(x, 1, 0, 0);
+	expect(x, "");
 	script_free(x);
 }
 
@@ -489,7 +562,12 @@ static void test_idle_connections_do_not_hold(void **state)
 	inflight(x, 1, 5, 4);
 	expect(x, "");
 	inflight(x, 1, 5, 5);
-	expect(x, "SIGNAL_WORKER 1.0\n");
+	expect(x, "FREEZE 1\n"); /* one of them may have got a request since */
+	frozen(x, 1, 5, 4);
+	expect(x, "THAW 1\n");
+	inflight(x, 1, 5, 5);
+	frozen(x, 1, 5, 5);
+	expect(x, "FREEZE 1\nSIGNAL_WORKER 1.0\nTHAW 1\n");
 	script_free(x);
 }
 
@@ -724,6 +802,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_start_and_reload),
+	        cmocka_unit_test(test_last_look),
+	        cmocka_unit_test(test_last_look_too_late),
 	        cmocka_unit_test(test_failed_start_changes_nothing),
 	        cmocka_unit_test(test_prepare_and_exec_failures),
 	        cmocka_unit_test(test_unready_is_failed),

@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,40 +155,6 @@ static void lock_survives_its_holder(void **state)
 	handoff_keep_unlock(p);
 	(void)close(ends[0]);
 	(void)close(ends[1]);
-}
-
-/* Threads that share it by the lock and by atomics: for ThreadSanitizer too. */
-struct shared {
-	atomic_int atomic;
-	int locked;
-};
-
-static void *add(void *arg)
-{
-	struct shared *s = arg;
-
-	for (int i = 0; i < 1000; i++) {
-		assert_int_equal(handoff_keep_lock(s, -1), 0);
-		s->locked++;
-		handoff_keep_unlock(s);
-		s->atomic++;
-	}
-	return NULL;
-}
-
-static void threads_share(void **state)
-{
-	struct shared *s = handoff_keep("threads", 1, sizeof *s, NULL, NULL);
-	pthread_t threads[4];
-
-	(void)state;
-	assert_non_null(s);
-	for (int i = 0; i < 4; i++)
-		assert_int_equal(pthread_create(&threads[i], NULL, add, s), 0);
-	for (int i = 0; i < 4; i++)
-		assert_int_equal(pthread_join(threads[i], NULL), 0);
-	assert_int_equal(s->atomic, 4000);
-	assert_int_equal(s->locked, 4000);
 }
 
 /* ---- with handoffd ---- */
@@ -419,7 +384,6 @@ int main(void)
 	        TEST(alone),
 	        TEST(refused),
 	        TEST(lock_survives_its_holder),
-	        TEST(threads_share),
 	        TEST(kept_by_handoffd),
 	        TEST(filler_dies),
 	        TEST(not_believed),

@@ -466,26 +466,33 @@ static void test_lines(void **state)
 
 static void test_tails(void **state)
 {
-	static char big[5000];
+	static char big[TAIL_MAX_BYTES * 2];
 	struct tail *t = calloc(1, sizeof *t);
 
 	(void)state;
 	assert_non_null(t);
-	for (int i = 0; i < 20; i++) {
+	assert_string_equal(tail_last(t, 5, 100), "");
+	for (int i = 0; i < 20 + TAIL_MAX_LINES; i++) {
 		char line[16];
 
 		tail_add(t, line, (size_t)snprintf(line, sizeof line, "%d", i));
 	}
-	assert_string_equal(t->text, "4\n5\n6\n7\n8\n9\n10\n11\n12\n13\n14\n15\n16\n17\n18\n19\n");
-	tail_add(t, big, 1000);
+	assert_int_equal(strncmp(t->text, "20\n21\n", 6), 0);
+	assert_int_equal(t->lines, TAIL_MAX_LINES);
+	assert_string_equal(tail_last(t, 3, 100), "273\n274\n275\n");
+	assert_string_equal(tail_last(t, 3, 8), "274\n275\n");
+	assert_string_equal(tail_last(t, 1000, sizeof big), t->text);
+	assert_string_equal(tail_last(t, 3, 2), "5\n");
+	tail_add(t, big, TAIL_MAX_BYTES / 2);
 	memset(big, 'x', sizeof big);
-	tail_add(t, big, 1020);
-	assert_int_equal(t->lines, 10); /* from "12" on */
-	assert_non_null(strstr(t->text, "\n19\n????"));
+	tail_add(t, big, TAIL_MAX_BYTES / 2 - 10);
+	assert_int_equal(t->lines, 4); /* from "274" on */
+	assert_non_null(strstr(t->text, "\n275\n????"));
 	assert_int_equal(strlen(t->text), t->length);
 	tail_add(t, big, sizeof big);
 	assert_int_equal(t->lines, 1);
 	assert_int_equal(t->length, TAIL_MAX_BYTES);
+	assert_int_equal(strlen(tail_last(t, 16, 2048)), 2048);
 	free(t);
 }
 

@@ -2,6 +2,7 @@
 """Programs that bind their port themselves: binder.py MODE PORT."""
 
 import contextlib
+import ctypes
 import http.server
 import os
 import pathlib
@@ -202,7 +203,60 @@ def many():
 
 
 def other_port():
-    serve(port=PORT + 1)
+    second = socket.socket()
+    second.bind(("127.0.0.1", PORT + 2))
+    server = http.server.ThreadingHTTPServer(("", PORT + 1), Handler)
+    second.listen()
+    server.serve_forever()
+
+
+def thread():
+    threading.Thread(target=serve, args=("127.0.0.1",)).start()
+
+
+def grandchild():
+    """The socket is its child's child's."""
+    for _ in range(2):
+        child = os.fork()
+        if child:
+            signal.signal(signal.SIGTERM, lambda *_: (os.kill(child, signal.SIGTERM), os._exit(0)))
+            signal.pause()
+    serve("127.0.0.1")
+
+
+class SixServer(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+
+
+def ipv6():
+    SixServer(("::1", PORT), Handler).serve_forever()
+
+
+def dual():
+    server = SixServer(("::", PORT), Handler, bind_and_activate=False)
+    server.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    server.server_bind()
+    server.server_activate()
+    server.serve_forever()
+
+
+def loopback():
+    serve("127.0.0.1")
+
+
+def takes_and_binds():
+    """The first socket is passed, the other one its own."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = socket.socket(fileno=3)
+    server.socket.setblocking(True)
+    in_thread(server)
+    serve("127.0.0.1", PORT + 1)
+
+
+def not_dumpable():
+    ctypes.CDLL(None).prctl(4, 0)
+    serve()
 
 
 def loopback_from_two():
@@ -211,6 +265,20 @@ def loopback_from_two():
         serve("" if os.environ["HANDOFF_GENERATION"] == "1" else "127.0.0.1")
     except OSError as error:
         sys.exit(str(error))
+
+
+def tells_of_going_on():
+    """Leaves when it goes on after it was told to leave."""
+    told = []
+
+    def on_continue(*_):
+        if told:
+            print("told, then it goes on", flush=True)
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    signal.signal(signal.SIGCONT, on_continue)
+    serve()
 
 
 def never():
