@@ -29,7 +29,23 @@ static void begin_draining(struct generation *g)
 	g->hold_until = USEC_INFINITY;
 	g->deadline = usec_add(s->now, g->settings->drain.deadline);
 	g->kill_at = usec_add(g->deadline, g->settings->drain.kill_after);
-	supervisor_record(s, RECORD_GENERATION_DRAINING, g->service, g, NULL);
+	supervisor_record(s, RECORD_GENERATION_DRAINING, g->service, g, NULL)->text =
+	        g->service->state == SERVICE_STOPPING ? "the service stops"
+	        : g->rolled_back                      ? "rolled back"
+	                                              : "another one takes its place";
+}
+
+/* `why` is static. */
+static void begin_stopping(struct generation *g, const char *why)
+{
+	struct supervisor *s = g->service->supervisor;
+	usec_t draining = s->now - g->since;
+	struct record *r;
+
+	generation_set_state(g, GENERATION_STOPPING);
+	r = supervisor_record(s, RECORD_GENERATION_STOPPING, g->service, g, NULL);
+	r->text = why;
+	r->duration = draining;
 }
 
 void generation_retire(struct generation *g, usec_t hold_until)
@@ -126,8 +142,7 @@ static void overdue(struct generation *g)
 	}
 	if (!g->told || g->by_message)
 		generation_tell(g);
-	generation_set_state(g, GENERATION_STOPPING);
-	supervisor_record(s, RECORD_GENERATION_STOPPING, g->service, g, NULL);
+	begin_stopping(g, "the deadline has passed");
 }
 
 static void drained(struct generation *g)
@@ -142,8 +157,7 @@ static void drained(struct generation *g)
 	if (g->told)
 		return; /* it was told already and leaves by itself */
 	generation_tell(g);
-	generation_set_state(g, GENERATION_STOPPING);
-	supervisor_record(s, RECORD_GENERATION_STOPPING, g->service, g, NULL);
+	begin_stopping(g, "drained");
 }
 
 /* Between the last count and the signal a connection could still be accepted by a program that

@@ -337,14 +337,16 @@ void generation_fail(
 	struct service *sv = g->service;
 	struct supervisor *s = sv->supervisor;
 	usec_t wait = g->settings->drain.kill_after;
+	struct record *r;
 	va_list ap;
 
 	va_start(ap, format);
 	(void)vsnprintf(g->reason, sizeof g->reason, format, ap);
 	va_end(ap);
 	generation_set_state(g, GENERATION_FAILED);
-	supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL)->text =
-	        action_text(s->out, "%s", g->reason);
+	r = supervisor_record(s, RECORD_GENERATION_FAILED, sv, g, NULL);
+	r->text = action_text(s->out, "%s", g->reason);
+	r->duration = s->now - g->created;
 	gate_failed(g);
 	if (sv->rolling == g)
 		sv->rolling = NULL;
@@ -545,7 +547,8 @@ static bool serving_advance(struct generation *g)
 	}
 	if (g->baking && !g->died && s->now >= g->bake_until) {
 		stop_watching(g);
-		supervisor_record(s, RECORD_BAKED, g->service, g, NULL);
+		supervisor_record(s, RECORD_BAKED, g->service, g, NULL)->duration =
+		        s->now - g->since;
 		targets_serving(g->service, g->id, true);
 		changed = true;
 	}

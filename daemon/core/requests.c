@@ -668,6 +668,20 @@ static void stop_at_once(struct service *sv)
 		generation_kill(sv->generations[i]);
 }
 
+/* Who asked for what, for the records. */
+static const char *request_text(struct supervisor *s, const struct request_spec *spec)
+{
+	char names[400];
+	struct text t = TEXT_ON(names);
+
+	for (size_t i = 0; i < spec->n_services; i++)
+		text_add(&t, " %s", spec->services[i]);
+	return action_text(s->out, "%s: %s%s%s%s", spec->cause ? spec->cause : "",
+	        request_kind_to_string(spec->kind), spec->n_services ? names : "",
+	        spec->roll.release ? ", release " : "",
+	        spec->roll.release ? spec->roll.release : "");
+}
+
 static void shut_down(struct supervisor *s, const struct request_spec *spec)
 {
 	struct record *r = supervisor_record(s, RECORD_STOP_REQUESTED, NULL, NULL, NULL);
@@ -752,17 +766,14 @@ void requests_add(struct supervisor *s, const struct request_spec *spec)
 			        changes_only(spec->kind) ? RECORD_CHANGE_REQUESTED
 			                                 : RECORD_STOP_REQUESTED,
 			        NULL, NULL, NULL);
-			record->text = action_text(s->out, "%s: %s", spec->cause ? spec->cause : "",
-			        request_kind_to_string(spec->kind));
+			record->text = request_text(s, spec);
 		}
 		if (requests_begin(s, r))
 			settle_targets(s, r);
 		return;
 	}
 	record = supervisor_record(s, RECORD_RELOAD_REQUESTED, NULL, NULL, NULL);
-	record->text = action_text(s->out, "%s%s%s", spec->cause ? spec->cause : "",
-	        spec->roll.release ? ", release " : "",
-	        spec->roll.release ? spec->roll.release : "");
+	record->text = request_text(s, spec);
 	if (r && spec->roll.has_canary && !canary_possible(s, r))
 		return;
 	if (!spec->n_services)

@@ -2,6 +2,7 @@
 """handoffctl: its exit codes, its documents, its streams."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -106,6 +107,42 @@ def test_events(daemon):
         if number < 11:
             order += ["generation-draining", "generation-drained", "generation-stopping", "worker-exited", "generation-gone"]
         assert [n for n in names if n in order] == order, names
+
+
+def test_events_tell_who_why_and_how_long(daemon):
+    """What happened can be told from the events alone."""
+    daemon.configure(service(address=daemon.target)).start()
+    with Http(daemon.target) as held:
+        held.get()
+        daemon.reload("web")
+    daemon.wait_event("generation-gone", generation=1)
+    daemon.configure(service(address=daemon.target, command=[*WORKER, "last-words"], extra='drain { deadline = "100ms" }'))
+    daemon.reload("web", code=3)
+    daemon.configure(service(address=daemon.target, extra='drain { deadline = "100ms" }'))
+    daemon.reload("web")
+    with Http(daemon.target) as held:
+        held.get()
+        daemon.ctl("stop", "web", code=6)
+    requests = [e["text"].split(": ", 1) for e in daemon.events.items if e["event"].endswith("-requested")]
+    assert [what for _, what in requests] == ["reload web"] * 3 + ["stop web"]
+    assert all(re.fullmatch(r"a control client \(uid \d+, pid \d+\)", who) for who, _ in requests)
+    wanted = {
+        "generation-serving": None,
+        "generation-draining": "another one takes its place|the service stops",
+        "generation-stopping": "drained|the deadline has passed",
+        "generation-failed": "worker 0 .* exited with status 7 .*",
+        "generation-gone": None,
+        "worker-exited": "exited with status 0|.*signal.*",
+    }
+    for name, text in wanted.items():
+        told = daemon.seen(name)
+        assert told, name
+        for event in told:
+            assert event["service"] == "web" and event["generation"] >= 1
+            assert not text or re.match(text, event["text"]), event
+            assert "duration" in event or name == "generation-draining", event
+    assert daemon.seen("generation-stopping")[-1]["text"] == "the deadline has passed"
+    assert daemon.seen("connections-cut")[0]["connections"] == 1
 
 
 def test_output_of_workers(daemon):
