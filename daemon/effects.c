@@ -362,8 +362,8 @@ static void do_name_cut(struct daemon *d, const struct action *a)
 
 /* ---- workers ---- */
 
-/* Anew for every worker; and for those that generations share also when one has left, as it can
- * have changed it for all. */
+/* Anew for every worker, and when a generation has left: whoever has the socket can change it, also
+ * for those who share it. */
 static void set_accept_mode(const struct live_generation *g, bool shared_only)
 {
 	for (size_t i = 0; g->release && g->set && i < listener_set_count(g->set); i++)
@@ -619,11 +619,10 @@ static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 	if (leave && g->set)
 		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
-	if (serving && serving->shell == g)
-		serving = NULL;
-	live_generation_free(g);
-	if (serving && serving->shell)
+	/* a socket of its own is as its worker has made it */
+	if (serving && serving->shell && serving->shell != g)
 		set_accept_mode(serving->shell, true);
+	live_generation_free(g);
 }
 
 void daemon_carry_out(struct daemon *d, const struct action *a)
