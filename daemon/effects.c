@@ -364,10 +364,12 @@ static void do_name_cut(struct daemon *d, const struct action *a)
 
 /* Anew for every worker, and when a generation has left: whoever has the socket can change it, also
  * for those who share it. */
-static void set_accept_mode(const struct live_generation *g)
+static void set_accept_mode(const struct live_generation *g, bool shared_only)
 {
 	for (size_t i = 0; g->release && g->set && i < listener_set_count(g->set); i++)
-		(void)listener_set_blocking(g->set, i, config_accept_blocks(g->release->service));
+		if (!shared_only || listener_set_info(g->set, i).steering == STEERING_SHARED)
+			(void)listener_set_blocking(
+			        g->set, i, config_accept_blocks(g->release->service));
 }
 
 static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd *fds)
@@ -405,7 +407,7 @@ static int start_process(struct daemon *d, const struct action *a, struct live_w
 
 	daemon_describe_worker(g, a->worker, fds, &spec);
 	if (spec.n_fds)
-		set_accept_mode(g); /* what a worker makes of it later is its own business */
+		set_accept_mode(g, false); /* what a worker makes of it later is its own business */
 	r = process_start(d->processes, &spec, w, &w->process, reterr);
 	if (r >= 0 && spec.adoption == ADOPTION_MUST) {
 		r = daemon_check_adoption(w->process, reterr);
@@ -617,11 +619,10 @@ static void do_release(struct daemon *d, struct live_generation *g, bool leave)
 	if (leave && g->set)
 		g->set = listener_set_leave(g->set);
 	kept_released(d, g->service, g->generation);
-	if (serving && serving->shell == g)
-		serving = NULL;
+	/* a socket of its own is as its worker has made it */
+	if (serving && serving->shell && serving->shell != g)
+		set_accept_mode(serving->shell, true);
 	live_generation_free(g);
-	if (serving && serving->shell)
-		set_accept_mode(serving->shell);
 }
 
 void daemon_carry_out(struct daemon *d, const struct action *a)

@@ -51,7 +51,7 @@ static int start_over(struct daemon *d, struct past *p, const char *why)
 {
 	log_line(RECORD_ERROR,
 	        "cannot go on where the former handoffd was, everything is started anew: %s", why);
-	processes_kill_strays(NULL, (pid_t)json_integer_value(json_object_get(p->doc, "pid")), 0);
+	processes_kill_strays(NULL, (pid_t)load_number(p->doc, "pid"), 0);
 	store_open(d, d->control ? control_path(d->control) : NULL, p->doc, p->loader);
 	store_close(d, true);
 	d->control = control_free(d->control);
@@ -63,6 +63,10 @@ int past_load(struct daemon *d, struct past *p, struct ho_error *reterr)
 {
 	int r = snapshot_check_format(p->doc, reterr);
 
+	/* before the sockets, as theirs are beside those that we know */
+	if (r == 0 && p->crashed)
+		processes_kill_strays(json_object_get(p->doc, "workers"),
+		        (pid_t)load_number(p->doc, "pid"), load_number(p->doc, "ticks") - 2);
 	if (r == 0 && snapshot_load(d, p->doc, p->loader) < 0)
 		r = ho_error_set(reterr, -EBADMSG, "%s", p->loader->error.text);
 	if (r < 0 && p->crashed)
@@ -78,14 +82,11 @@ void past_load_control(struct daemon *d, struct past *p, const struct control_op
 		control_answer_upgrade(d->control, NULL);
 }
 
-/* What a crash interrupted is repaired: workers that nobody knows, and steering that was under way.
- */
-static void repair(struct daemon *d, struct past *p)
+/* Steering may have been under way. */
+static void steer_again(struct daemon *d)
 {
 	struct ho_error error = {0};
 
-	processes_kill_strays(
-	        d->processes, (pid_t)load_number(p->doc, "pid"), load_number(p->doc, "ticks") - 2);
 	for (size_t i = 0; i < d->supervisor->n_slots; i++) {
 		const struct service *sv = d->supervisor->services[i];
 
@@ -99,7 +100,7 @@ void past_resume(struct daemon *d, struct past *p)
 	store_open(d, d->control ? control_path(d->control) : NULL, p->doc, p->loader);
 	daemon_resume(d, p->crashed);
 	if (p->crashed)
-		repair(d, p);
+		steer_again(d);
 	daemon_watch_rests(d);
 	past_done(p);
 }

@@ -286,6 +286,19 @@ static void load_generation(struct daemon *d, const json_t *from, struct loader 
 		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
 }
 
+/* That it was is not written down yet. */
+static void tell_started(const struct live_worker *w)
+{
+	struct event ev = {.type = EVENT_WORKER_STARTED,
+	        .service = w->service,
+	        .generation = w->generation,
+	        .worker = w->index,
+	        .serial = w->serial};
+
+	ev.pid = (int)process_pid(w->process);
+	daemon_post(w->daemon, &ev);
+}
+
 static void load_worker(struct daemon *d, const json_t *from, struct loader *l)
 {
 	struct live_worker *w = calloc(1, sizeof *w);
@@ -313,6 +326,8 @@ static void load_worker(struct daemon *d, const json_t *from, struct loader *l)
 		return;
 	}
 	cg->workers[w->index].shell = w;
+	if (cg->workers[w->index].state == WORKER_STARTING)
+		tell_started(w);
 	if (w->rest) {
 		w->next = d->rests;
 		d->rests = w;
@@ -381,7 +396,8 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	        load_generation(d, item, l);
 	if (l->failed)
 		return -EBADMSG;
-	sockets_loaded(d->sockets);
+	sockets_drop_unknown(l);
+	sockets_loaded(d->sockets, l);
 	json_array_foreach(json_object_get(doc, "workers"), i, item) if (!l->failed)
 	        load_worker(d, item, l);
 	return l->failed ? -EBADMSG : 0;

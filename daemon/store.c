@@ -36,8 +36,11 @@ struct store {
 
 static int open_file(const char *path)
 {
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
 	struct stat st;
+	int fd;
+
+	errno = 0;
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
 
 	/* it says what is to be run: nobody else may have written it */
 	if (fd >= 0 && (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
@@ -60,7 +63,12 @@ static void remember_memory(struct store *st, int fd)
 {
 	st->memory.fd = fd;
 	if (fd >= 0)
-		systemd_store(PREFIX STATE_NAME, fd);
+		(void)systemd_store(PREFIX STATE_NAME, fd);
+}
+
+static void commit_now(void *data)
+{
+	store_commit(data);
 }
 
 void store_open(struct daemon *d, const char *control_path, const json_t *doc, struct loader *l)
@@ -79,12 +87,18 @@ void store_open(struct daemon *d, const char *control_path, const json_t *doc, s
 		remember_memory(st, memfd_create("handoffd-state", MFD_CLOEXEC));
 	if (control_path)
 		file_path(st->path, sizeof st->path, control_path);
-	if (st->path[0])
+	if (st->path[0]) {
 		st->file.fd = open_file(st->path);
+		if (st->file.fd < 0)
+			log_line(RECORD_WARNING,
+			        "cannot write %s, nobody could go on after a crash: %s", st->path,
+			        errno ? strerror(errno) : "it is not ours alone");
+	}
 	free(slots_read(&st->memory));
 	free(slots_read(&st->file));
 	d->store = st;
 	d->changed = true;
+	sockets_before_removal(d->sockets, commit_now, d);
 }
 
 void store_hand_on(struct daemon *d, struct saver *v)
@@ -109,6 +123,7 @@ static void store_new_fds(struct store *st, json_t *fds)
 {
 	const char *name;
 	json_t *fd;
+	int r;
 
 	json_object_foreach(fds, name, fd)
 	{
@@ -117,7 +132,13 @@ static void store_new_fds(struct store *st, json_t *fds)
 		if (!is_for_store(name) || json_object_get(st->stored, name))
 			continue;
 		(void)snprintf(full, sizeof full, PREFIX "%s", name);
-		systemd_store(full, (int)json_integer_value(fd));
+		r = systemd_store(full, (int)json_integer_value(fd));
+		if (r < 0) { /* it is tried again the next time */
+			log_line(RECORD_WARNING,
+			        "systemd does not take what should outlive a crash: %s",
+			        strerror(-r));
+			return;
+		}
 		(void)json_object_set_new(st->stored, name, json_true());
 	}
 }
@@ -135,7 +156,8 @@ static void drop_old_fds(struct store *st, json_t *fds)
 		if (json_object_get(fds, name))
 			continue;
 		(void)snprintf(full, sizeof full, PREFIX "%s", name);
-		systemd_unstore(full);
+		if (systemd_unstore(full) < 0)
+			return; /* the next time */
 		(void)json_object_del(st->stored, name);
 	}
 }
@@ -191,7 +213,7 @@ void store_close(struct daemon *d, bool forget)
 
 		drop_old_fds(st, none);
 		json_decref(none);
-		systemd_unstore(PREFIX STATE_NAME);
+		(void)systemd_unstore(PREFIX STATE_NAME);
 	}
 	if (forget && st->file.fd >= 0)
 		(void)unlink(st->path);
@@ -200,6 +222,8 @@ void store_close(struct daemon *d, bool forget)
 	json_decref(st->stored);
 	free(st);
 	d->store = NULL;
+	if (d->sockets)
+		sockets_before_removal(d->sockets, NULL, NULL);
 }
 
 /* ---- finding ---- */
@@ -319,7 +343,9 @@ json_t *store_find_file(const char *control_path)
 	if (!path[0] || access(path, F_OK) < 0)
 		return NULL;
 	fd = open_file(path);
-	doc = fd < 0 ? NULL : read_state(fd);
+	if (fd < 0)
+		return NULL;
+	doc = read_state(fd);
 	fds = doc ? json_object() : NULL;
 	if (fds && fetch_sockets(doc, fds) > 0) {
 		(void)json_object_set_new(doc, "fds", fds);

@@ -5,6 +5,7 @@
  * be set after bind(2). */
 #include <errno.h>
 #include <grp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -39,6 +40,16 @@ static int make_directory(const char *path, struct ho_error *reterr)
 	        strerror(e));
 }
 
+/* A child of a handoffd that has just died may have the socket until it executes its program. */
+static bool listener_is_dead(int fd)
+{
+	struct ucred u;
+	socklen_t size = sizeof u;
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &u, &size) == 0 && u.pid > 0 &&
+	       kill(u.pid, 0) < 0 && errno == ESRCH;
+}
+
 /* Removes a socket file that nobody listens to any more. */
 static int remove_stale(const struct sockaddr_un *address, struct ho_error *reterr)
 {
@@ -62,7 +73,7 @@ static int remove_stale(const struct sockaddr_un *address, struct ho_error *rete
 		return ho_error_set(reterr, -errno, "no socket can be made: %s", strerror(errno));
 	/* A full queue (EAGAIN) is a living handoffd as well. */
 	e = connect(fd, (const struct sockaddr *)address, sizeof *address) ? errno : 0;
-	if (e != ECONNREFUSED)
+	if (e != ECONNREFUSED && !listener_is_dead(fd))
 		return ho_error_set(reterr, -EADDRINUSE,
 		        "the control socket \"%s\" is in use: another handoffd answers there; stop "
 		        "it or choose another control-socket",
@@ -182,6 +193,9 @@ int control_take_over(
 	int e = find_groups(c, options, reterr);
 
 	if (!e && getsockname(fd, (struct sockaddr *)&c->address, &n) < 0)
+		e = ho_error_set(reterr, -errno, "the control socket is none: %s", strerror(errno));
+	/* again, as it says who listens: see listener_is_dead() */
+	if (!e && listen(fd, BACKLOG) < 0)
 		e = ho_error_set(reterr, -errno, "the control socket is none: %s", strerror(errno));
 	if (!e)
 		c->fd = fd;

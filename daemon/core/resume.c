@@ -3,6 +3,7 @@
  * the old process is begun again. After a crash they are a moment old: whatever was being done is
  * taken back where nothing depends on it, and done once more where it can be done twice. */
 #include "core/drain.h"
+#include "core/gate.h"
 #include "core/share.h"
 #include "core/supervisor.h"
 
@@ -31,8 +32,8 @@ static void forget_starting(struct generation *g, usec_t now)
 	for (unsigned i = 0; i < g->n_workers; i++) {
 		struct worker *w = &g->workers[i];
 
-		if (w->state != WORKER_STARTING)
-			continue;
+		if (w->state != WORKER_STARTING || w->shell)
+			continue; /* else the shell tells that it was started */
 		w->state = WORKER_ABSENT;
 		w->retry_at = g->state == GENERATION_SERVING ? now : USEC_INFINITY;
 	}
@@ -51,6 +52,16 @@ static void take_back_turn(struct service *sv)
 	sv->turn_to = NULL;
 }
 
+/* New connections may have gone to it again while nobody wrote that down: it is looked at anew. */
+static void doubt_quiet(struct generation *g, usec_t now)
+{
+	if (!generation_is_old(g) || g->told || !generation_has_listeners(g))
+		return;
+	g->quiet = g->drained = g->uncountable = false;
+	g->quiet_tries = 0;
+	g->quiet_at = now;
+}
+
 static void recover_service(struct service *sv)
 {
 	struct supervisor *s = sv->supervisor;
@@ -58,8 +69,10 @@ static void recover_service(struct service *sv)
 	bool special = g && (g->roll.kind == REQUEST_DEPLOY || g->roll.back);
 
 	take_back_turn(sv);
-	for (unsigned i = 0; i < sv->n_generations; i++)
+	for (unsigned i = 0; i < sv->n_generations; i++) {
 		forget_starting(sv->generations[i], s->now);
+		doubt_quiet(sv->generations[i], s->now);
+	}
 	if (!g || g->state == GENERATION_CANARY)
 		return;
 	g->building = false;
@@ -105,6 +118,7 @@ void supervisor_resume(struct supervisor *s, usec_t now, bool crashed, struct ac
 			continue;
 		for (unsigned k = 0; k < sv->n_generations; k++)
 			ask_again(sv->generations[k], now);
+		gate_resume(sv, crashed);
 		if (crashed)
 			recover_service(sv);
 	}

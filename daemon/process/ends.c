@@ -2,6 +2,7 @@
 #include "process/ends.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,6 +19,21 @@ void ends_done(struct ends *e)
 	e->outputs[1] = close_fd(e->outputs[1]);
 }
 
+/* A worker that could read its own pipe is not ended by SIGPIPE when handoffd dies: whoever comes
+ * after that reads on. */
+static void let_read(int *fd)
+{
+	char path[64];
+	int both;
+
+	(void)snprintf(path, sizeof path, "/proc/self/fd/%d", *fd);
+	both = open(path, O_RDWR | O_CLOEXEC);
+	if (both < 0)
+		return;
+	(void)close_fd(*fd);
+	*fd = both;
+}
+
 int ends_pipe(const struct credentials *c, int *ret_ours, int *ret_theirs, struct ho_error *reterr)
 {
 	int ends[2], r = 0;
@@ -25,6 +41,7 @@ int ends_pipe(const struct credentials *c, int *ret_ours, int *ret_theirs, struc
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return ho_error_set(
 		        reterr, -errno, "cannot open a pipe for a worker: %s", strerror(errno));
+	let_read(&ends[1]);
 	if (fcntl(ends[0], F_SETFL, O_NONBLOCK) < 0 ||
 	        (c->change && fchown(ends[1], c->uid, c->gid) < 0))
 		r = -errno;

@@ -6,12 +6,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,6 +22,8 @@
 #include "system/fd.h"
 
 #define ENVIRON_MAX ((size_t)256 << 10)
+#define DEPTH_MAX 64
+#define STRAY_MSEC 2000
 
 /* clang-format off */
 static const struct field process_fields[] = {
@@ -135,10 +139,32 @@ struct exit_info pidfd_exit_info(int pidfd)
 
 /* ---- saving and loading ---- */
 
+static uint64_t inode_of(int fd)
+{
+	struct stat st;
+
+	return fd >= 0 && fstat(fd, &st) == 0 ? st.st_ino : 0;
+}
+
+/* The pipe that the worker writes to, from its end: it must be the very one. */
+static int open_pipe_again(const struct process *p, int i, uint64_t inode)
+{
+	char path[64];
+	int fd;
+
+	if (!inode || p->ended)
+		return -1;
+	(void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)p->pid, i + 1);
+	fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (fd >= 0 && inode_of(fd) == inode)
+		return fd;
+	return close_fd(fd);
+}
+
 json_t *process_save(const struct process *p, struct saver *v)
 {
 	json_t *j = save_fields(v, process_fields, ARRAY_SIZE(process_fields), p);
-	json_t *begun = json_array();
+	json_t *begun = json_array(), *pipes = json_array();
 	const char *log = v->brief ? tail_last(&p->tail, TOLD_LINES, TOLD_BYTES) : p->tail.text;
 
 	save_member(v, j, "log", save_text(log, strlen(log)));
@@ -146,11 +172,13 @@ json_t *process_save(const struct process *p, struct saver *v)
 		const struct output *o = &p->outputs[i];
 
 		save_item(v, begun, save_text(o->lines.bytes, o->lines.length));
+		save_item(v, pipes, json_integer(o->loop ? (json_int_t)inode_of(o->fd) : 0));
 		if (o->loop)
 			save_fd(v, o->fd, "worker-%d-%" PRIu64 ".output%d", (int)p->pid, p->start,
 			        i);
 	}
 	save_member(v, j, "begun", begun);
+	save_member(v, j, "pipes", pipes);
 	save_fd(v, p->pidfd, "worker-%d-%" PRIu64 ".pidfd", (int)p->pid, p->start);
 	save_fd(v, p->notify.fd, "worker-%d-%" PRIu64 ".notify", (int)p->pid, p->start);
 	save_fd(v, p->ready_fd, "worker-%d-%" PRIu64 ".ready", (int)p->pid, p->start);
@@ -186,7 +214,8 @@ static bool is_child(const struct process *p)
 	return tree_entry_read(p->pid, &e) == 0 && e.start == p->start && e.parent == getpid();
 }
 
-static void load_outputs(struct process *p, const json_t *begun, struct loader *l)
+static void load_outputs(
+        struct process *p, const json_t *begun, const json_t *pipes, struct loader *l)
 {
 	for (int i = 0; i < 2; i++) {
 		struct lines *lines = &p->outputs[i].lines;
@@ -198,6 +227,9 @@ static void load_outputs(struct process *p, const json_t *begun, struct loader *
 			memcpy(lines->bytes, text, n);
 			lines->length = n;
 		}
+		if (fd < 0)
+			fd = open_pipe_again(p, i,
+			        (uint64_t)json_integer_value(json_array_get(pipes, (size_t)i)));
 		if (fd >= 0)
 			process_read_output(p, i, fd);
 	}
@@ -262,7 +294,7 @@ struct process *process_load(struct processes *ps, const struct process_spec *sp
 		p->pidfd = open_pidfd(p);
 	p->foreign |= !is_child(p);
 	load_ends(p, l);
-	load_outputs(p, json_object_get(from, "begun"), l);
+	load_outputs(p, json_object_get(from, "begun"), json_object_get(from, "pipes"), l);
 	process_add(p);
 	return p;
 }
@@ -290,7 +322,43 @@ static bool has_mark(pid_t pid, const char *mark)
 	return false;
 }
 
-void processes_kill_strays(struct processes *ps, pid_t former, uint64_t since)
+static bool is_known(const json_t *workers, pid_t pid)
+{
+	const json_t *w;
+	size_t i;
+
+	json_array_foreach(workers, i,
+	        w) if ((pid_t)load_number(json_object_get(w, "process"), "pid") == pid) return true;
+	return false;
+}
+
+/* It, or an ancestor of it. */
+static bool is_of_known(
+        const struct tree_entry *entries, size_t n, const json_t *workers, pid_t pid)
+{
+	for (int depth = 0; depth < DEPTH_MAX && pid > 1; depth++) {
+		size_t i = 0;
+
+		if (is_known(workers, pid))
+			return true;
+		while (i < n && entries[i].pid != pid)
+			i++;
+		pid = i < n ? entries[i].parent : 0;
+	}
+	return false;
+}
+
+static void end_stray(pid_t pid)
+{
+	_cleanup_close_ int fd = pidfd_open(pid, 0);
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	(void)tree_signal(pid, false, SIGKILL, true);
+	if (fd >= 0)
+		(void)poll(&p, 1, STRAY_MSEC);
+}
+
+void processes_kill_strays(const json_t *workers, pid_t former, uint64_t since)
 {
 	struct tree_entry *entries = NULL;
 	ssize_t n = tree_scan(0, false, &entries);
@@ -302,8 +370,8 @@ void processes_kill_strays(struct processes *ps, pid_t former, uint64_t since)
 
 		/* a worker leads its session; older ones are known, or were left alone before */
 		if (e->pid == e->session && e->start >= since && e->state != 'Z' &&
-		        has_mark(e->pid, mark) && !(ps && processes_find(ps, e->pid)))
-			(void)tree_signal(e->pid, false, SIGKILL, true);
+		        has_mark(e->pid, mark) && !is_of_known(entries, (size_t)n, workers, e->pid))
+			end_stray(e->pid);
 	}
 	free(entries);
 }

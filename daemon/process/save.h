@@ -18,9 +18,9 @@ json_t *process_save(const struct process *p, struct saver *v);
 struct process *process_load(struct processes *ps, const struct process_spec *spec, void *user,
         const json_t *from, struct loader *l);
 
-/* Ends every worker that the handoffd with this pid has started since then (clock ticks since boot)
- * and that we do not know (all of them if `ps` is NULL): it was being started in the moment of a
- * crash. */
-void processes_kill_strays(struct processes *ps, pid_t former, uint64_t since);
+/* Ends every worker that the handoffd with this pid has started since then (clock ticks since boot) and
+ * that is not among `workers` (documents with their `process`): it was being started in the moment of a
+ * crash. Waits until they are gone, so that their sockets are out of the way. */
+void processes_kill_strays(const json_t *workers, pid_t former, uint64_t since);
 
 #endif

@@ -232,6 +232,19 @@ static int join_means(struct address_group *g, struct member *m, struct ho_error
 	return r < 0 ? listener_failed(reterr, r, m->config) : 0;
 }
 
+int group_rejoin(struct member *m, struct ho_error *reterr)
+{
+	struct address_group *g = m->group;
+	int r;
+
+	if (!g->reuseport) {
+		m->serial = ++g->context->last_serial; /* the name of before may be there */
+		return join_means(g, m, reterr);
+	}
+	r = reuseport_rejoin(g->reuseport, m);
+	return r < 0 ? listener_failed(reterr, r, m->config) : 0;
+}
+
 static void leave_means(struct address_group *g, struct member *m)
 {
 	switch (g->steering) {

@@ -65,6 +65,8 @@ struct group_context {
 	int hangups_fd; /* an epoll that tells which listener was shut down, or has a client */
 	struct ev_timer look; /* until arrivals at sockets of programs are looked at again */
 	struct address_group *groups;
+	void (*before_removal)(void *data); /* see sockets_before_removal() */
+	void *before_removal_data;
 	void (*stranded)(void *data, int fd, const char *path); /* see sockets.h */
 	void *stranded_data;
 };
@@ -107,6 +109,8 @@ void group_strand(const struct member *m, int fd);
 void group_watch(struct group_context *x, int fd);
 void group_unwatch(struct group_context *x, int fd);
 void group_watch_member(struct group_context *x, const struct member *m);
+/* A member whose own listener is gone gets another one. */
+int group_rejoin(struct member *m, struct ho_error *reterr);
 /* Only without members. */
 void group_close(struct address_group *g);
 /* Something hung up, or a client has arrived: sees to all listeners where that is so. */

@@ -212,6 +212,9 @@ static int append(struct reuseport *r, int fd, struct member *m, bool adopted)
  */
 static void remove_entry(struct reuseport *r, struct entry *e)
 {
+	/* Indexes move: whoever comes after a crash must know of every socket that is there now. */
+	if (!r->program && r->context->before_removal)
+		r->context->before_removal(r->context->before_removal_data);
 	if (e->member && r->program)
 		e->member->sent += bpf_program_sent(r->program, e->slot);
 	(void)shutdown(e->fd, SHUT_RD);
@@ -329,7 +332,7 @@ static int join_passed(struct reuseport *r, struct member *m, struct entry *e)
 	return 0;
 }
 
-static int join_beside(struct reuseport *r, struct member *m)
+int reuseport_rejoin(struct reuseport *r, struct member *m)
 {
 	_cleanup_close_ int fd = -1;
 	int one = 1, code;
@@ -352,8 +355,8 @@ static int join_beside(struct reuseport *r, struct member *m)
 		remove_entry(r, entry_of(r, m));
 		return code;
 	}
-	drop_old_controls(r);
 	m->fd = take_fd(fd);
+	drop_old_controls(r);
 	return 0;
 }
 
@@ -370,7 +373,7 @@ int reuseport_join(struct reuseport *r, struct member *m)
 	else if (passed && !passed->member)
 		code = join_passed(r, m, passed);
 	else
-		code = join_beside(r, m);
+		code = reuseport_rejoin(r, m);
 	if (code < 0)
 		return code;
 	if (!passed || passed->member != m)
@@ -708,6 +711,7 @@ int reuseport_open(const struct address *ip, const struct group_context *x, int 
 	if (!r)
 		return -ENOMEM;
 	r->ip = ip;
+	r->context = x;
 	r->passed_fd = passed_fd;
 	r->control_fd = -1;
 	r->uid = x->uid;
@@ -732,23 +736,29 @@ int reuseport_open(const struct address *ip, const struct group_context *x, int 
 
 int reuseport_restored(struct reuseport *r, bool sticky)
 {
+	struct entry lost[ORDER_MAX];
+	size_t n = 0;
 	int code = 0;
 
 	for (size_t i = r->n; i-- > 0;) {
 		struct entry *e = &r->order[i];
 
-		if (e->fd >= 0 && (e->member || listener_is_listening(e->fd)))
+		if (e->fd >= 0 && listener_is_listening(e->fd))
 			continue;
 		if (e->fd == r->control_fd)
 			r->control_fd = -1;
 		if (is_control(r, e))
 			(void)close_fd(e->fd);
+		else if (e->fd >= 0 && e->member && !e->adopted)
+			lost[n++] = *e;
 		*e = r->order[--r->n];
 	}
 	if (r->control_fd < 0 && r->passed_fd < 0)
 		code = add_control(r);
 	if (code >= 0)
 		code = reuseport_apply(r, sticky);
+	for (size_t i = 0; code >= 0 && i < n; i++)
+		(void)revive(r, lost[i].fd, lost[i].member);
 	if (code >= 0)
 		reuseport_verify(r, sticky);
 	return code;

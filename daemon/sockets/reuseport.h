@@ -29,6 +29,8 @@ int reuseport_take(struct reuseport *r, struct member *m);
 /* Takes the member out, but lets its sockets listen, with all connections once the group is closed.
  */
 void reuseport_abandon(struct reuseport *r, struct member *m);
+/* The same for a member that has its tag, and lost its listener. */
+int reuseport_rejoin(struct reuseport *r, struct member *m);
 /* Closes m->fd and takes out what it has adopted. No connection that another member would have got
  * goes astray. */
 void reuseport_leave(struct reuseport *r, struct member *m, bool sticky);

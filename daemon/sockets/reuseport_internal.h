@@ -20,6 +20,7 @@ struct entry {
 
 struct reuseport {
 	const struct address *ip;
+	const struct group_context *context;
 	uid_t uid;
 	struct bpf_program *program; /* NULL: classic */
 	int passed_fd;

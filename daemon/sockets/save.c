@@ -3,6 +3,7 @@
  * both make names of descriptors. */
 #include "sockets/save.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,8 @@ static const struct field context_fields[] = {
         FIELD(group_context, last_serial),
         FIELD_NOT(group_context, loop),
         FIELD_NOT(group_context, look),
+        FIELD_NOT(group_context, before_removal),
+        FIELD_NOT(group_context, before_removal_data),
         FIELD_NOT(group_context, stranded),
         FIELD_NOT(group_context, stranded_data),
         FIELD_NOT(group_context, ebpf),
@@ -68,6 +71,7 @@ static const struct field reuseport_fields[] = {
         FIELD(reuseport, last_tag),
         FIELD(reuseport, beside),
         FIELD_NOT(reuseport, ip),
+        FIELD_NOT(reuseport, context),
         FIELD_NOT(reuseport, program),
         FIELD_NOT(reuseport, passed_fd),
         FIELD_NOT(reuseport, control_fd),
@@ -275,6 +279,7 @@ static void load_reuseport(struct loader *l, const json_t *from, struct address_
 		return;
 	}
 	r->ip = &g->ip;
+	r->context = g->context;
 	r->passed_fd = g->passed_fd;
 	r->control_fd = -1;
 	LOAD(l, from, reuseport_fields, r);
@@ -415,8 +420,6 @@ static void load_member(struct listener_set *set, const json_t *from, struct loa
 	load_adopted(l, json_object_get(from, "adopted"), m);
 	if (g->reuseport)
 		enter(g->reuseport, order_of(set->sockets->saved_groups, g->id), m);
-	if (!m->adopt_only && m->fd < 0 && !m->n_adopted)
-		load_failed(l, "a socket of %s is lost", m->config->address.text);
 }
 
 struct listener_set *listener_set_load(struct sockets *s, struct config *config,
@@ -441,20 +444,52 @@ struct listener_set *listener_set_load(struct sockets *s, struct config *config,
 	return set;
 }
 
-static void group_loaded(struct address_group *g, const json_t *from)
+/* Nobody has the listeners of these any more: no worker of theirs lives, or has kept what it was
+ * given. */
+static void reopen_lost(struct address_group *g, struct loader *l)
+{
+	struct ho_error error = {0};
+
+	for (size_t i = 0; i < g->n_members; i++) {
+		struct member *m = g->members[i];
+
+		if (g->steering == STEERING_SHARED && g->shared_fd < 0 && m->fd >= 0)
+			g->shared_fd = fcntl(m->fd, F_DUPFD_CLOEXEC, 3);
+	}
+	for (size_t i = 0; i < g->n_members; i++) {
+		struct member *m = g->members[i];
+
+		if (m->fd < 0 && !m->adopt_only && !m->n_adopted && group_rejoin(m, &error) < 0)
+			load_failed(l, "%s", error.text);
+	}
+}
+
+static void group_loaded(struct address_group *g, const json_t *from, struct loader *l)
 {
 	for (size_t i = 0; g->name && i < g->n_members; i++)
 		if (g->members[i]->serial == load_number(from, "published"))
 			unix_name_set_published(g->name, g->members[i]);
-	if (g->reuseport)
-		(void)reuseport_restored(g->reuseport, g->sticky);
-	else
-		(void)group_apply(g, g->sticky, NULL);
+	if (g->reuseport && reuseport_restored(g->reuseport, g->sticky) < 0)
+		load_failed(l, "connections to %s cannot be divided again", g->address.text);
+	reopen_lost(g, l);
+	(void)group_apply(g, g->sticky, NULL);
 	for (size_t i = 0; g->reuseport && i < g->n_members; i++)
 		group_watch_member(g->context, g->members[i]);
 }
 
-void sockets_loaded(struct sockets *s)
+void sockets_drop_unknown(struct loader *l)
+{
+	static const char *const kinds[] = {"listener-", "control-", "adopted-"};
+	const char *name;
+	json_t *fd;
+
+	json_object_foreach(
+	        l->fds, name, fd) for (size_t i = 0; i < ARRAY_SIZE(kinds);
+	                               i++) if (!strncmp(name, kinds[i], strlen(kinds[i])))(void)
+	        shutdown((int)json_integer_value(fd), SHUT_RD);
+}
+
+void sockets_loaded(struct sockets *s, struct loader *l)
 {
 	struct address_group *g, *next;
 
@@ -468,7 +503,7 @@ void sockets_loaded(struct sockets *s)
 			continue;
 		}
 		json_array_foreach(s->saved_groups, i, item) if (load_number(item, "id") == g->id)
-		        group_loaded(g, item);
+		        group_loaded(g, item, l);
 	}
 	json_decref(s->saved_groups);
 	s->saved_groups = NULL;

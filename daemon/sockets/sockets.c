@@ -180,6 +180,12 @@ struct sockets *sockets_free(struct sockets *s)
 	return NULL;
 }
 
+void sockets_before_removal(struct sockets *s, void (*call)(void *data), void *data)
+{
+	s->context.before_removal = call;
+	s->context.before_removal_data = data;
+}
+
 enum steering sockets_steering(const struct sockets *s)
 {
 	return s->context.ebpf ? STEERING_EBPF : STEERING_CBPF;

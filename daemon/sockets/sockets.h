@@ -54,6 +54,9 @@ int sockets_new(struct ev_loop *loop, const struct sockets_options *options, str
 /* Closes everything and removes socket files. Accepts NULL. */
 struct sockets *sockets_free(struct sockets *s);
 
+/* To be called before a listener leaves a group in which that changes what numbers mean. */
+void sockets_before_removal(struct sockets *s, void (*call)(void *data), void *data);
+
 /* What a TCP listener is steered by on this machine, as `status` shows it. */
 enum steering sockets_steering(const struct sockets *s);
 

@@ -2,10 +2,14 @@
 #include "system/systemd.h"
 #include "system/fd.h"
 
+#include <errno.h>
 #include <ev.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
 
 #include <systemd/sd-daemon.h>
 
@@ -70,18 +74,59 @@ void systemd_status(const char *text)
 	(void)sd_notifyf(0, "STATUS=%s", text);
 }
 
-void systemd_store(const char *name, int fd)
+/* As sd_pid_notify_with_fds(3), which would wait for ever for a manager that does not read. */
+static int tell(const char *text, int fd)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	_cleanup_close_ int s = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct timeval patience = {.tv_sec = 1};
+	struct sockaddr_un to = {.sun_family = AF_UNIX};
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = {.bytes = {0}};
+	struct iovec io = {.iov_base = (char *)(uintptr_t)text, .iov_len = strlen(text)};
+	struct msghdr m = {.msg_name = &to, .msg_iov = &io, .msg_iovlen = 1};
+	size_t n = path ? strlen(path) : 0;
+
+	if (s < 0 || n < 2 || n >= sizeof to.sun_path)
+		return s < 0 ? -errno : -EINVAL;
+	memcpy(to.sun_path, path, n);
+	if (path[0] == '@')
+		to.sun_path[0] = '\0';
+	m.msg_namelen = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n);
+	if (fd >= 0) {
+		struct cmsghdr *h;
+
+		m.msg_control = control.bytes;
+		m.msg_controllen = sizeof control.bytes;
+		h = CMSG_FIRSTHDR(&m);
+		h->cmsg_level = SOL_SOCKET;
+		h->cmsg_type = SCM_RIGHTS;
+		h->cmsg_len = CMSG_LEN(sizeof fd);
+		memcpy(CMSG_DATA(h), &fd, sizeof fd);
+	}
+	if (setsockopt(s, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) < 0)
+		return -errno;
+	return sendmsg(s, &m, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+int systemd_store(const char *name, int fd)
 {
 	char text[256];
 	struct text t = TEXT_ON(text);
 
 	text_add(&t, "FDSTORE=1\nFDPOLL=0\nFDNAME=%s", name);
-	(void)sd_pid_notify_with_fds(0, 0, text, &fd, 1);
+	return tell(text, fd);
 }
 
-void systemd_unstore(const char *name)
+int systemd_unstore(const char *name)
 {
-	(void)sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+	char text[256];
+	struct text t = TEXT_ON(text);
+
+	text_add(&t, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+	return tell(text, -1);
 }
 
 struct systemd_watchdog {

@@ -19,9 +19,10 @@ void systemd_reloading(usec_t extend);
 void systemd_stopping(usec_t extend);
 void systemd_status(const char *text);
 bool systemd_present(void);
-/* Into its descriptor store and out of it. It does not watch the descriptor for hang-ups. */
-void systemd_store(const char *name, int fd);
-void systemd_unstore(const char *name);
+/* Into its descriptor store and out of it. It does not watch the descriptor for hang-ups. Waits for at
+ * most a second until it can be told; 0 or negative errno. */
+int systemd_store(const char *name, int fd);
+int systemd_unstore(const char *name);
 
 /* WATCHDOG=1 twice as often as asked for; nothing when it was not. */
 struct systemd_watchdog;

@@ -545,7 +545,7 @@ class Daemon:
 class Load:
     """Open-loop load until stop(), which gives the verdict."""
 
-    def __init__(self, *targets, rate=200, keepalive=4, slow=3, slow_ms=300, **options):
+    def __init__(self, *targets, rate=200, keepalive=4, slow=3, slow_ms=300, command=(LOAD,), **options):
         arguments = ["--json", "--verbose", "--until-signal"]
         for target in targets:
             arguments += ["--target", target]
@@ -555,7 +555,7 @@ class Load:
             if value is not True:
                 arguments.append(str(value))
         self.process = subprocess.Popen(
-            [LOAD, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+            [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
         )
         self.log = Lines(self.process.stderr)
         self.output = Lines(self.process.stdout)

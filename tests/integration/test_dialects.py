@@ -142,17 +142,16 @@ def test_sockets_for_a_child_that_knows_its_parent(daemon):
     assert get(daemon.target, "/answer.pl?n=1").endswith("n=1\n")
 
 
-@pytest.mark.parametrize("blocking", [False, True])
-def test_flag_of_a_shared_socket(daemon, blocking):
+def test_flag_of_a_shared_socket(daemon):
     """A generation may change it for all, when it comes and when it goes."""
     address = f"unix:@handoff-{daemon.mark}"
-    extra = f'accept = "{"blocking" if blocking else "auto"}" drain {{ by = "signal" }} ready {{ by = "notify" }}'
+    extra = 'drain { by = "signal" } ready { by = "notify" }'
     daemon.configure(service(address=address, command=[*WORKER, "shared-flag"], extra=extra)).start()
-    assert get(address) == f"blocking={blocking} generation=1\n"
+    assert get(address) == "blocking=False generation=1\n"
     daemon.reload("web")
     daemon.wait_event("generation-gone", generation=1)
     daemon.settle()
-    assert bool(flags(daemon.worker(2), 3) & os.O_NONBLOCK) != blocking
+    assert flags(daemon.worker(2), 3) & os.O_NONBLOCK
 
 
 def test_own_choice_of_blocking(daemon):

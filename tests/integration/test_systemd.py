@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What systemd is told, and the sockets it passes."""
 
+import queue
 import re
 import shutil
 import socket
 import sys
+import threading
 
 import pytest
 from harness import HANDOFFD, HERE, Http, Load, generation, quoted, service
@@ -22,19 +24,31 @@ os.execv(sys.argv[3 + n], sys.argv[3 + n:])
 
 
 class Manager:
-    """The receiving side of NOTIFY_SOCKET."""
+    """The receiving side of NOTIFY_SOCKET: reads at once, as systemd does."""
 
     def __init__(self, directory):
         self.path = f"{directory}/notify"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(self.path)
-        self.socket.settimeout(20)
         self.seen = []
+        self.waiting = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
+
+    def read(self):
+        while text := self.socket.recv(65536).decode():
+            self.waiting.put(text)
+
+    def close(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.sendto(b"", self.path)
+        self.thread.join(20)
+        self.socket.close()
 
     def next(self, word):
         """The first message from here on with this word in it, as a dictionary."""
         while True:
-            text = self.socket.recv(65536).decode()
+            text = self.waiting.get(timeout=20)
             self.seen.append(text)
             message = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
             if word in message:
@@ -45,7 +59,7 @@ class Manager:
 def manager(tmp_path):
     m = Manager(tmp_path)
     yield m
-    m.socket.close()
+    m.close()
 
 
 def test_reload_is_told(daemons, manager):

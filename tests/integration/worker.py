@@ -4,7 +4,6 @@ or HANDOFF_FD_HTTP and answer HTTP with their pid and generation."""
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import struct
@@ -240,21 +239,18 @@ def checks_pid():
 
 
 def shared_flag():
-    """Tells whether accept(2) would have waited, and changes it when it comes and when it goes."""
+    """Tells whether accept(2) would have waited, and leaves it changed when it goes."""
     listener = socket.socket(fileno=3)
     blocking = os.get_blocking(3)
     os.set_blocking(3, True)
 
     def leave(*_):
-        os.set_blocking(3, not blocking)
+        os.set_blocking(3, True)
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, leave)
     notify("READY=1")
-    while True:
-        select.select([listener], [], [])
-        with contextlib.suppress(BlockingIOError):  # another one took it
-            answer(listener.accept()[0], f"blocking={blocking} generation={GENERATION}\n")
+    serve(listener, f"blocking={blocking} generation={GENERATION}\n")
 
 
 if __name__ == "__main__":

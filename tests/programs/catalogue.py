@@ -65,7 +65,7 @@ GUNICORN = {"binary": "gunicorn", "recipe": "gunicorn", "app": "gunicorn", "main
 PUMA = {"binary": "puma", "recipe": "puma", "app": "puma", "main": "config.ru"}
 JAVA = {"binary": "javac", "own": True, "recipe": "java", "build": javac, "rates": (40, 1000)}
 PATTERN = (HERE / "apps/python/pattern.py",)
-NODE = {"binary": "node", "own": True, "rates": (100, 1000), "main": "node.js"}
+NODE = {"binary": "node", "own": True, "rates": (100, 1500), "main": "node.js"}
 NODE.update(recipe="node-cluster", files=(BINDERS / "node.js",))
 NODE_FILE = ('"server.js"', '"node.js"')
 NGINX = {"binary": "nginx", "recipe": "nginx", "app": "nginx", "main": "nginx.conf"}

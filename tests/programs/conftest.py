@@ -14,7 +14,6 @@ COLUMNS = {  # what is printed: what is counted in it
     "answers": None,
     "slow": None,
     "gens": None,
-    "skipped": None,
     "refused": ["refused"],
     "reset": ["reset", "eof"],
     "race": ["keepalive-race"],
@@ -68,7 +67,6 @@ def add_row(name, result, **counted):
     }
     row["answers"] = result["ok"]
     row["slow"] = result["kinds"]["slow"]["ok"]
-    row["skipped"] = result["skipped"]
     row["gens"] = len(result["generations"])
     row["moved"] = result["moved"]
     row["gap ms"] = round(result["longest_gap"] * 1000)

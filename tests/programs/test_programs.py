@@ -304,7 +304,6 @@ def daemon(request):
 def reload_often(daemon, site, load):
     """The times at which the load was told of a reload."""
     marks = []
-    load.log.wait(lambda line: line.endswith("generation 1"), "generation 1")
     for number in range(2, RELOADS + 2):
         if number > OLD:
             daemon.wait_event("generation-gone", generation=number - OLD)
@@ -349,13 +348,13 @@ def test_reloads_under_load(request, daemon, program, variant):
     conftest.add_row(request.node.callspec.id, result, steering="+".join(steering), misplaced=wrong, cut=cut)
 
     assert result["failed"] == 0, (result["failures"], result["examples"][:5])
-    assert FULL or result["skipped"] == 0  # at the highest rates a machine may be too slow to ask
+    assert result["skipped"] == 0
     assert set(result["generations"]) == {str(n) for n in range(1, RELOADS + 2)}
     assert all(kind["ok"] for kind in result["kinds"].values() if kind["started"])
     assert result["kinds"]["short"]["ok"]
     assert result["moved"] == 0, "a connection was answered by two processes"
     assert wrong == 0, "slow requests were not answered by the generation that accepted them"
-    assert across >= RELOADS // 4, "too few requests were in flight while generations changed"
+    assert across >= RELOADS // 2, "too few requests were in flight while generations changed"
     # some listeners of handoffd's own may wait for the next reload, and an asker's connection be closing
     assert daemon.descriptors() <= descriptors + 8, "handoffd keeps descriptors of what is gone"
     check_events(daemon)
