@@ -5,6 +5,7 @@
 #include "daemon.h"
 #include "sockets/relay.h"
 #include "system/log.h"
+#include "terminal/browser.h"
 #include "terminal/terminal.h"
 
 #include <errno.h>
@@ -21,6 +22,7 @@ struct develop {
 	struct daemon *daemon;
 	struct terminal *terminal;
 	struct relays *relays;
+	struct browsers *browsers; /* NULL: none asked for */
 	enum record_level level;
 	ev_io keyboard;
 	char line[LINE_MAX_BYTES];
@@ -122,6 +124,14 @@ static bool tell_story(
 	}
 }
 
+static void reload_pages(struct develop *v, const struct record *r)
+{
+	const struct service *sv = supervisor_find(v->daemon->supervisor, r->service);
+
+	if (v->browsers && sv && sv->wanted_settings->dev.live_reload)
+		browsers_reload(v->browsers);
+}
+
 static void on_record(void *data, enum record_level level, const struct record *r, const char *text)
 {
 	struct develop *v = data;
@@ -129,6 +139,8 @@ static void on_record(void *data, enum record_level level, const struct record *
 	char story[2000];
 	struct text t = TEXT_ON(story);
 
+	if (r && r->type == RECORD_GENERATION_SERVING)
+		reload_pages(v, r);
 	if (v->level < RECORD_DEBUG && r && tell_story(v, r, &t, &mark))
 		text = story;
 	else if (level > v->level)
@@ -240,6 +252,20 @@ void develop_stranded(void *data, int fd, const char *path)
 	relay_add(d->develop->relays, fd, path);
 }
 
+/* One port for all services: that of the first one which asks for it. */
+static void open_browsers(struct develop *v, const struct config *c)
+{
+	struct ho_error error = {0};
+
+	for (size_t i = 0; i < c->n_services && !v->browsers; i++)
+		if (c->services[i].dev.live_reload &&
+		        browsers_new(v->daemon->loop, (uint16_t)c->services[i].dev.live_reload,
+		                &v->browsers, &error) < 0) {
+			say(v, TERMINAL_BAD, "%s", error.text);
+			return;
+		}
+}
+
 int develop_new(struct daemon *d, struct ho_error *reterr)
 {
 	struct develop *v = calloc(1, sizeof *v);
@@ -267,6 +293,7 @@ int develop_new(struct daemon *d, struct ho_error *reterr)
 	d->develop = v;
 	d->supervisor->development = true;
 	log_sink(on_record, v);
+	open_browsers(v, d->source.config);
 	return 0;
 }
 
@@ -279,6 +306,7 @@ void develop_free(struct daemon *d)
 	log_sink(NULL, NULL);
 	ev_io_stop(d->loop, &v->keyboard);
 	relays_free(v->relays);
+	browsers_free(v->browsers);
 	terminal_free(v->terminal);
 	free(v);
 	d->develop = NULL;

@@ -488,7 +488,7 @@ static int open_all(struct daemon *d, struct past *past, struct ho_error *e)
 		r = past_load(d, past, e);
 	if (r == 0)
 		r = open_control(d, past, e);
-	if (r == 0 && !past->doc) {
+	if (r == 0 && !past->doc && !d->source.development) {
 		past_find_file(d, past);
 		if (past->doc)
 			r = past_load(d, past, e);

@@ -120,6 +120,7 @@ struct rollout_config {
 /* In development mode only. */
 struct dev_config {
 	bool hold; /* new connections wait for the new code, as soon as it is built or started */
+	unsigned live_reload; /* port where pages in browsers listen; 0: none */
 };
 
 enum restart_policy { RESTART_ALWAYS, RESTART_NEVER };

@@ -322,6 +322,20 @@ void gate_failed(struct generation *g)
 		supervisor_act(sv->supervisor, ACTION_STOP_BUILD, sv, g, NULL);
 }
 
+void gate_resume(struct service *sv, bool crashed)
+{
+	if (sv->wanted_settings && sv->wanted_settings->watch.count)
+		supervisor_act(sv->supervisor, ACTION_WATCH_FILES, sv, NULL, NULL);
+	for (unsigned i = 0; i < sv->n_generations; i++) {
+		struct generation *g = sv->generations[i];
+
+		if (crashed)
+			g->building = g->build_again = false;
+		if (g->state == GENERATION_FAILED && g->share)
+			sv->held = g;
+	}
+}
+
 /* ---- the way to the first worker ---- */
 
 static bool alone(const struct generation *g)

@@ -70,5 +70,8 @@ void gate_held(struct service *sv, struct generation *g, bool ok);
 /* Nobody waits any more with a generation that has failed: its queue goes to who serves now. */
 void gate_return_held(struct service *sv);
 void gate_failed(struct generation *g);
+/* After handoffd itself was replaced, or has crashed: files are watched again, a build that nobody
+ * waits for any more begins anew. */
+void gate_resume(struct service *sv, bool crashed);
 
 #endif

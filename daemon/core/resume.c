@@ -3,6 +3,7 @@
  * the old process is begun again. After a crash they are a moment old: whatever was being done is
  * taken back where nothing depends on it, and done once more where it can be done twice. */
 #include "core/drain.h"
+#include "core/gate.h"
 #include "core/share.h"
 #include "core/supervisor.h"
 
@@ -117,6 +118,7 @@ void supervisor_resume(struct supervisor *s, usec_t now, bool crashed, struct ac
 			continue;
 		for (unsigned k = 0; k < sv->n_generations; k++)
 			ask_again(sv->generations[k], now);
+		gate_resume(sv, crashed);
 		if (crashed)
 			recover_service(sv);
 	}

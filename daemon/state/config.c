@@ -64,6 +64,7 @@ static const struct field service_fields[] = {
         FIELD(service_config, watch_poll),
         FIELD(service_config, build),
         FIELD(service_config, dev.hold),
+        FIELD(service_config, dev.live_reload),
         FIELD(service_config, origin.file),
         FIELD(service_config, origin.line),
         FIELD_NOT(service_config, listeners),

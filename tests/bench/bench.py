@@ -9,6 +9,7 @@
   live      10 000 connections passed to the next generation with libhandoff, while clients write on them
   drain     from the last close of a draining generation to the signal in its worker
   rollback  from the request to the first answer of the generation before, under load
+  adopt     requests a second of programs whose sockets are taken over, and of the same without that
   held      processor time while 50 000 connections of a draining generation are held
   services  a reload beside 1 and beside 1000 other services
   save      from saving a file to the first answer by the new code, in development mode

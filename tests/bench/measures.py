@@ -26,6 +26,7 @@ from servers import (
     own_start_ns,
     service,
     socket_dump_ns,
+    until_answers,
     wakeups,
 )
 
@@ -291,6 +292,58 @@ def rollback(bench, scale):
     yield verdict("requests lost meanwhile", "", result["failed"], 0, f"of {result['ok']}")
 
 
+# ---- adopt: what it costs to be adopted ----
+
+
+NODE = """
+const answer = `pid=${process.pid}\n`;
+require("http").createServer((_, response) => response.end(answer)).listen(Number(process.argv[2]), "127.0.0.1");
+"""
+
+
+def adopted_and_not(bench, name, command):
+    """The same program twice: its sockets are taken over; nobody looks at what it binds."""
+    port, other = next(bench.ports), next(bench.ports)
+    extra = 'sockets = "adopt"'
+    yield Handoffd(bench, f"{name}-adopted", port, service(command(port), port, extra=extra))
+    yield Handoffd(bench, f"{name}-alone", other, service(command(other)))
+
+
+def rate(bench, server, scale):
+    """Requests a second of 8 clients that do nothing else, ten requests a connection."""
+    command = [bench.load, "--target", f"127.0.0.1:{server.port}", "--rate", 0, "--keepalive", 8, "--think", "0ms"]
+    command += ["--requests-per-connection", 10, "--duration", f"{scale.window}s", "--any-body", "--json"]
+    done = subprocess.run([str(a) for a in command], stdout=subprocess.PIPE, text=True, timeout=LIMIT, check=False)
+    result = json.loads(done.stdout)
+    if result["failed"]:
+        raise LostRequests(f"{server.name}: {result['failed']} failures: {result['failures']}")
+    return result["ok"] / result["duration"]
+
+
+def adopt(bench, scale):
+    program = bench.new_directory("node") / "server.js"
+    program.write_text(NODE)
+    programs = {"sleepd": lambda port: [bench.sleepd, "-l", f"127.0.0.1:{port}"]}
+    if node := shutil.which("node"):
+        programs["node"] = lambda port: [node, program, port]
+    for name, command in programs.items():
+        adopted, alone = adopted_and_not(bench, name, command)
+        for server in (adopted, alone):
+            until_answers(server)
+            rate(bench, server, scale)  # the program becomes warm
+        pairs = []
+        for i in range(2 * scale.repeat):  # in turns, and each first as often as the other
+            pair = [(s, rate(bench, s, scale)) for s in ((adopted, alone) if i % 2 else (alone, adopted))]
+            pairs.append({s.name: r for s, r in pair})
+        ours = [p[adopted.name] for p in pairs]
+        theirs = [p[alone.name] for p in pairs]
+        yield row(f"{name}, not adopted", "req/s", theirs)
+        yield row(f"{name}, adopted", "req/s", ours)
+        ratios = [b / a for a, b in zip(ours, theirs)]
+        note = f"throughput {statistics.median(ours) / statistics.median(theirs):.3f} of the other"
+        yield row(f"{name}: time of a request, adopted / not", "x", ratios, 1.05, note)
+
+
 # ---- held: many connections of a draining generation ----
 
 
@@ -470,6 +523,7 @@ MEASURES = {
     "flip": flip,
     "live": live,
     "drain": drain,
+    "adopt": adopt,
     "rollback": rollback,
     "held": held,
     "services": services,

@@ -2,6 +2,7 @@
 """The servers that are compared, the programs that watch them, and what /proc tells of them. Everything
 runs in a private network namespace, so ports need no care."""
 
+import contextlib
 import ctypes
 import fcntl
 import itertools
@@ -194,6 +195,17 @@ def service(command, port=None, name="web", extra=""):
     listen = f'listen "http" {{ address = "127.0.0.1:{port}" }}' if port else 'sockets = "none"'
     rollout = "" if "rollout" in extra else 'rollout { bake = "0" }'
     return f'service "{name}" {{\n\tcommand = {{{words}}}\n\t{listen}\n\t{rollout}\n\t{extra}\n}}\n'
+
+
+def until_answers(server):
+    """A service without listeners is ready when it runs: its port comes later."""
+    end = now() + LIMIT * 10**9
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", server.port)).close()
+        if now() > end:
+            raise RuntimeError(f"{server.name} does not listen")
+        time.sleep(0.01)
 
 
 def nginx_configuration(directory, port):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Development mode: files are saved, and what happens is told by the terminal and the events."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -564,10 +565,44 @@ def test_pointer(daemon):
     for n in (2, 3):
         (web / "releases/1/text.py").write_text("broken(")
         (web / f"releases/{n}/more.py").write_text("")
+        if n == 3:  # handoffd itself has been replaced meanwhile
+            daemon.ctl("upgrade", code=0)
+            daemon.events = harness.Events(daemon.control)
+            daemon.settle()
         start = daemon.now()
         (web / "new").symlink_to(f"releases/{n}")
         (web / "new").rename(web / "current")
         daemon.wait_event("generation-serving", start=start, generation=n)
         assert harness.get(daemon.target).split()[0] == f"release{n}"
-    assert [e["text"] for e in daemon.seen("files-changed")] == [f"{web}/current changed"] * 2
+        assert daemon.wait_event("files-changed", start=start)["text"] == f"{web}/current changed"
     assert daemon.service()["generations"][0]["release"] == str(web / "releases/3")
+
+
+# ---- pages in browsers ----
+
+
+def test_live_reload(project, daemon):
+    """A page that has the script is told when new code serves; nothing else is answered."""
+    port = harness.free_port()
+    p = project("--live-reload", str(port)).start()
+
+    def ask(path):
+        c = harness.connect(f"127.0.0.1:{port}")
+        c.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        return c.makefile("rb")
+
+    with ask("/reload.js") as answer:
+        assert b"EventSource" in answer.read()
+    with ask("/anything") as answer:
+        assert answer.readline().startswith(b"HTTP/1.1 404")
+    with ask("/events") as page:
+        while page.readline() != b": open\n":
+            pass
+        p.save("one", "two")
+        while page.readline() != b"data: reload\n":
+            pass
+    daemon.wait_event("generation-serving", generation=2)
+    with contextlib.suppress(OSError), harness.connect(f"127.0.0.1:{port}") as c:
+        c.sendall(b"x" * 100000)
+        assert c.recv(1) == b""
+    assert p.get() == "two"

@@ -15,9 +15,9 @@ ETC = pathlib.Path("/etc/handoffd")
 LIMIT = 60  # seconds
 
 
-def run(*argv, code=0, **options):
+def run(*argv, code=0, limit=LIMIT, **options):
     done = subprocess.run(
-        [str(a) for a in argv], capture_output=True, text=True, timeout=LIMIT, check=False, **options
+        [str(a) for a in argv], capture_output=True, text=True, timeout=limit, check=False, **options
     )
     assert code is None or done.returncode == code, (argv, done.returncode, done.stdout, done.stderr)
     return done

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: MIT
+# What every Debian package holds besides its files: its licence and its changes; manuals are compressed.
+file(GLOB folders LIST_DIRECTORIES true ${CPACK_TEMPORARY_DIRECTORY}/*)
+foreach(folder ${folders})
+  get_filename_component(component ${folder} NAME)
+  string(TOUPPER ${component} COMPONENT)
+  set(name ${CPACK_DEBIAN_${COMPONENT}_PACKAGE_NAME})
+  if(NOT name)
+    continue()
+  endif()
+  set(doc ${folder}/usr/share/doc/${name})
+  file(MAKE_DIRECTORY ${doc})
+  configure_file(${CMAKE_CURRENT_LIST_DIR}/../contrib/debian/copyright ${doc}/copyright COPYONLY)
+  file(WRITE ${doc}/changelog "handoffd (${CPACK_PACKAGE_VERSION}) unstable; urgency=medium\n\n  * Version ${CPACK_PACKAGE_VERSION}.\n\n -- ${CPACK_PACKAGE_CONTACT}  Sat, 21 Nov 2026 00:00:00 +0000\n")
+  file(GLOB_RECURSE files ${folder}/usr/share/man/*)
+  execute_process(COMMAND gzip -9nf ${files} ${doc}/changelog COMMAND_ERROR_IS_FATAL ANY)
+  execute_process(COMMAND sh -c "find '${folder}' -type d -exec chmod 755 {} +; find '${folder}/usr/share' '${folder}/lib' -type f -exec chmod 644 {} + 2>/dev/null; true")
+endforeach()
