@@ -126,7 +126,7 @@ struct generation {
 };
 
 /* Most actions that one step can ask for a worker. */
-#define ACTIONS_OF_WORKER 10
+#define ACTIONS_OF_WORKER 14
 
 /* Frees what it owns and empties it. */
 void roll_done(struct roll *r);
