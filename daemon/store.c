@@ -208,7 +208,6 @@ void store_close(struct daemon *d, bool forget)
 	if (!st)
 		return;
 	if (forget && st->memory.fd >= 0) {
-		_cleanup_free_ char *all = NULL;
 		json_t *none = json_object();
 
 		drop_old_fds(st, none);

@@ -786,11 +786,11 @@ void generation_worker_tree_gone(struct generation *g, struct worker *w)
 void generation_worker_hello(struct generation *g, struct worker *w, uint64_t state)
 {
 	const struct generation *serving = service_serving(g->service);
-	bool new_channel = state > 0 && !w->hello;
 
 	w->hello = state > 0;
 	w->drains = state > 1;
-	if (new_channel && serving)
+	/* also to one that is known: handoffd may have been replaced, and the channel with it */
+	if (w->hello && serving)
 		tell(g, w, TELL_SERVING, serving->id);
 	if (w->messaged && w->drains) /* it may not have heard */
 		tell(g, w, TELL_DRAIN, 0);

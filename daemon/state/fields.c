@@ -353,6 +353,8 @@ void load_fields(
 	}
 }
 
+static json_t *find_fd(const struct loader *l, char *name, size_t size, const char *format,
+        va_list ap) _printf_(4, 0);
 static json_t *find_fd(
         const struct loader *l, char *name, size_t size, const char *format, va_list ap)
 {

@@ -153,7 +153,7 @@ static double measure_ratio(struct handoff *h)
 
 int main(int argc, char **argv)
 {
-	struct handoff *h;
+	struct handoff *h = NULL;
 	struct handoff_connection *c;
 	long long at;
 

@@ -3,9 +3,10 @@
 
 import pathlib
 import socket
+import sys
 
 import pytest
-from harness import NOBODY, Http, Load, generation, service
+from harness import NOBODY, Http, Load, connect, generation, service
 
 RELOADS = 20
 OLD = 8  # generations that drain at once; more would be stopped before their time
@@ -153,3 +154,19 @@ def test_socket_file_is_there_all_the_time(daemon):
         "control",
         "web.sock",
     ]
+
+
+def test_own_choice_of_blocking_outlives_the_generation_before(daemon):
+    """What a worker makes of the sockets of its own generation stays, when an older one leaves."""
+    script = daemon.directory / "worker.py"
+    script.write_text(
+        "import os, socket\ns = socket.socket(fileno=3)\ns.setblocking(True)\n"
+        "while True:\n    c = s.accept()[0]\n    c.sendall(os.environ['HANDOFF_GENERATION'].encode())\n    c.close()\n"
+    )
+    daemon.configure(service(address=daemon.target, command=[sys.executable, script])).start()
+    daemon.reload("web", "--wait", "drained")
+    for _ in range(3):  # the first finds it waiting already
+        with connect(daemon.target) as s:
+            assert s.recv(10) == b"2"
+    daemon.settle()
+    assert not daemon.seen("worker-crashed")

@@ -7,7 +7,7 @@ import re
 import subprocess
 
 import pytest
-from harness import HANDOFFCTL, SLEEPD, WORKER, Http, generation, service
+from harness import HANDOFFCTL, SCHEMAS, SLEEPD, WORKER, Http, generation, service
 from screen import Screen
 
 
@@ -53,6 +53,7 @@ def test_status_watch_in_a_pipe(daemon):
     )
     for number in (1, 2):
         document = json.loads(watching.stdout.readline())
+        SCHEMAS["status"].validate(document)
         assert document["services"][0]["generation"] == number
         daemon.reload("web")
     watching.kill()

@@ -135,6 +135,26 @@ def test_connections_are_drained(daemon, unmanaged):
     assert old.wait(LIMIT) == -signal.SIGTERM
 
 
+def test_connections_that_keep_the_port(daemon, unmanaged):
+    """A server without SO_REUSEADDR: its connections would keep every other socket from the port."""
+    script = (
+        "import os, socket, sys\n"
+        "if 'LISTEN_FDS' in os.environ: s = socket.socket(fileno=3); s.setblocking(True)\n"
+        f"else: s = socket.socket(); s.bind(('', {daemon.port})); s.listen()\n"
+        "kept = []\n"
+        "while True: kept.append(s.accept()[0]); kept[-1].sendall(os.environ['HANDOFF_GENERATION'].encode())\n"
+    )
+    command = [sys.executable, "-c", script]
+    old = unmanaged(daemon, command)
+    with connect(daemon.target) as before:
+        assert before.recv(10) == b"0"
+        taking(daemon, command, old.pid, options=["--rollout-bake", "0", "--drain-deadline", "0"]).start()
+        with connect(daemon.target) as after:
+            assert after.recv(10) == b"1"
+        daemon.wait_event("generation-gone", generation=0)
+    assert old.wait(LIMIT) == -signal.SIGTERM
+
+
 @pytest.mark.parametrize("how", ["exits", "is not ready", "cannot be started"])
 def test_failure_leaves_the_server_as_it_was(daemon, unmanaged, how):
     old = unmanaged(daemon, binder("plain")(daemon))
@@ -339,7 +359,7 @@ def shell(text):
 # ---- shared sockets ----
 
 ECHO = """
-import os, signal, socket, sys
+import os, select, socket, sys
 {bind}
 print(file=sys.stderr, flush=True)
 while True:
@@ -355,9 +375,9 @@ def test_abstract_name_is_shared(daemon, unmanaged):
     """It can be had only once: both have the same socket, and the server is told by its signal."""
     name = f"takeover-{daemon.mark}"
     target = f"unix:@{name}"
-    serve = (
-        "c, _ = s.accept()\n    try: c.sendall(str(os.getpid()).encode())\n"
-        "    except OSError: pass\n    c.close()"
+    serve = (  # the socket is not blocking for whoever takes it over
+        "select.select([s], [], [])\n    try:\n        c, _ = s.accept()\n"
+        "        c.sendall(str(os.getpid()).encode())\n    except OSError: pass"
     )
     script = ECHO.format(bind=ABSTRACT.format(name=name), serve=serve)
     command = [sys.executable, "-c", script]
