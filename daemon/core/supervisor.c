@@ -377,10 +377,9 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 
 	switch (ev->said.word) {
 	case WORD_READY:
-		if (g->probing && g->state != GENERATION_STARTING) {
+		if (g->probing && g->state != GENERATION_STARTING &&
+		        g->settings->ready.by == READY_EXEC)
 			generation_check_done(g, true, NULL);
-			break;
-		}
 		if (w->state != WORKER_RUNNING)
 			break; /* a second time, or too late */
 		w->state = WORKER_READY;

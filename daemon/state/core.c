@@ -119,6 +119,7 @@ static const struct field generation_fields[] = {
         FIELD(generation, share_before),
         FIELD(generation, hold_tried),
         FIELD(generation, holds),
+        FIELD(generation, waited),
         FIELD(generation, building),
         FIELD(generation, build_again),
         FIELD(generation, built),
