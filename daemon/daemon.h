@@ -18,6 +18,7 @@
 #include "sockets/probe.h"
 #include "sockets/sockets.h"
 #include "state/fields.h"
+#include "system/rights.h"
 #include "system/systemd.h"
 
 struct daemon;
@@ -127,6 +128,7 @@ struct daemon {
 	struct processes *processes;
 	struct control *control; /* NULL: none */
 	struct systemd_watchdog *watchdog;
+	struct rights rights; /* of handoffd itself */
 	struct config_source source;
 	ev_timer timer;
 	ev_timer monitors;     /* the next status for those who watch; runs only for them */

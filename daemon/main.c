@@ -503,6 +503,7 @@ static int open_all(struct daemon *d, struct past *past, struct ho_error *e)
 	d->signals.data = d;
 	ev_io_start(d->loop, &d->signals);
 	d->watchdog = systemd_watchdog_new(d->loop);
+	rights_read(&d->rights);
 	return 0;
 }
 

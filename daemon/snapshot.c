@@ -36,6 +36,7 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, processes),
         FIELD_NOT(daemon, control),
         FIELD_NOT(daemon, watchdog),
+        FIELD_NOT(daemon, rights),
         FIELD_NOT(daemon, source),
         FIELD_NOT(daemon, timer),
         FIELD_NOT(daemon, prepare),

@@ -249,6 +249,16 @@ static bool count_all(struct daemon *d, struct picture *p, const char *name)
 	return true;
 }
 
+/* Where handoffd can start programs under no user but its own, it can look into all of them. */
+static struct view_mode mode_of(const struct daemon *d)
+{
+	const struct rights *r = &d->rights;
+
+	return (struct view_mode){r->user, r->capabilities, r->n_capabilities,
+	        rights_have(r, "cap_sys_ptrace") || !rights_have(r, "cap_setuid"),
+	        connections_told(d->connections)};
+}
+
 /* Of one service, or of all. */
 static bool picture_take(struct daemon *d, const char *service, struct picture *p)
 {
@@ -279,6 +289,7 @@ static bool picture_take(struct daemon *d, const char *service, struct picture *
 	        .now = now_usec(),
 	        .services = p->services,
 	        .n_services = p->n_services,
+	        .mode = mode_of(d),
 	};
 	return true;
 }

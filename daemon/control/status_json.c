@@ -93,14 +93,26 @@ static json_t *service_to_json(const void *item, usec_t offset)
 	                view_generation_to_json, offset));
 }
 
+static json_t *mode_to_json(const struct view_mode *m, const char *steering)
+{
+	json_t *capabilities = json_array();
+
+	for (size_t i = 0; i < m->n_capabilities; i++)
+		(void)json_array_append_new(capabilities, json_string(m->capabilities[i]));
+	return json_pack("{s:o, s:o, s:s, s:b, s:s}", "user", wire_string(m->user), "capabilities",
+	        capabilities, "steering", steering, "adoption", m->adoption, "drain_watch",
+	        m->by_events ? "events" : "polling");
+}
+
 json_t *status_to_json(const struct view *v, usec_t realtime)
 {
 	usec_t offset = realtime - v->now;
 
-	return json_pack("{s:i, s:i, s:s, s:o, s:s, s:s, s:o, s:o, s:o}", "version", STATUS_VERSION,
-	        "pid", v->pid, "handoffd", v->version, "environment", wire_string(v->environment),
-	        "state", v->state, "steering", v->steering, "time", time_to_json(realtime),
-	        "config_error", wire_string(v->config_error), "services",
+	return json_pack("{s:i, s:i, s:s, s:o, s:s, s:s, s:o, s:o, s:o, s:o}", "version",
+	        STATUS_VERSION, "pid", v->pid, "handoffd", v->version, "environment",
+	        wire_string(v->environment), "state", v->state, "steering", v->steering, "time",
+	        time_to_json(realtime), "config_error", wire_string(v->config_error), "services",
 	        list_to_json(
-	                v->services, v->n_services, sizeof *v->services, service_to_json, offset));
+	                v->services, v->n_services, sizeof *v->services, service_to_json, offset),
+	        "mode", mode_to_json(&v->mode, v->steering));
 }

@@ -61,6 +61,15 @@ struct view_service {
 	bool zeroth; /* the one that serves is generation 0 */
 };
 
+/* With which rights handoffd works, and what it can do with them. */
+struct view_mode {
+	const char *user;
+	const char (*capabilities)[32];
+	size_t n_capabilities;
+	bool adoption;  /* also of programs under other users */
+	bool by_events; /* the ends of connections are told by the kernel; else it is asked */
+};
+
 struct view {
 	int pid;
 	const char *version;
@@ -71,6 +80,7 @@ struct view {
 	usec_t now;
 	struct view_service *services;
 	size_t n_services;
+	struct view_mode mode;
 };
 
 #endif

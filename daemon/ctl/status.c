@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The state of everything as aligned text, or the document as it came. */
 #include <string.h>
+#include <sys/capability.h>
 
 #include "ctl/ctl.h"
 #include "wire/interface.h"
@@ -141,6 +142,31 @@ static void print_service(struct out *o, const json_t *s)
 	print_last(o, json_object_get(s, "last_result"));
 }
 
+/* With which rights, and what is lost for want of them. */
+static void print_mode(struct out *o, const json_t *mode)
+{
+	json_t *capabilities = json_object_get(mode, "capabilities"), *item;
+	struct text *t;
+	size_t i;
+
+	if (!mode)
+		return; /* of an older handoffd */
+	t = begin(o);
+	text_add(t, "user %s  capabilities", member(mode, "user"));
+	if (json_array_size(capabilities) >= (size_t)cap_max_bits())
+		text_add(t, " all");
+	else if (!json_array_size(capabilities))
+		text_add(t, " none");
+	else
+		json_array_foreach(capabilities, i, item) text_add(
+		        t, "%s%s", i ? "," : " ", json_string_value(item) + strlen("cap_"));
+	if (!json_is_true(json_object_get(mode, "adoption")))
+		text_add(t, "  no adoption from other users");
+	if (!strcmp(member(mode, "drain_watch"), "polling"))
+		text_add(t, "  drains by polling");
+	end(o);
+}
+
 static void print_status(FILE *f, const json_t *status, unsigned columns)
 {
 	struct out o = {.f = f, .columns = columns};
@@ -152,6 +178,7 @@ static void print_status(FILE *f, const json_t *status, unsigned columns)
 	        member(status, "handoffd"), number(status, "pid"), member(status, "state"),
 	        member(status, "environment"), member(status, "steering"));
 	end(&o);
+	print_mode(&o, json_object_get(status, "mode"));
 	if (*member(status, "config_error")) {
 		(void)fputs(
 		        "the last configuration was refused, the one before it is in use:\n", f);

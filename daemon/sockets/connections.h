@@ -36,6 +36,10 @@ struct connections *connections_free(struct connections *c);
  * NULL: then all connections of the shared address count, which is too many rather than too few. */
 typedef void (*process_lister)(void *data, void (*each)(pid_t pid, void *arg), void *arg);
 
+/* Does the kernel tell when a TCP connection ends? Else it is asked repeatedly. Needs no privilege.
+ */
+bool connections_told(const struct connections *c);
+
 /* Counts once, now. One dump serves all sets of one call; ret[i] belongs to sets[i]. A set of which
  * listeners are shared counts with `listers[i](lister_data[i])`; both arrays may be NULL. */
 int connections_count(struct connections *c, struct listener_set *const *sets, size_t n,

@@ -470,6 +470,14 @@ static int events_adjust(struct connections *c)
 	return 0;
 }
 
+bool connections_told(const struct connections *c)
+{
+	const struct diag_ports ports = {.n = 0};
+	_cleanup_close_ int fd = -1;
+
+	return c->events_fd >= 0 || destroy_events_open(&ports, c->event_buffer, &fd) == 0;
+}
+
 /* ---- life ---- */
 
 static int side_init(struct side *s, struct drain_watch *w, bool is_unix)

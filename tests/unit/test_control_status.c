@@ -80,7 +80,9 @@ static void test_status(void **state)
 	        {"web", "serving", 7, false, &last, listeners, 1, generations, 3, false},
 	        {"idle", "stopped", 0, true, NULL, NULL, 0, NULL, 0, false},
 	};
-	struct view view = {811, "0.1.0", "production", "running", "ebpf", NULL, NOW, services, 2};
+	static const char capabilities[1][32] = {"cap_bpf"};
+	struct view view = {811, "0.1.0", "production", "running", "ebpf", NULL, NOW, services, 2,
+	        {"web", capabilities, 1, true, false}};
 
 	(void)state;
 	expect(status_to_json(&view, WALL),
@@ -115,7 +117,9 @@ static void test_status(void **state)
 	        "\"deadline_in\":null,\"oldest\":null},\"reason\":\"r\",\"workers\":[],"
 	        "\"requests\":null}]},"
 	        "{\"name\":\"idle\",\"state\":\"stopped\",\"generation\":null,\"reloading\":true,"
-	        "\"last_result\":null,\"listeners\":[],\"generations\":[]}]}");
+	        "\"last_result\":null,\"listeners\":[],\"generations\":[]}],"
+	        "\"mode\":{\"user\":\"web\",\"capabilities\":[\"cap_bpf\"],"
+	        "\"steering\":\"ebpf\",\"adoption\":true,\"drain_watch\":\"polling\"}}");
 }
 
 static void test_record(void **state)
