@@ -68,6 +68,8 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, upgrade),
         FIELD_NOT(daemon, store),
         FIELD_NOT(daemon, changed),
+        FIELD_NOT(daemon, touched),
+        FIELD_NOT(daemon, commit),
         FIELD_NOT(daemon, rest_timer),
 };
 
@@ -400,6 +402,7 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	sockets_loaded(d->sockets, l);
 	json_array_foreach(json_object_get(doc, "workers"), i, item) if (!l->failed)
 	        load_worker(d, item, l);
+	live_load(d, json_object_get(doc, "doors"), l);
 	return l->failed ? -EBADMSG : 0;
 }
 

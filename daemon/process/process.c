@@ -649,6 +649,11 @@ const char *process_log(struct process *p)
 	return tail_now(p)->text;
 }
 
+bool process_has_channel(const struct process *p)
+{
+	return p->channel.fd >= 0;
+}
+
 int process_tell_serving(struct process *p, uint32_t generation)
 {
 	char words[32];

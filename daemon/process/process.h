@@ -230,6 +230,7 @@ const char *process_log(struct process *p);
 /* Is it the child of somebody else, so that nobody tells us of those it leaves behind? */
 bool process_is_foreign(const struct process *p);
 
+bool process_has_channel(const struct process *p);
 /* Tells a worker with a channel which generation serves, or to drain until `deadline` (monotonic,
  * USEC_INFINITY: none). 0 or negative errno. */
 int process_tell_serving(struct process *p, uint32_t generation);
