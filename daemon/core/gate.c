@@ -290,7 +290,10 @@ static bool wants_hold(const struct generation *g)
 	        (old && (old->shared || old->taken)))
 		return false;
 	if (c->rollout.order == ROLLOUT_STOP_FIRST)
-		return old || sv->held;
+		/* a program that binds its address itself would lose who waits at our socket,
+		 * unless the kernel or a relay takes them over */
+		return (old || sv->held) &&
+		       (sv->supervisor->development || g->migrates || c->sockets == SOCKETS_PASS);
 	return (old || sv->held) && sv->supervisor->development && c->dev.hold && !g->canary &&
 	       !g->step;
 }
@@ -315,7 +318,7 @@ void gate_failed(struct generation *g)
 {
 	struct service *sv = g->service;
 
-	if (g->holds)
+	if (g->holds || g->waited)
 		sv->held = g;
 	g->holds = false;
 	if (g->building)

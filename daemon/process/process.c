@@ -476,6 +476,7 @@ static struct spawn_plan make_plan(const struct process *p, const struct fdmap_p
 	return (struct spawn_plan){.argv = p->assembly.argv,
 	        .environ = p->assembly.environment.items,
 	        .listen_pid = p->assembly.listen_pid,
+	        .watchdog_pid = p->assembly.watchdog_pid,
 	        .directory = p->release->directory,
 	        .fds = fds,
 	        .service = p->release->service,

@@ -20,8 +20,8 @@
 struct spawn_plan {
 	char *const *argv;
 	char *const *environ;
-	char *listen_pid; /* inside of environ, room for ten digits: the child writes its pid; or
-	                     NULL */
+	/* inside of environ, room for ten digits each: the child writes its pid; or NULL */
+	char *listen_pid, *watchdog_pid;
 	const char *directory; /* NULL: handoffd's own */
 	const struct fdmap_plan *fds;
 	const struct service_config *service; /* limits, umask, nice, no-new-privileges, names */
