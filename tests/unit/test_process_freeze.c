@@ -102,6 +102,7 @@ static int tear_down(void **state)
 	struct world *w = *state;
 
 	(void)kill(w->pids[1], SIGKILL);
+	(void)kill(w->pids[0], SIGCONT); /* where a test has failed */
 	while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
 		;
 	ev_loop_destroy(w->loop);
