@@ -314,6 +314,9 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 		ev.said.word = WORD_STATUS;
 		ev.text = strerror((int)m->number);
 		break;
+	case NOTIFY_WATCHDOG:
+		ev.said.word = WORD_ALIVE;
+		break;
 	case NOTIFY_WATCHDOG_TRIGGER:
 		ev.said.word = WORD_STUCK;
 		break;
@@ -336,7 +339,6 @@ static void on_notified(void *data, struct process *p, const struct notify_messa
 	case NOTIFY_FETCH:
 		kept_fetch(data, w->service, m);
 		return;
-	case NOTIFY_WATCHDOG: /* no interval is asked of workers */
 	case NOTIFY_RELOADING:
 	case NOTIFY_MAINPID_IGNORED:
 	case NOTIFY_FDNAME:

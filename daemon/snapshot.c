@@ -284,6 +284,8 @@ static void load_generation(struct daemon *d, const json_t *from, struct loader 
 	cg->shell = g;
 	g->release =
 	        release_load(cg->config, cg->settings, cg->id, json_object_get(from, "release"), l);
+	if (g->release)
+		processes_make_cgroup(d->processes, g->release);
 	if (set && g->release)
 		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
 }

@@ -3,6 +3,7 @@
  * simulation's). */
 #include "core/share.h"
 #include "core/supervisor.h"
+#include "core/watchdog.h"
 
 #define FAIL_IF(condition)                                                                         \
 	do {                                                                                       \
@@ -19,6 +20,11 @@ static const char *check_worker(const struct generation *g, const struct worker 
 	FAIL_IF(running && g->told);
 	FAIL_IF(w->messaged && !w->surplus &&
 	        !g->by_message); /* who was told by message is told again at the end */
+	/* nobody is silent for ever where it is asked to speak, and nobody else is ended for it */
+	FAIL_IF(w->state == WORKER_READY && g->service->turn == TURN_NONE && !w->alive_until &&
+	        g->settings->watchdog != USEC_INFINITY && !g->taken);
+	FAIL_IF(running && w->alive_until && w->trust != WORKER_ABORTED &&
+	        (g->settings->watchdog == USEC_INFINITY || g->taken));
 	/* 4: nobody is told to stop before the generation is quiet, nor, by `idle`, before it is
 	 * drained, unless it is past its deadline, failed, or everything is stopped at once */
 	if (w->state == WORKER_STOPPING && w->pid && !g->killed)
@@ -60,6 +66,7 @@ static const char *check_generation(const struct service *sv, const struct gener
 	FAIL_IF(g->frozen && (g->state != GENERATION_DRAINING || g->told));
 	FAIL_IF(g->looked && sv->turn == TURN_NONE);
 	FAIL_IF(sv->turn == TURN_NONE && generation_next_deadline(g) <= sv->supervisor->now);
+	FAIL_IF(sv->turn == TURN_NONE && watchdog_next_deadline(g) <= sv->supervisor->now);
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if ((why = check_worker(g, &g->workers[i])))
 			return why;

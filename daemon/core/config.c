@@ -101,6 +101,7 @@ void service_config_defaults(struct service_config *s)
 	s->rollout = (struct rollout_config){
 	        .max_old = 4, .bake = 10 * USEC_PER_SEC, .hold = USEC_INFINITY};
 	s->restart = RESTART_ALWAYS;
+	s->watchdog = USEC_INFINITY;
 	s->umask = -1;
 	s->watch_debounce = 100 * USEC_PER_MSEC;
 	s->watch_poll = USEC_INFINITY;

@@ -155,6 +155,7 @@ struct service_config {
 	struct drain_config drain;
 	struct rollout_config rollout;
 	enum restart_policy restart;
+	usec_t watchdog; /* USEC_INFINITY: off */
 	struct limit_config *limits;
 	size_t n_limits;
 	int umask; /* -1: as handoffd's */

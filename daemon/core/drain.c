@@ -12,6 +12,7 @@
 #include "core/service.h"
 #include "core/supervisor.h"
 #include "core/taken.h"
+#include "core/watchdog.h"
 
 /* A lookup that began before the turn may still pick the old listener: seen to be over within 2 ms.
  */
@@ -176,8 +177,10 @@ static bool wants_last_look(const struct generation *g)
 
 void generation_thaw(struct generation *g)
 {
-	if (g->frozen)
+	if (g->frozen) {
 		supervisor_act(g->service->supervisor, ACTION_THAW, g->service, g, NULL);
+		watchdog_restart(g);
+	}
 	g->frozen = g->looked = false;
 }
 

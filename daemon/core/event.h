@@ -50,6 +50,7 @@ enum worker_word {
 	WORD_EXTEND,
 	WORD_TROUBLE,
 	WORD_STUCK,
+	WORD_ALIVE,
 	WORD_HELLO
 };
 

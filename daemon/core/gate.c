@@ -318,7 +318,7 @@ void gate_failed(struct generation *g)
 {
 	struct service *sv = g->service;
 
-	if (g->holds)
+	if (g->holds || g->waited)
 		sv->held = g;
 	g->holds = false;
 	if (g->building)

@@ -256,6 +256,7 @@ void generation_start_worker(struct generation *g, struct worker *w)
 	w->serial++;
 	w->retry_at = w->kill_at = USEC_INFINITY;
 	w->killed = w->surplus = w->hello = w->drains = w->messaged = false;
+	w->alive_until = w->trust = 0;
 	w->status[0] = '\0';
 	supervisor_act(g->service->supervisor, ACTION_START_WORKER, g->service, g, w);
 }

@@ -75,6 +75,7 @@ struct generation {
 
 	/* before its workers are started: gate.c */
 	bool hold_tried, holds;            /* holds: new connections wait for it */
+	bool waited;                       /* it did hold: some may wait in it still */
 	bool building, build_again, built; /* again: what is built is out of date */
 	bool begun;
 	usec_t begun_at;
@@ -108,7 +109,7 @@ struct generation {
 	bool told, killed, drained, overdue;
 	bool adopted;        /* its program accepts at sockets of its own */
 	bool frozen, looked; /* frozen: asked for; looked: and nothing was found then */
-	bool by_message; /* told on the workers' channels, not by a signal */
+	bool by_message;     /* told on the workers' channels, not by a signal */
 	bool rolled_back;
 	uint64_t in_flight, idle, cut;
 	usec_t oldest;
@@ -126,7 +127,7 @@ struct generation {
 };
 
 /* Most actions that one step can ask for a worker. */
-#define ACTIONS_OF_WORKER 10
+#define ACTIONS_OF_WORKER 14
 
 /* Frees what it owns and empties it. */
 void roll_done(struct roll *r);

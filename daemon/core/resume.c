@@ -6,6 +6,7 @@
 #include "core/gate.h"
 #include "core/share.h"
 #include "core/supervisor.h"
+#include "core/watchdog.h"
 
 /* What the shell did not bring along is asked for again. */
 static void ask_again(struct generation *g, usec_t now)
@@ -16,6 +17,7 @@ static void ask_again(struct generation *g, usec_t now)
 	}
 	g->watched = g->counted = false;
 	drain_resume(g);
+	watchdog_restart(g);
 	if (!g->probed)
 		g->probing = false;
 	for (unsigned i = 0; i < g->n_workers; i++)

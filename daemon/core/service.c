@@ -7,6 +7,7 @@
 #include "core/supervisor.h"
 #include "core/taken.h"
 #include "core/turn.h"
+#include "core/watchdog.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -519,6 +520,9 @@ static void set_timer(struct service *sv)
 
 		if (next < at)
 			at = next;
+		next = watchdog_next_deadline(sv->generations[i]);
+		if (next < at)
+			at = next;
 	}
 	at = sv->measure_at < at ? sv->measure_at : at;
 	timer_set(&sv->supervisor->timers, &sv->timer, sv->turn == TURN_NONE ? at : USEC_INFINITY);
@@ -532,8 +536,10 @@ void service_settle(struct service *sv)
 	for (unsigned rounds = 0; changed && sv->turn == TURN_NONE; rounds++) {
 		HO_ASSERT(rounds < 10000);
 		changed = false;
-		for (unsigned i = 0; i < sv->n_generations && sv->turn == TURN_NONE; i++)
+		for (unsigned i = 0; i < sv->n_generations && sv->turn == TURN_NONE; i++) {
 			changed |= generation_advance(sv->generations[i]);
+			changed |= watchdog_advance(sv->generations[i]);
+		}
 		if (sv->turn != TURN_NONE)
 			break;
 		changed |= drop_gone(sv);

@@ -6,6 +6,7 @@
 #include "core/plan.h"
 #include "core/taken.h"
 #include "core/turn.h"
+#include "core/watchdog.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,6 @@
 #define SLOT_MASK ((1u << SLOT_BITS) - 1)
 #define SLOTS_MAX (1u << SLOT_BITS)
 #define ACTIONS_OF_SUPERVISOR 32
-#define SIGNAL_ABRT 6
 /* systemd's patience beyond what the settings allow. */
 #define EXTEND_MARGIN_USEC (10 * USEC_PER_SEC)
 
@@ -377,13 +377,13 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 
 	switch (ev->said.word) {
 	case WORD_READY:
-		if (g->probing && g->state != GENERATION_STARTING) {
+		if (g->probing && g->state != GENERATION_STARTING &&
+		        g->settings->ready.by == READY_EXEC)
 			generation_check_done(g, true, NULL);
-			break;
-		}
 		if (w->state != WORKER_RUNNING)
 			break; /* a second time, or too late */
 		w->state = WORKER_READY;
+		watchdog_alive(g, w);
 		g->speaks_notify = true;
 		supervisor_record(s, RECORD_WORKER_READY, g->service, g, w)->duration =
 		        s->now - w->started;
@@ -397,16 +397,16 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 		if (g->state == GENERATION_STARTING &&
 		        usec_add(s->now, ev->said.number) > g->ready_deadline)
 			g->ready_deadline = usec_add(s->now, ev->said.number);
+		watchdog_extend(g, w, ev->said.number);
 		break;
 	case WORD_TROUBLE:
 		(void)copy_string(g->trouble, sizeof g->trouble, ev->text ? ev->text : "");
 		break;
-	case WORD_STUCK: /* as systemd's watchdog does: with a core dump, then like any crash */
-		if (w->state != WORKER_RUNNING && w->state != WORKER_READY)
-			break;
-		supervisor_act(s, ACTION_SIGNAL_WORKER, g->service, g, w)->signo = SIGNAL_ABRT;
-		supervisor_record(s, RECORD_WORKER_KILLED, g->service, g, w)->text =
-		        "it asked for it (WATCHDOG=trigger)";
+	case WORD_STUCK:
+		watchdog_abort(g, w, "it asked for it (WATCHDOG=trigger)");
+		break;
+	case WORD_ALIVE:
+		watchdog_alive(g, w);
 		break;
 	case WORD_HELLO:
 		generation_worker_hello(g, w, ev->said.number);

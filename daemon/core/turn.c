@@ -276,8 +276,10 @@ static void turned_back(struct service *sv, struct generation *g)
 	if (asked)
 		(void)copy_string(bad->reason, sizeof bad->reason, sv->why);
 	bad->rolled_back = true;
-	if (sv->rolling && !sv->rolling->begun) /* connections were taken from it; again */
+	if (sv->rolling && !sv->rolling->begun) { /* connections were taken from it; again */
+		sv->rolling->waited |= sv->rolling->holds;
 		sv->rolling->holds = sv->rolling->hold_tried = false;
+	}
 	generation_retire(bad, 0);
 	generation_set_state(g, GENERATION_SERVING);
 	r = supervisor_record(s, RECORD_ROLLED_BACK, sv, bad, NULL);

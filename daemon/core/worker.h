@@ -21,14 +21,19 @@ enum worker_state {
 	WORKER_REST,
 };
 
+/* Does it say that it is alive, where that is asked of it? See watchdog.c. */
+enum worker_trust { WORKER_TRUSTED, WORKER_LATE, WORKER_ABORTED };
+
 struct worker {
 	unsigned index;
 	enum worker_state state;
 	uint32_t serial; /* of the process: counts the starts */
 	int pid;         /* of the main process; 0: none */
 	usec_t started;
-	usec_t retry_at;   /* ABSENT: when the next one is started */
-	usec_t kill_at;    /* REST: when what is left is killed */
+	usec_t retry_at;    /* ABSENT: when the next one is started */
+	usec_t kill_at;     /* REST: when what is left is killed */
+	usec_t alive_until; /* when it will have been silent for too long; 0: not asked to speak */
+	enum worker_trust trust;
 	unsigned restarts; /* in all */
 	unsigned failures; /* in a row: the back-off */
 	bool killed;       /* SIGKILL was sent */

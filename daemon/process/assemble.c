@@ -122,6 +122,23 @@ static void add_user(struct environment *e, const struct credentials *c)
 	environment_set(e, "LOGNAME", "%s", c->name);
 }
 
+/* Is it the worker's own process that has to say it is alive, and not a child of it? */
+static bool asks_worker(const struct service_config *service)
+{
+	return service->watchdog != USEC_INFINITY && service->listen_pid == LISTEN_PID_CHILD;
+}
+
+static void add_watchdog(struct environment *e, const struct service_config *service)
+{
+	if (service->watchdog == USEC_INFINITY)
+		return;
+	environment_set(e, "WATCHDOG_USEC", "%llu", (unsigned long long)service->watchdog);
+	if (asks_worker(service))
+		environment_set(e, "WATCHDOG_PID", "0000000000");
+	else
+		environment_unset(e, "WATCHDOG_PID");
+}
+
 static int make_environment(const struct process_spec *spec, const char *notify_socket,
         const struct substitution *s, struct assembly *a, struct ho_error *reterr)
 {
@@ -148,11 +165,14 @@ static int make_environment(const struct process_spec *spec, const char *notify_
 	if (r->previous_release)
 		environment_set(e, "HANDOFF_PREVIOUS_RELEASE", "%s", r->previous_release);
 	environment_set(e, "NOTIFY_SOCKET", "%s", notify_socket);
+	add_watchdog(e, r->service);
 	if (e->failed)
 		return ho_error_set(reterr, e->failed,
 		        "cannot build the environment of service \"%s\": %s", r->service->name,
 		        e->failed == -E2BIG ? "it is too large" : "no memory");
 	a->listen_pid = dialect_pid(e, r->service->dialects, s->input);
+	if (asks_worker(r->service))
+		a->watchdog_pid = environment_get(e, "WATCHDOG_PID");
 	return 0;
 }
 
@@ -229,6 +249,8 @@ int assembly_beside(
 	environment_unset(&e, "LISTEN_FDNAMES");
 	environment_unset(&e, "LISTEN_PID");
 	environment_unset(&e, "NOTIFY_SOCKET");
+	environment_unset(&e, "WATCHDOG_USEC");
+	environment_unset(&e, "WATCHDOG_PID");
 	environment_set(&e, "MAINPID", "%ld", (long)worker);
 	if (e.failed) {
 		environment_done(&e);

@@ -12,8 +12,9 @@
 struct assembly {
 	struct environment environment;
 	struct credentials credentials;
-	char **argv;      /* owned, NULL-terminated */
-	char *listen_pid; /* inside of environment: where the child writes its pid, or NULL */
+	char **argv; /* owned, NULL-terminated */
+	/* inside of environment: where the child writes its pid, or NULL */
+	char *listen_pid, *watchdog_pid;
 };
 
 /* Fails with words; nothing is left then. */

@@ -100,6 +100,8 @@ static int start(struct build *b, struct ho_error *reterr)
 		r = make_outputs(b, theirs, reterr);
 	if (r == 0) {
 		environment_unset(&b->assembly.environment, "NOTIFY_SOCKET");
+		environment_unset(&b->assembly.environment, "WATCHDOG_USEC");
+		environment_unset(&b->assembly.environment, "WATCHDOG_PID");
 		(void)fdmap_add(&map, null_fd, 0);
 		(void)fdmap_add(&map, theirs[0], 1);
 		(void)fdmap_add(&map, theirs[1], 2);

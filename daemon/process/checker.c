@@ -98,7 +98,7 @@ int checker_new(struct ev_loop *loop, const char *command, const struct spawn_pl
 	*environment = (struct environment){0};
 	c->plan.argv = c->argv;
 	c->plan.environ = c->environment.items;
-	c->plan.listen_pid = NULL;
+	c->plan.listen_pid = c->plan.watchdog_pid = NULL;
 	c->plan.fds = &c->fds;
 	c->plan.adoption = ADOPTION_NO;
 	ev_io_init(&c->exit_io, on_exit_readable, -1, EV_READ);

@@ -12,6 +12,7 @@
 
 #include "core/base.h"
 #include "core/config.h"
+#include "process/cgroup.h"
 #include "process/credentials.h"
 #include "process/fdmap.h"
 #include "process/process.h"
@@ -19,13 +20,14 @@
 struct spawn_plan {
 	char *const *argv;
 	char *const *environ;
-	char *listen_pid; /* inside of environ, room for ten digits: the child writes its pid; or
-	                     NULL */
+	/* inside of environ, room for ten digits each: the child writes its pid; or NULL */
+	char *listen_pid, *watchdog_pid;
 	const char *directory; /* NULL: handoffd's own */
 	const struct fdmap_plan *fds;
 	const struct service_config *service; /* limits, umask, nice, no-new-privileges, names */
 	const struct credentials *credentials;
 	enum adoption adoption;
+	const struct cgroup *cgroup; /* to be in, if the kernel lets it; NULL: ours */
 };
 
 struct spawned {

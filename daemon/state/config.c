@@ -53,6 +53,7 @@ static const struct field service_fields[] = {
         FIELD(service_config, rollout.order),
         FIELD(service_config, accept),
         FIELD(service_config, restart),
+        FIELD(service_config, watchdog),
         FIELD(service_config, umask),
         FIELD(service_config, nice),
         FIELD(service_config, nice_set),

@@ -119,6 +119,7 @@ static const struct field generation_fields[] = {
         FIELD(generation, share_before),
         FIELD(generation, hold_tried),
         FIELD(generation, holds),
+        FIELD(generation, waited),
         FIELD(generation, building),
         FIELD(generation, build_again),
         FIELD(generation, built),
@@ -209,6 +210,8 @@ static const struct field worker_fields[] = {
         FIELD(worker, started),
         FIELD(worker, retry_at),
         FIELD(worker, kill_at),
+        FIELD(worker, alive_until),
+        FIELD(worker, trust),
         FIELD(worker, restarts),
         FIELD(worker, failures),
         FIELD(worker, killed),
@@ -403,7 +406,8 @@ static void load_workers(struct loader *l, const json_t *from, struct generation
 	g->n_workers = (unsigned)n;
 	for (size_t i = 0; i < n; i++) {
 		LOAD(l, json_array_get(from, i), worker_fields, &workers[i]);
-		if (workers[i].index != i || workers[i].state > WORKER_REST)
+		if (workers[i].index != i || workers[i].state > WORKER_REST ||
+		        workers[i].trust > WORKER_ABORTED)
 			load_failed(l, "worker %zu of a generation is not in its place", i);
 	}
 }

@@ -195,6 +195,25 @@ def stuck():
     serve(passed())
 
 
+def watched():
+    """Says that it is alive; the first one does so until there is the file of argv[2]."""
+    first = not os.path.exists(sys.argv[2])
+    assert int(os.environ["WATCHDOG_PID"]) == os.getpid()
+    pause = int(os.environ["WATCHDOG_USEC"]) / 1e6 / 4
+    if "deaf" in sys.argv and first:
+        signal.signal(signal.SIGABRT, signal.SIG_IGN)
+    if "silent" not in sys.argv:
+        def tell(*_):
+            if not (first and os.path.exists(sys.argv[2])):
+                notify("WATCHDOG=1")
+
+        signal.signal(signal.SIGALRM, tell)
+        signal.setitimer(signal.ITIMER_REAL, pause, pause)
+    if "unready" not in sys.argv:
+        notify("READY=1")
+    serve(passed())
+
+
 def unlinks():
     """Removes the socket's file when it leaves, as php-fpm does."""
     listener = passed()

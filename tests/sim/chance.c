@@ -65,6 +65,7 @@ struct config *random_config(struct chance *ch)
 		sc->drain.deadline = one_in(ch, 12) ? USEC_INFINITY : times[pick(ch, 4)];
 		sc->drain.kill_after = times[pick(ch, 3)];
 		sc->drain.idle_after = one_in(ch, 4) ? USEC_PER_SEC : USEC_INFINITY;
+		sc->watchdog = one_in(ch, 3) ? times[1 + pick(ch, 3)] : USEC_INFINITY;
 		sc->rollout.bake = times[pick(ch, 3)];
 		sc->rollout.keep_warm = one_in(ch, 3) ? times[pick(ch, 4)] : 0;
 		sc->rollout.max_old_memory = one_in(ch, 4) ? 64 << 20 : 0;

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_EVENTS = 4096, MAX_GENS = 512, MAX_REQUESTS = 256 };
+enum { MAX_EVENTS = 4096, MAX_GENS = 512, MAX_REQUESTS = 256, SIGNAL_ABRT = 6 };
 
 /* ---- the world's own memory: what is true, not what the core believes ---- */
 
@@ -19,6 +19,8 @@ struct sim_worker {
 	bool rest_alive;
 	bool ignores_term;
 	unsigned hello; /* as WORD_HELLO has it */
+	usec_t heard;   /* when it was, for the last time */
+	bool ready, stuck, aborted;
 };
 
 struct sim_generation {
@@ -244,6 +246,18 @@ static void give_character(struct world *w, struct sim_generation *g, unsigned i
 		if (one_in(c, 4))
 			later(w, some_time(w), hello);
 	}
+	if (g->settings->watchdog != USEC_INFINITY && !one_in(c, 6)) {
+		struct event alive = ready;
+
+		alive.said.word = WORD_ALIVE;
+		later(w, g->settings->watchdog / 2, alive);
+	}
+	if (!w->quiet_life && one_in(c, 20)) {
+		struct event stuck = ready;
+
+		stuck.said.word = WORD_STUCK;
+		later(w, some_time(w), stuck);
+	}
 	if (!w->quiet_life && one_in(c, 9)) { /* crashes on its own, some day */
 		struct event die = of_worker(g, index, EVENT_WORKER_EXITED);
 
@@ -277,6 +291,7 @@ static void do_start_worker(struct world *w, const struct action *a)
 		return;
 	}
 	k->alive = true;
+	k->heard = w->now;
 	k->pid = ev.pid = ++w->last_pid;
 	soon(w, ev);
 	if (g->adopted || one_in(&w->chance, 6)) {
@@ -320,6 +335,8 @@ static void do_freeze(struct world *w, const struct action *a, bool thaw)
 		return;
 	}
 	g->frozen = !thaw;
+	for (unsigned i = 0; thaw && i < MAX_WORKERS; i++)
+		g->workers[i].heard = w->now;
 	if (thaw)
 		return;
 	if (g->share)
@@ -334,6 +351,40 @@ static void do_freeze(struct world *w, const struct action *a, bool thaw)
 		soon(w, ev);
 	else
 		later(w, 1 + pick(&w->chance, 100000), ev);
+}
+
+/* Only who was silent for too long, or asked for it; not a second time. */
+static void do_abort(struct world *w, struct sim_generation *g, unsigned index)
+{
+	struct sim_worker *k = &g->workers[index];
+
+	if (k->told || k->aborted)
+		error(w, "worker %u of generation %u is aborted although it was told to stop",
+		        index, g->id);
+	if (!k->stuck && w->now < usec_add(k->heard, g->settings->watchdog))
+		error(w, "worker %u of generation %u is aborted although it was heard", index,
+		        g->id);
+	k->aborted = true;
+	if (!k->ignores_term)
+		later(w, some_time(w), of_worker(g, index, EVENT_WORKER_EXITED));
+}
+
+/* It says something. */
+static void hear(struct world *w, struct sim_generation *g, const struct event *ev)
+{
+	struct sim_worker *k = &g->workers[ev->worker];
+
+	if (k->serial != ev->serial)
+		return;
+	if (ev->said.word == WORD_HELLO)
+		k->hello = (unsigned)ev->said.number;
+	k->stuck |= ev->said.word == WORD_STUCK;
+	if (ev->said.word == WORD_ALIVE || (ev->said.word == WORD_READY && !k->ready))
+		k->heard = w->now;
+	k->ready |= ev->said.word == WORD_READY;
+	/* some fall silent; and to the end of all things nobody shall be woken */
+	if (ev->said.word == WORD_ALIVE && !w->quiet_life && !one_in(&w->chance, 20))
+		later(w, g->settings->watchdog / 2, *ev);
 }
 
 static void do_signal(struct world *w, const struct action *a, bool kill)
@@ -356,6 +407,10 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 				return;
 		}
 		error(w, "a signal for a dead worker");
+		return;
+	}
+	if (!kill && a->signo == SIGNAL_ABRT) {
+		do_abort(w, g, a->worker);
 		return;
 	}
 	if (!kill)
@@ -758,6 +813,25 @@ static void check_stopped(struct world *w)
 	}
 }
 
+/* Who was ready and is silent does not stay. */
+static void check_silent(struct world *w)
+{
+	for (unsigned i = 0; i < w->n_gens; i++) {
+		const struct sim_generation *g = &w->gens[i];
+
+		if (!g->used || g->released || g->settings->watchdog == USEC_INFINITY || !g->id)
+			continue;
+		for (unsigned k = 0; k < MAX_WORKERS; k++) {
+			const struct sim_worker *o = &g->workers[k];
+
+			if (o->alive && o->ready && !o->told && !o->aborted && !o->killed &&
+			        w->now > o->heard + g->settings->watchdog + USEC_PER_SEC)
+				error(w, "worker %u of generation %u is silent, and goes on", k,
+				        g->id);
+		}
+	}
+}
+
 static void step(struct world *w, const struct event *ev)
 {
 	const char *why;
@@ -787,6 +861,7 @@ static void step(struct world *w, const struct event *ev)
 	if (why)
 		error(w, "invariant: %s", why);
 	check_stopped(w);
+	check_silent(w);
 }
 
 /* New connections go where the shares say; old ones end. */
@@ -976,9 +1051,8 @@ static bool next_event(struct world *w)
 		}
 		if (ev.type == EVENT_WORKER_SAID && !g->workers[ev.worker].alive)
 			return true;
-		if (ev.type == EVENT_WORKER_SAID && ev.said.word == WORD_HELLO &&
-		        g->workers[ev.worker].serial == ev.serial)
-			g->workers[ev.worker].hello = (unsigned)ev.said.number;
+		if (ev.type == EVENT_WORKER_SAID)
+			hear(w, g, &ev);
 		if (ev.type == EVENT_PROBE_DONE)
 			g->ready |= ev.ok;
 		if (ev.type == EVENT_BUILD_ENDED) { /* it ends once, killed or not */
