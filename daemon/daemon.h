@@ -151,7 +151,9 @@ struct daemon {
 	uint64_t last_kept;
 	struct upgrade *upgrade; /* under way; NULL: none */
 	struct store *store;     /* what outlives a crash; NULL: nothing */
-	bool changed;            /* what is in the store is out of date */
+	bool changed;            /* what is in the store is out of date, */
+	bool touched;            /* but for what another handoffd would find out by itself */
+	ev_timer commit;         /* writes that down after a while */
 	struct live_door *doors;
 	uint64_t last_door;
 	struct taken_server *servers; /* that are taken over */

@@ -124,6 +124,7 @@ static void do_prepare(struct daemon *d, const struct action *a)
 	if (r < 0)
 		goto fail;
 	g->release->environment_name = cg->config->environment;
+	processes_make_cgroup(d->processes, g->release);
 	r = note_previous(cg->service, g->release, &error);
 	if (r < 0)
 		goto fail;
@@ -272,7 +273,8 @@ static void do_freeze(struct daemon *d, const struct action *a)
 {
 	struct live_generation *g = a->shell;
 
-	g->freeze = freeze_new(d->loop, live_generation_processes, g, daemon_on_frozen, g);
+	g->freeze = freeze_new(d->loop, g->release ? &g->release->cgroup : NULL,
+	        live_generation_processes, g, daemon_on_frozen, g);
 	if (!g->freeze) /* memory is short: then without */
 		daemon_on_frozen(g);
 }
@@ -280,7 +282,7 @@ static void do_freeze(struct daemon *d, const struct action *a)
 static void do_thaw(struct live_generation *g)
 {
 	if (!g->freeze) /* an earlier handoffd has stopped them */
-		freeze_end(live_generation_processes, g);
+		freeze_end(g->release ? &g->release->cgroup : NULL, live_generation_processes, g);
 	g->freeze = freeze_free(g->freeze);
 }
 

@@ -18,6 +18,8 @@
 #define REFUSALS_TOLD 20
 #define REFUSALS_WITHIN (10 * USEC_PER_SEC)
 
+#define COMMIT_AFTER 0.1 /* seconds */
+
 void daemon_post(struct daemon *d, const struct event *ev)
 {
 	size_t n = ev->text ? strlen(ev->text) + 1 : 0;
@@ -73,9 +75,26 @@ static bool is_final(const struct action *a)
 	       a->type == ACTION_RESTORE_LINK || a->type == ACTION_POINT_BACK;
 }
 
+/* What is only told, or refused, can be written down a little later: thousands of requests that
+ * change nothing cost nothing then. */
+static void note_changes(struct daemon *d)
+{
+	for (size_t i = 0; i < d->actions.n; i++) {
+		const struct action *a = &d->actions.items[i];
+
+		if (a->type == ACTION_RECORD ||
+		        (a->type == ACTION_ANSWER && (!a->request || !a->request->n_targets)))
+			d->touched = true;
+		else
+			d->changed = true;
+	}
+}
+
 static void carry_out(struct daemon *d)
 {
-	d->changed |= d->actions.n > 0;
+	bool any = d->actions.n > 0;
+
+	note_changes(d);
 	for (d->carried = 0; d->carried < d->actions.n;) {
 		const struct action *a = &d->actions.items[d->carried++];
 
@@ -83,9 +102,25 @@ static void carry_out(struct daemon *d)
 			store_commit(d);
 		daemon_carry_out(d, a);
 	}
-	d->changed |= d->actions.n > 0;
+	d->touched |= any;
 	action_list_clear(&d->actions);
 	d->carried = 0;
+}
+
+static void on_commit(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	(void)loop;
+	(void)events;
+	store_commit(timer->data);
+}
+
+static void commit_soon(struct daemon *d)
+{
+	if (ev_is_active(&d->commit))
+		return;
+	ev_timer_init(&d->commit, on_commit, COMMIT_AFTER, 0.);
+	d->commit.data = d;
+	ev_timer_start(d->loop, &d->commit);
 }
 
 static void step(struct daemon *d, const struct event *ev)
@@ -159,6 +194,8 @@ void daemon_run_events(struct daemon *d)
 	}
 	if (d->changed)
 		store_commit(d);
+	else if (d->touched)
+		commit_soon(d);
 	upgrade_if_ready(d);
 	set_timer(d);
 	tell_status(d);

@@ -95,8 +95,27 @@ static void steer_again(struct daemon *d)
 	}
 }
 
+/* Channels that did not outlive the crash: until a worker has said hello again it is known as one
+ * that has none, else it would be told to drain by a message that it cannot get. */
+static void forget_channels(struct daemon *d)
+{
+	for (size_t i = 0; i < d->supervisor->n_slots; i++) {
+		const struct service *sv = d->supervisor->services[i];
+
+		for (unsigned k = 0; sv && k < sv->n_generations; k++)
+			for (unsigned n = 0; n < sv->generations[k]->n_workers; n++) {
+				struct worker *w = &sv->generations[k]->workers[n];
+				const struct live_worker *live = w->shell;
+
+				if (live && !process_has_channel(live->process))
+					w->hello = w->drains = false;
+			}
+	}
+}
+
 void past_resume(struct daemon *d, struct past *p)
 {
+	forget_channels(d);
 	store_open(d, d->control ? control_path(d->control) : NULL, p->doc, p->loader);
 	daemon_resume(d, p->crashed);
 	if (p->crashed)

@@ -69,6 +69,8 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, upgrade),
         FIELD_NOT(daemon, store),
         FIELD_NOT(daemon, changed),
+        FIELD_NOT(daemon, touched),
+        FIELD_NOT(daemon, commit),
         FIELD_NOT(daemon, rest_timer),
 };
 
@@ -283,6 +285,8 @@ static void load_generation(struct daemon *d, const json_t *from, struct loader 
 	cg->shell = g;
 	g->release =
 	        release_load(cg->config, cg->settings, cg->id, json_object_get(from, "release"), l);
+	if (g->release)
+		processes_make_cgroup(d->processes, g->release);
 	if (set && g->release)
 		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
 }
@@ -401,6 +405,7 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	sockets_loaded(d->sockets, l);
 	json_array_foreach(json_object_get(doc, "workers"), i, item) if (!l->failed)
 	        load_worker(d, item, l);
+	live_load(d, json_object_get(doc, "doors"), l);
 	return l->failed ? -EBADMSG : 0;
 }
 

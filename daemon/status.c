@@ -3,6 +3,7 @@
 #include "conf/load.h"
 #include "core/drain.h"
 #include "daemon.h"
+#include "process/memory.h"
 #include "system/fd.h"
 #include "system/log.h"
 
@@ -259,6 +260,51 @@ static struct view_mode mode_of(const struct daemon *d)
 	        connections_told(d->connections)};
 }
 
+struct owned {
+	struct process **processes;
+	struct view_generation **owners;
+	size_t n;
+};
+
+static void add_memory(size_t i, pid_t pid, void *arg)
+{
+	const struct owned *o = arg;
+
+	o->owners[i]->memory += process_memory(pid);
+}
+
+/* In the order in which show_service() has shown them. */
+static void own_workers(struct owned *o, struct picture *p, const struct service *sv, size_t *at)
+{
+	for (unsigned i = sv->n_generations; i-- > 0; ++*at)
+		for (unsigned k = 0; k < sv->generations[i]->n_workers; k++) {
+			const struct live_worker *w = sv->generations[i]->workers[k].shell;
+
+			if (!w)
+				continue;
+			o->owners[o->n] = &p->generations[*at];
+			o->processes[o->n++] = w->process;
+		}
+}
+
+/* With one look at /proc for all. Stays unknown when memory is short. */
+static void measure_all(struct daemon *d, struct picture *p, const char *name)
+{
+	const struct supervisor *s = d->supervisor;
+	struct owned o = {0};
+	size_t at = 0;
+
+	o.processes = calloc(p->n_workers + 1, sizeof(struct process *));
+	o.owners = calloc(p->n_workers + 1, sizeof(struct view_generation *));
+	for (size_t i = 0; o.processes && o.owners && i < s->n_slots; i++)
+		if (wanted(s->services[i], name))
+			own_workers(&o, p, s->services[i], &at);
+	if (o.n)
+		processes_each(o.processes, o.n, add_memory, &o);
+	free(o.processes);
+	free(o.owners);
+}
+
 /* Of one service, or of all. */
 static bool picture_take(struct daemon *d, const char *service, struct picture *p)
 {
@@ -279,6 +325,7 @@ static bool picture_take(struct daemon *d, const char *service, struct picture *
 	for (size_t i = 0; i < s->n_slots; i++)
 		if (wanted(s->services[i], service))
 			show_service(p, s->services[i], counted);
+	measure_all(d, p, service);
 	p->view = (struct view){
 	        .pid = getpid(),
 	        .version = HANDOFF_VERSION,

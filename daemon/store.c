@@ -179,7 +179,8 @@ void store_commit(struct daemon *d)
 	struct saver v;
 	json_t *doc;
 
-	d->changed = false;
+	d->changed = d->touched = false;
+	ev_timer_stop(d->loop, &d->commit);
 	if (!st || (st->memory.fd < 0 && st->file.fd < 0) || snapshot_impossible(d, true))
 		return;
 	saver_begin(&v, true);

@@ -54,8 +54,8 @@ static json_t *view_generation_to_json(const void *item, usec_t offset)
 {
 	const struct view_generation *g = item;
 
-	return json_pack("{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id",
-	        (json_int_t)g->id, "state", g->state, "share", g->share / (SHARE_ALL / 100.0),
+	return json_pack("{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+	        "id", (json_int_t)g->id, "state", g->state, "share", g->share / (SHARE_ALL / 100.0),
 	        "share_observed", g->observed < 0 ? json_null() : json_real(g->observed), "sent",
 	        count_to_json(g->sent, g->sent_known), "promote_in",
 	        duration_to_json(g->promote_in), "release", wire_string(g->release), "started",
@@ -63,7 +63,8 @@ static json_t *view_generation_to_json(const void *item, usec_t offset)
 	        count_to_json(g->in_flight, g->in_flight_known), "drain", drain_to_json(g),
 	        "reason", wire_string(g->reason ? g->reason : ""), "workers",
 	        list_to_json(g->workers, g->n_workers, sizeof *g->workers, worker_to_json, offset),
-	        "requests", count_to_json(g->requests, g->requests_known));
+	        "requests", count_to_json(g->requests, g->requests_known), "memory",
+	        count_to_json(g->memory, g->memory > 0));
 }
 
 static json_t *listener_to_json(const void *item, usec_t offset)

@@ -41,6 +41,7 @@ struct view_generation {
 	size_t n_workers;
 	uint64_t requests; /* of all its workers */
 	bool requests_known;
+	uint64_t memory; /* bytes that its processes have to themselves; 0: unknown */
 };
 
 struct view_listener {

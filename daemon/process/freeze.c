@@ -4,17 +4,24 @@
 #include <ev.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 
+#include "process/cgroup.h"
 #include "process/tree.h"
+#include "system/fd.h"
 
 #define ROUNDS_MAX 16 /* of looking for processes that were started meanwhile */
 #define WAIT_FIRST 0.0002
 #define WAIT_LAST 0.07 /* 0.2 in all */
+#define WAIT_CGROUP 0.1
 
 struct freeze {
 	struct ev_loop *loop;
 	ev_timer timer;
 	double wait;
+	const struct cgroup *cgroup; /* that is, or is to be, frozen; NULL: none */
+	int events, epoll;           /* of the cgroup, until it is */
+	ev_io io;
 	freeze_lister lister;
 	void *lister_data;
 	void (*done)(void *data);
@@ -59,7 +66,8 @@ static void note(pid_t pid, void *arg)
 	struct freeze *f = arg;
 	struct tree_entry e;
 
-	if (tree_entry_read(pid, &e) < 0 || stands_still(e.state) || is_known(f, &e))
+	if (tree_entry_read(pid, &e) < 0 || stands_still(e.state) || is_known(f, &e) ||
+	        (f->cgroup && cgroup_holds(f->cgroup, pid)))
 		return;
 	(void)append(&f->fresh, &f->n_fresh, &f->size_fresh, &e); /* else it runs on */
 }
@@ -135,15 +143,67 @@ static void look(struct freeze *f)
 	f->wait *= 1.5;
 }
 
-static void on_timer(struct ev_loop *loop, ev_timer *timer, int events)
+/* ---- by cgroup ---- */
+
+static void stop_waiting(struct freeze *f)
 {
-	(void)loop;
-	(void)events;
-	look(timer->data);
+	ev_timer_stop(f->loop, &f->timer);
+	ev_io_stop(f->loop, &f->io);
+	f->epoll = close_fd(f->epoll);
+	f->events = close_fd(f->events);
 }
 
-struct freeze *freeze_new(struct ev_loop *loop, freeze_lister lister, void *lister_data,
-        void (*done)(void *data), void *data)
+static void on_cgroup_event(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct freeze *f = io->data;
+	struct epoll_event event;
+
+	(void)loop;
+	(void)events;
+	(void)epoll_wait(f->epoll, &event, 1, 0);
+	if (!cgroup_is_frozen(f->events))
+		return;
+	stop_waiting(f);
+	look(f);
+}
+
+/* False: it cannot be frozen. Its file is always readable, only EPOLLPRI tells of a change, and the
+ * loop knows nothing of that: it watches an epoll that does. */
+static bool freeze_cgroup(struct freeze *f)
+{
+	struct epoll_event event = {.events = EPOLLPRI};
+
+	f->events = cgroup_open_events(f->cgroup);
+	f->epoll = epoll_create1(EPOLL_CLOEXEC);
+	if (f->events < 0 || f->epoll < 0 ||
+	        epoll_ctl(f->epoll, EPOLL_CTL_ADD, f->events, &event) < 0 ||
+	        cgroup_freeze(f->cgroup, true) < 0) {
+		stop_waiting(f);
+		return false;
+	}
+	ev_io_set(&f->io, f->epoll, EV_READ);
+	ev_io_start(f->loop, &f->io);
+	ev_timer_set(&f->timer, WAIT_CGROUP, 0.);
+	ev_timer_start(f->loop, &f->timer);
+	return true;
+}
+
+static void on_timer(struct ev_loop *loop, ev_timer *timer, int events)
+{
+	struct freeze *f = timer->data;
+
+	(void)loop;
+	(void)events;
+	if (f->events >= 0) { /* somebody cannot be frozen */
+		stop_waiting(f);
+		(void)cgroup_freeze(f->cgroup, false);
+		f->cgroup = NULL;
+	}
+	look(f);
+}
+
+struct freeze *freeze_new(struct ev_loop *loop, const struct cgroup *cgroup, freeze_lister lister,
+        void *lister_data, void (*done)(void *data), void *data)
 {
 	struct freeze *f = calloc(1, sizeof *f);
 
@@ -157,6 +217,13 @@ struct freeze *freeze_new(struct ev_loop *loop, freeze_lister lister, void *list
 	f->wait = WAIT_FIRST;
 	ev_timer_init(&f->timer, on_timer, 0., 0.);
 	f->timer.data = f;
+	ev_init(&f->io, on_cgroup_event);
+	f->io.data = f;
+	f->events = f->epoll = -1;
+	f->cgroup = cgroup && cgroup->path ? cgroup : NULL;
+	if (f->cgroup && freeze_cgroup(f))
+		return f;
+	f->cgroup = NULL;
 	look(f);
 	return f;
 }
@@ -170,8 +237,10 @@ static void go_on(pid_t pid, void *arg)
 		(void)tree_signal_one(&e, SIGCONT);
 }
 
-void freeze_end(freeze_lister lister, void *lister_data)
+void freeze_end(const struct cgroup *cgroup, freeze_lister lister, void *lister_data)
 {
+	if (cgroup)
+		(void)cgroup_freeze(cgroup, false);
 	lister(lister_data, go_on, NULL);
 }
 
@@ -179,9 +248,11 @@ struct freeze *freeze_free(struct freeze *f)
 {
 	if (!f)
 		return NULL;
-	ev_timer_stop(f->loop, &f->timer);
+	stop_waiting(f);
 	while (f->stopped > 0)
 		(void)tree_signal_one(&f->entries[--f->stopped], SIGCONT);
+	if (f->cgroup)
+		(void)cgroup_freeze(f->cgroup, false);
 	free(f->entries);
 	free(f->fresh);
 	free(f);

@@ -8,6 +8,7 @@
 
 #include "process/assemble.h"
 #include "process/build.h"
+#include "process/cgroup.h"
 #include "process/channel.h"
 #include "process/checker.h"
 #include "process/credentials.h"
@@ -29,7 +30,8 @@ struct processes {
 	size_t running; /* main processes and builds that have not ended */
 	bool foreign;   /* some are, or were, not our children */
 	struct helper *helper;
-	size_t helpers; /* that run: 0 or 1 */
+	size_t helpers;     /* that run: 0 or 1 */
+	struct cgroup home; /* our own, if cgroups may be made in it */
 };
 
 struct process {
@@ -57,6 +59,7 @@ struct process {
 	bool freed, ended;
 	bool attached; /* no child of ours, nor of a handoffd before us */
 	struct tree_known known;
+	struct cgroup cgroup; /* none where they are not delegated, or it is not in it */
 };
 
 /* Without a process yet; of a known release. NULL when memory is short. */
@@ -74,6 +77,15 @@ void process_on_notify(struct ev_loop *loop, ev_io *io, int events);
 struct exit_info pidfd_exit_info(int pidfd);
 /* Its main process is a zombie, or gone. */
 void process_ended(struct process *p);
+/* Is it of the session, or descends from there? */
+bool process_is_in_tree(const struct process *p, pid_t pid);
+/* One for the worker of that number, before its start; NULL: none. */
+const struct cgroup *process_make_cgroup(struct process *p, unsigned worker);
+/* That of a worker that was started by the handoffd before us. */
+void process_find_cgroup(struct process *p, unsigned worker);
+/* Gives it up if the main process is not in it. */
+void process_check_cgroup(struct process *p);
+void process_leave_home(struct processes *ps);
 /* Frees one that was not added. */
 void process_destroy(struct process *p);
 

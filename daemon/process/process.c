@@ -40,6 +40,7 @@ int processes_new(struct ev_loop *loop, const struct process_handlers *handlers,
 		return ho_error_set(reterr, -ENOMEM, "no memory for the table of processes");
 	ps->loop = loop;
 	ps->handlers = *handlers;
+	(void)cgroup_find(&ps->home); /* else without */
 	*ret = ps;
 	return 0;
 }
@@ -55,6 +56,7 @@ struct processes *processes_free(struct processes *ps)
 		(void)process_free(ps->first);
 	}
 	ps->helper = helper_free(ps->helper);
+	process_leave_home(ps);
 	free(ps);
 	return NULL;
 }
@@ -79,6 +81,7 @@ void process_destroy(struct process *p)
 	output_stop(&p->outputs[1]);
 	assembly_done(&p->assembly);
 	tree_known_done(&p->known);
+	cgroup_done(&p->cgroup);
 	(void)release_unref(p->release);
 	free(p);
 }
@@ -194,7 +197,7 @@ static bool on_line(void *data, bool is_stderr, const char *line, size_t length)
 	return !p->freed;
 }
 
-static bool belongs(const struct process *p, pid_t pid)
+bool process_is_in_tree(const struct process *p, pid_t pid)
 {
 	for (int depth = 0; depth < MAX_DEPTH && pid > 1; depth++) {
 		struct tree_entry e;
@@ -208,6 +211,11 @@ static bool belongs(const struct process *p, pid_t pid)
 		pid = e.parent;
 	}
 	return false;
+}
+
+static bool belongs(const struct process *p, pid_t pid)
+{
+	return process_is_in_tree(p, pid) || cgroup_holds(&p->cgroup, pid);
 }
 
 /* A helper that said its word and ended cannot be looked at any more; then its user must do. */
@@ -390,6 +398,10 @@ struct process *processes_find(struct processes *ps, pid_t pid)
 {
 	struct process *p = find_main(ps, pid);
 
+	for (struct process *in = p ? NULL : ps->first; in; in = in->next)
+		if (cgroup_holds(&in->cgroup, pid))
+			return in;
+
 	for (int depth = 0; !p && depth < MAX_DEPTH && pid > 1; depth++) {
 		struct tree_entry e;
 
@@ -489,6 +501,7 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 	if (r == 0) {
 		plan = make_plan(p, &fds);
 		plan.adoption = p->ps->handlers.asked ? spec->adoption : ADOPTION_NO;
+		plan.cgroup = process_make_cgroup(p, spec->worker);
 		r = spawn(&plan, &spawned, reterr);
 	}
 	ends_done(&ends);
@@ -496,6 +509,7 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 		return r;
 	p->pid = spawned.pid;
 	p->pidfd = spawned.pidfd;
+	process_check_cgroup(p);
 	if (spawned.calls_fd >= 0)
 		process_read_calls(p, spawned.calls_fd);
 	else if (plan.adoption != ADOPTION_NO)
@@ -650,6 +664,11 @@ const char *process_log(struct process *p)
 	return tail_now(p)->text;
 }
 
+bool process_has_channel(const struct process *p)
+{
+	return p->channel.fd >= 0;
+}
+
 int process_tell_serving(struct process *p, uint32_t generation)
 {
 	char words[32];
@@ -680,79 +699,6 @@ int process_signal(struct process *p, int signo)
 	if (p->attached) /* its children cannot be found any more once it is gone */
 		(void)tree_known_update(&p->known, p->pid);
 	return pidfd_send_signal(p->pidfd, signo, NULL, 0) < 0 ? -errno : 0;
-}
-
-int process_signal_tree(struct process *p, int signo, bool include_main)
-{
-	if (!p->attached)
-		return tree_signal(p->pid, p->ended, signo, include_main);
-	if (!p->ended)
-		(void)tree_known_update(&p->known, p->pid);
-	return tree_known_signal(&p->known, signo, include_main ? 0 : p->pid);
-}
-
-/* What a worker leaves behind becomes ours, as we are the subreaper: with no other children than
- * running workers there is nothing of it, and the long way through /proc is spared. */
-static bool left_nothing(const struct process *p)
-{
-	return p->ended && !p->attached && !p->ps->foreign &&
-	       tree_count_children() == (ssize_t)(p->ps->running + p->ps->helpers);
-}
-
-struct one_of {
-	size_t i;
-	void (*each)(size_t i, pid_t pid, void *arg);
-	void *arg;
-};
-
-static void each_known(pid_t pid, void *arg)
-{
-	const struct one_of *one = arg;
-
-	one->each(one->i, pid, one->arg);
-}
-
-void processes_each(struct process *const *list, size_t n,
-        void (*each)(size_t i, pid_t pid, void *arg), void *arg)
-{
-	_cleanup_free_ struct tree_entry *entries = NULL;
-	ssize_t found = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		const struct process *p = list[i];
-		struct one_of one = {i, each, arg};
-
-		if (left_nothing(p))
-			continue;
-		if (!entries)
-			found = tree_scan(p->pid, p->ended, &entries);
-		else
-			tree_mark(entries, (size_t)found, p->pid, p->ended);
-		for (ssize_t k = 0; k < found; k++)
-			if (entries[k].member && !tree_known_has(&p->known, entries[k].pid))
-				each(i, entries[k].pid, arg);
-		tree_known_each(&p->known, each_known, &one);
-	}
-}
-
-struct one {
-	void (*each)(pid_t pid, void *arg);
-	void *arg;
-};
-
-static void of_one(size_t i, pid_t pid, void *arg)
-{
-	const struct one *one = arg;
-
-	(void)i;
-	one->each(pid, one->arg);
-}
-
-void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg)
-{
-	struct one one = {each, arg};
-
-	processes_each(&p, 1, of_one, &one);
 }
 
 static void on_checked(void *data)

@@ -13,6 +13,7 @@
 
 #include "core/base.h"
 #include "core/config.h"
+#include "process/cgroup.h"
 
 struct ev_loop;
 struct processes; /* all of them, and what they share */
@@ -146,6 +147,8 @@ struct release {
 	const char *environment_name;
 	uint32_t previous;      /* the generation that served when it was made; 0: none */
 	char *previous_release; /* its directory, owned; NULL: none */
+	bool grouped;           /* it has a cgroup of its own, also if that is not open (yet) */
+	struct cgroup cgroup;   /* of the generation, in which each worker has one */
 	unsigned refs;
 };
 /* Resolves the directory, reads the environment files. Fails with words if a link dangles, a file
@@ -160,6 +163,10 @@ int release_directory(const struct config *config, const struct service_config *
         uint32_t generation, char **ret, struct ho_error *reterr);
 struct release *release_ref(struct release *r);
 struct release *release_unref(struct release *r);
+
+/* A cgroup for its workers, SERVICE-GENERATION, where that is delegated; else it stays without. Of
+ * a release of an earlier handoffd, that which it has. */
+void processes_make_cgroup(struct processes *ps, struct release *r);
 
 /* A socket to be passed. */
 struct passed_fd {
@@ -230,6 +237,7 @@ const char *process_log(struct process *p);
 /* Is it the child of somebody else, so that nobody tells us of those it leaves behind? */
 bool process_is_foreign(const struct process *p);
 
+bool process_has_channel(const struct process *p);
 /* Tells a worker with a channel which generation serves, or to drain until `deadline` (monotonic,
  * USEC_INFINITY: none). 0 or negative errno. */
 int process_tell_serving(struct process *p, uint32_t generation);
@@ -239,8 +247,8 @@ bool process_counts(const struct process *p, struct worker_counts *ret);
 
 /* To the main process; 0 or negative errno (-ESRCH when it is gone). */
 int process_signal(struct process *p, int signo);
-/* To every process of its session and their descendants, main process included or not. Returns the
- * number of processes reached, or negative errno. */
+/* To every process of its session and their descendants, and all in its cgroup, main process
+ * included or not. Returns the number of processes reached, or negative errno. */
 int process_signal_tree(struct process *p, int signo, bool include_main);
 /* Calls `each` for every process of the tree. */
 void process_each(struct process *p, void (*each)(pid_t pid, void *arg), void *arg);

@@ -225,6 +225,7 @@ struct release *release_unref(struct release *r)
 	free(r->environ);
 	free(r->directory);
 	free(r->previous_release);
+	cgroup_done(&r->cgroup);
 	(void)config_unref(r->config);
 	free(r);
 	return NULL;

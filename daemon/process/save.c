@@ -49,6 +49,7 @@ static const struct field process_fields[] = {
         FIELD_NOT(process, einhorn),
         FIELD_NOT(process, attached),
         FIELD_NOT(process, known),
+        FIELD_NOT(process, cgroup),
         FIELD_NOT(process, outputs),
         FIELD_NOT(process, tail),
         FIELD_NOT(process, tail_now),
@@ -66,6 +67,8 @@ static const struct field release_fields[] = {
         FIELD(release, directory),
         FIELD(release, previous),
         FIELD(release, previous_release),
+        FIELD(release, grouped),
+        FIELD_NOT(release, cgroup),
         FIELD_NOT(release, config),
         FIELD_NOT(release, service),
         FIELD_NOT(release, environ),
@@ -293,6 +296,7 @@ struct process *process_load(struct processes *ps, const struct process_spec *sp
 	if (!p->ended && p->pidfd < 0)
 		p->pidfd = open_pidfd(p);
 	p->foreign |= !is_child(p);
+	process_find_cgroup(p, spec->worker);
 	load_ends(p, l);
 	load_outputs(p, json_object_get(from, "begun"), json_object_get(from, "pipes"), l);
 	process_add(p);

@@ -202,6 +202,8 @@ static int child_main(void *argument)
 	sigset_t none;
 
 	reset_signals();
+	if (c->plan->cgroup)
+		(void)cgroup_enter(c->plan->cgroup);
 	if (c->plan->listen_pid)
 		write_pid(c->plan->listen_pid);
 	if (c->plan->watchdog_pid)

@@ -12,6 +12,7 @@
 
 #include "core/base.h"
 #include "core/config.h"
+#include "process/cgroup.h"
 #include "process/credentials.h"
 #include "process/fdmap.h"
 #include "process/process.h"
@@ -26,6 +27,7 @@ struct spawn_plan {
 	const struct service_config *service; /* limits, umask, nice, no-new-privileges, names */
 	const struct credentials *credentials;
 	enum adoption adoption;
+	const struct cgroup *cgroup; /* to be in, if the kernel lets it; NULL: ours */
 };
 
 struct spawned {

@@ -54,15 +54,21 @@ static int compare(const void *a, const void *b)
 	return (x->pid > y->pid) - (x->pid < y->pid);
 }
 
+const struct tree_entry *tree_find(const struct tree_entry *entries, size_t n, pid_t pid)
+{
+	const struct tree_entry key = {.pid = pid};
+
+	return n ? bsearch(&key, entries, n, sizeof *entries, compare) : NULL;
+}
+
 void tree_mark(struct tree_entry *entries, size_t n, pid_t main_pid, bool main_gone)
 {
-	const struct tree_entry main_key = {.pid = main_pid};
 	bool again = true;
 
 	if (n == 0)
 		return;
 	/* The kernel gives no pid to a new process while a session of that number lives. */
-	if (main_gone && bsearch(&main_key, entries, n, sizeof *entries, compare))
+	if (main_gone && tree_find(entries, n, main_pid))
 		return;
 	for (size_t i = 0; i < n; i++)
 		entries[i].member = entries[i].session == main_pid || entries[i].pid == main_pid;
@@ -70,11 +76,11 @@ void tree_mark(struct tree_entry *entries, size_t n, pid_t main_pid, bool main_g
 	while (again) {
 		again = false;
 		for (size_t i = 0; i < n; i++) {
-			const struct tree_entry key = {.pid = entries[i].parent}, *parent;
+			const struct tree_entry *parent;
 
 			if (entries[i].member)
 				continue;
-			parent = bsearch(&key, entries, n, sizeof *entries, compare);
+			parent = tree_find(entries, n, entries[i].parent);
 			if (parent && parent->member)
 				again = entries[i].member = true;
 		}
@@ -164,7 +170,7 @@ int tree_signal(pid_t main_pid, bool main_gone, int signo, bool include_main)
 			if (!e->member || e->state == 'Z' || e->state == 'X' ||
 			        (e->pid == main_pid && !include_main))
 				continue;
-			known = n_before ? bsearch(e, before, n_before, sizeof *e, compare) : NULL;
+			known = tree_find(before, n_before, e->pid);
 			if (known && known->member && known->start == e->start)
 				continue;
 			fresh += tree_signal_one(e, signo);

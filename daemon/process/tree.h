@@ -27,6 +27,9 @@ ssize_t tree_scan(pid_t main_pid, bool main_gone, struct tree_entry **ret);
 /* Marks the members; `entries` ascend by pid. Pure. */
 void tree_mark(struct tree_entry *entries, size_t n, pid_t main_pid, bool main_gone);
 
+/* Entries ascend by pid; NULL: it is not among them. */
+const struct tree_entry *tree_find(const struct tree_entry *entries, size_t n, pid_t pid);
+
 /* How many children this process has, those included that ended and were not waited for; -errno
  * where the kernel does not tell (CONFIG_PROC_CHILDREN). We are single-threaded. */
 ssize_t tree_count_children(void);

@@ -351,7 +351,8 @@ json_t *supervisor_to_json(struct saver *v, const struct supervisor *s)
 		if (s->services[i])
 			save_item(v, services, save_service(v, s->services[i]));
 	/* the oldest one first */
-	for (const struct request *r = s->requests; r; r = r->next)
+	/* nobody waits any more after a crash */
+	for (const struct request *r = v->brief ? NULL : s->requests; r; r = r->next)
 		if (json_array_insert_new(requests, 0, save_request(v, r)) < 0)
 			v->failed = true;
 	save_member(v, j, "config", save_config(v, s->config));

@@ -152,6 +152,7 @@ def test_socket_file_is_there_all_the_time(daemon):
         assert path.is_socket()
     assert sorted(p.name for p in daemon.run.iterdir() if not p.name.startswith(".")) == [
         "control",
+        "control.state",
         "web.sock",
     ]
 

@@ -55,7 +55,8 @@ static void test_status(void **state)
 	                .workers = workers,
 	                .n_workers = 2,
 	                .requests = 3,
-	                .requests_known = true},
+	                .requests_known = true,
+	                .memory = 4096},
 	        {.id = 6,
 	                .state = "draining",
 	                .share = 25,
@@ -103,19 +104,20 @@ static void test_status(void **state)
 	        "\"status\":\"caf\xef\xbf\xbd\",\"busy\":2,\"requests\":3},{\"index\":1,\"pid\":"
 	        "null,\"state\":\"failed\","
 	        "\"in_flight\":null,\"started\":\"2026-03-01T14:02:11.250Z\",\"restarts\":0,"
-	        "\"status\":\"\",\"busy\":null,\"requests\":null}],\"requests\":3},{\"id\":6,"
+	        "\"status\":\"\",\"busy\":null,\"requests\":null}],\"requests\":3,"
+	        "\"memory\":4096},{\"id\":6,"
 	        "\"state\":\"draining\",\"share\":0.25,"
 	        "\"share_observed\":null,\"sent\":null,\"promote_in\":1.5,\"release\":null,"
 	        "\"started\":\"2026-03-01T13:45:31.250Z\",\"in_flight\":null,\"drain\":{\"by\":"
 	        "\"idle\","
 	        "\"deadline_in\":41.2,\"oldest\":12.0},\"reason\":\"\",\"workers\":[],"
-	        "\"requests\":null},{\"id\":5,"
+	        "\"requests\":null,\"memory\":null},{\"id\":5,"
 	        "\"state\":\"draining\",\"share\":0.0,\"share_observed\":null,"
 	        "\"sent\":null,\"promote_in\":null,\"release\":null,"
 	        "\"started\":\"2026-03-01T13:45:31.250Z\",\"in_flight\":0,\"drain\":{\"by\":"
 	        "\"signal\","
 	        "\"deadline_in\":null,\"oldest\":null},\"reason\":\"r\",\"workers\":[],"
-	        "\"requests\":null}]},"
+	        "\"requests\":null,\"memory\":null}]},"
 	        "{\"name\":\"idle\",\"state\":\"stopped\",\"generation\":null,\"reloading\":true,"
 	        "\"last_result\":null,\"listeners\":[],\"generations\":[]}],"
 	        "\"mode\":{\"user\":\"web\",\"capabilities\":[\"cap_bpf\"],"

@@ -2,6 +2,7 @@
 /* Processes are stopped and go on; real ones. */
 #include <errno.h>
 #include <ev.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -14,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "process/cgroup.h"
 #include "process/freeze.h"
 #include "process/tree.h"
 
@@ -100,6 +102,7 @@ static int tear_down(void **state)
 	struct world *w = *state;
 
 	(void)kill(w->pids[1], SIGKILL);
+	(void)kill(w->pids[0], SIGCONT); /* where a test has failed */
 	while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
 		;
 	ev_loop_destroy(w->loop);
@@ -110,7 +113,7 @@ static int tear_down(void **state)
 
 static struct freeze *stop(struct world *w)
 {
-	struct freeze *f = freeze_new(w->loop, list, w, on_done, w);
+	struct freeze *f = freeze_new(w->loop, NULL, list, w, on_done, w);
 
 	assert_non_null(f);
 	while (!w->done)
@@ -172,6 +175,72 @@ static void test_who_was_stopped_stays_so(void **state)
 	assert_int_equal(kill(w->pids[0], SIGCONT), 0);
 }
 
+/* ---- by cgroup ---- */
+
+/* With the child, but not with its parent in it. */
+static struct cgroup make_cgroup(const struct world *w)
+{
+	static const char *const places[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+	struct cgroup top = {-1, (char[]){""}}, c = {0};
+	char name[40];
+
+	for (size_t i = 0; i < ARRAY_SIZE(places) && top.fd < 0; i++) {
+		(void)snprintf(name, sizeof name, "%s/cgroup.procs", places[i]);
+		if (access(name, W_OK) == 0)
+			top.fd = open(places[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	}
+	if (top.fd < 0) {
+		print_message("no right to make cgroups\n");
+		skip();
+	}
+	(void)snprintf(name, sizeof name, "handoff-test-%d", (int)getpid());
+	assert_int_equal(cgroup_make(&top, name, &c), 0);
+	assert_int_equal(cgroup_make(&top, name, &c), -EEXIST); /* it is in use */
+	(void)close(top.fd);
+	(void)snprintf(name, sizeof name, "%d", (int)w->pids[1]);
+	top.fd = openat(c.fd, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+	assert_int_equal(write(top.fd, name, strlen(name)), strlen(name));
+	(void)close(top.fd);
+	assert_true(cgroup_holds(&c, w->pids[1]));
+	assert_false(cgroup_holds(&c, w->pids[0]));
+	return c;
+}
+
+static void remember(pid_t pid, void *arg)
+{
+	*(pid_t *)arg = pid;
+}
+
+static void test_frozen_by_the_kernel(void **state)
+{
+	struct world *w = *state;
+	struct cgroup c = make_cgroup(w);
+	int events = cgroup_open_events(&c), status;
+	struct freeze *f = freeze_new(w->loop, &c, list, w, on_done, w);
+	pid_t inside = 0;
+
+	while (!w->done)
+		ev_run(w->loop, EVRUN_ONCE);
+	assert_true(cgroup_is_frozen(events));
+	assert_int_not_equal(state_of(w->pids[1]), 'T');
+	assert_int_equal(state_of(w->pids[0]), 'T');
+	(void)freeze_free(f);
+	while (cgroup_is_frozen(events))
+		;
+	assert_int_equal(cgroup_freeze(&c, true), 0);
+	freeze_end(&c, list, w); /* by another handoffd */
+	while (cgroup_is_frozen(events))
+		;
+	(void)close(events);
+	cgroup_each(&c, remember, &inside);
+	assert_int_equal(inside, w->pids[1]);
+	assert_int_equal(cgroup_kill(&c), 0);
+	assert_int_equal(waitpid(w->pids[0], &status, 0), w->pids[0]);
+	assert_int_equal(WEXITSTATUS(status), 0);
+	cgroup_done(&c);
+	assert_null(c.path);
+}
+
 static void test_nobody_is_there(void **state)
 {
 	struct world *w = *state;
@@ -194,6 +263,7 @@ int main(void)
 	        TEST(test_a_parent_sees_nothing),
 	        TEST(test_a_signal_waits),
 	        TEST(test_who_was_stopped_stays_so),
+	        TEST(test_frozen_by_the_kernel),
 	        TEST(test_nobody_is_there),
 	};
 
