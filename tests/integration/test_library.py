@@ -65,7 +65,7 @@ def test_numbers_in_status(daemon):
         workers = {w["pid"]: w for w in g["workers"]}
         assert sum(w["in_flight"] for w in workers.values()) >= 6
         assert g["requests"] == sum(w["requests"] for w in workers.values())
-        assert g["requests"] <= 2
+        assert g["requests"] <= 3  # the end of the one just answered may not be counted yet
         for pid, w in workers.items():
             assert w["in_flight"] >= pids.count(pid)
             assert w["busy"] == w["requests"] <= w["in_flight"]
