@@ -187,14 +187,16 @@ void daemon_run_events(struct daemon *d)
 		config_source_load(d);
 		run_queue(d);
 	}
+	/* before connections are passed: else the next handoffd would take the generation that has
+	 * them for one that never served */
+	if (d->changed)
+		store_commit(d);
 	live_introduce(d);
 	if (d->out_of_memory) {
 		d->out_of_memory = false;
 		log_line(RECORD_ERROR, "memory is short: an event was lost");
 	}
-	if (d->changed)
-		store_commit(d);
-	else if (d->touched)
+	if (d->touched)
 		commit_soon(d);
 	upgrade_if_ready(d);
 	set_timer(d);
