@@ -47,11 +47,6 @@ void upgrade_remember(char **argv)
 	program[n > 0 ? n : 0] = '\0';
 }
 
-const char *upgrade_program(void)
-{
-	return program;
-}
-
 void upgrade_start_over(void)
 {
 	(void)execv(program, arguments);

@@ -9,7 +9,6 @@
 /* The way this program was called, which the next one is called by too; `argv` is borrowed for
  * ever. */
 void upgrade_remember(char **argv);
-const char *upgrade_program(void);
 
 /* Somebody asks for it. Calls that wait for it are answered by whoever goes on. */
 void upgrade_begin(struct daemon *d);

@@ -373,16 +373,6 @@ struct listener_info listener_set_info(const struct listener_set *set, size_t i)
 	};
 }
 
-uint32_t listener_set_generation(const struct listener_set *set)
-{
-	return set->generation;
-}
-
-const struct service_config *listener_set_service(const struct listener_set *set)
-{
-	return set->service;
-}
-
 int listener_set_queue(
         const struct listener_set *set, size_t i, unsigned *ret_queue, unsigned *ret_limit)
 {

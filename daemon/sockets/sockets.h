@@ -86,8 +86,6 @@ struct listener_info {
 };
 struct listener_info listener_set_info(const struct listener_set *set, size_t i);
 enum rescue listener_set_rescue(const struct listener_set *set, size_t i);
-uint32_t listener_set_generation(const struct listener_set *set);
-const struct service_config *listener_set_service(const struct listener_set *set);
 
 /* Shall accept(2) wait on the socket of listener i? All who have a descriptor of it have the same
  * flag. */
