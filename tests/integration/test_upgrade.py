@@ -11,7 +11,7 @@ import threading
 
 import pytest
 from binders import PYTHON, binder, configured
-from harness import HANDOFFD, SLEEPD, WORKER, Http, Load, generation, get, pid, service
+from harness import HANDOFFD, SLEEPD, WORKER, Client, Http, Load, generation, get, pid, service
 
 UPGRADES = int(os.environ.get("HANDOFF_UPGRADES", "5"))
 
@@ -247,12 +247,13 @@ def test_program_that_hangs_is_not_waited_for(daemon):
     os.mkfifo(fifo)
     replace(program, f"#!/bin/sh\nread line < {fifo}\n")
     asked = daemon.ctl_later("upgrade")
-    with open(fifo, "w", encoding="ascii"):  # it has begun
-        assert daemon.reload("web")["generation"] == 2
-        second = daemon.ctl_later("upgrade")  # gets the same answer
-        daemon.settle()
-    asked.wait(1)
-    second.wait(1)
+    with Client(daemon.control) as second:
+        with open(fifo, "w", encoding="ascii"):  # it has begun
+            assert daemon.reload("web")["generation"] == 2
+            second.send("Upgrade")
+            daemon.settle()
+        asked.wait(1)
+        assert "ended without a word" in second.receive()["parameters"]["text"]  # the same answer
 
 
 def check(document):
