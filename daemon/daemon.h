@@ -223,6 +223,9 @@ void live_generation_processes(void *data, void (*each)(pid_t pid, void *arg), v
 /* Finds them and refuses with words what cannot be taken. */
 int take_over_find(struct daemon *d, const pid_t *pids, size_t n, struct ho_error *reterr);
 void take_over_free(struct daemon *d);
+/* Is there one that does not serve under us yet? Whoever came after a crash could not go on with
+ * that, but begin it anew. Never when nothing is at hand. */
+bool take_over_is_under_way(const struct daemon *d);
 /* The listeners and the processes of generation 0. */
 int take_over_prepare(struct daemon *d, const struct generation *cg, struct listener_set **ret,
         struct ho_error *reterr);
@@ -265,6 +268,9 @@ void daemon_forget_watch(struct daemon *d, uint32_t service);
 void daemon_start_build(struct daemon *d, const struct action *a, struct release *release);
 void daemon_stop_build(struct daemon *d, const struct action *a);
 void changes_free(struct daemon *d);
+json_t *changes_save(const struct daemon *d, struct saver *v);
+/* After the generations. */
+void changes_load(struct daemon *d, const json_t *from, struct loader *l);
 
 /* develop.c: development mode */
 int develop_new(struct daemon *d, struct ho_error *reterr);

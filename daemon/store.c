@@ -181,7 +181,8 @@ void store_commit(struct daemon *d)
 
 	d->changed = d->touched = false;
 	ev_timer_stop(d->loop, &d->commit);
-	if (!st || (st->memory.fd < 0 && st->file.fd < 0) || snapshot_impossible(d, true))
+	if (!st || (st->memory.fd < 0 && st->file.fd < 0) || take_over_is_under_way(d) ||
+	        d->source.development)
 		return;
 	saver_begin(&v, true);
 	v.brief = true;
@@ -279,12 +280,12 @@ static uint64_t cookie_of(int fd)
 
 /* The very socket, out of a process that has it. */
 static void fetch(
-        json_t *fds, pid_t pid, int theirs, uint64_t cookie, const char *format, uint64_t id)
+        json_t *fds, pid_t pid, int theirs, uint64_t cookie, const char *kind, uint64_t id)
 {
 	_cleanup_close_ int pidfd = pidfd_open(pid, 0), fd = -1;
 	char name[64];
 
-	(void)snprintf(name, sizeof name, "%s-%" PRIu64, format, id);
+	(void)snprintf(name, sizeof name, "%s-%" PRIu64, kind, id);
 	if (pidfd < 0 || !cookie || json_object_get(fds, name))
 		return;
 	fd = pidfd_getfd(pidfd, theirs, 0);
@@ -301,11 +302,16 @@ static void fetch_of_generation(json_t *fds, const json_t *set, pid_t pid)
 
 	json_array_foreach(set, i, member)
 	{
-		fetch(fds, pid, 3 + (int)i, load_number(member, "cookie"), "listener",
+		bool taken = json_is_true(json_object_get(member, "taken"));
+
+		fetch(fds, taken ? (pid_t)load_number(member, "holder") : pid,
+		        taken ? (int)load_number(member, "theirs") : 3 + (int)i,
+		        load_number(member, "cookie"), taken ? "taken-listener" : "listener",
 		        load_number(member, "serial"));
 		json_array_foreach(json_object_get(member, "adopted"), k, adopted) fetch(fds,
 		        (pid_t)load_number(adopted, "holder"), (int)load_number(adopted, "theirs"),
-		        load_number(adopted, "cookie"), "adopted", load_number(adopted, "cookie"));
+		        load_number(adopted, "cookie"), taken ? "taken-adopted" : "adopted",
+		        load_number(adopted, "cookie"));
 	}
 }
 
