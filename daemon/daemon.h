@@ -269,6 +269,8 @@ void changes_free(struct daemon *d);
 /* develop.c: development mode */
 int develop_new(struct daemon *d, struct ho_error *reterr);
 void develop_free(struct daemon *d);
+/* Was it started from a terminal that is gone? */
+bool develop_hung_up(const struct daemon *d);
 /* A line of a worker or build, to the terminal if there is one. */
 void develop_output(
         struct daemon *d, const char *service, bool is_stderr, const char *line, size_t length);

@@ -453,7 +453,10 @@ static void on_one_signal(struct daemon *d, const struct signalfd_siginfo *si)
 		check_rests(d);
 		break;
 	case SIGHUP:
-		request_all(d, REQUEST_RELOAD, "SIGHUP");
+		if (develop_hung_up(d))
+			request_all(d, REQUEST_SHUTDOWN, "the terminal is gone");
+		else
+			request_all(d, REQUEST_RELOAD, "SIGHUP");
 		break;
 	case SIGTERM:
 	case SIGINT:
