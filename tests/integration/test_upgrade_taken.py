@@ -164,7 +164,6 @@ def test_nginx(daemon, unmanaged, root, how):
         assert daemon.generations() == {0: "warm", 1: "serving"}
         daemon.reload("--wait", "none")
         daemon.wait_event("generation-gone", generation=0)
-        HOW[how](daemon)
     assert old.wait(LIMIT) == 0
 
 
