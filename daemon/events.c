@@ -72,7 +72,8 @@ static bool is_final(const struct action *a)
 {
 	return a->type == ACTION_SIGNAL_WORKER || a->type == ACTION_KILL_WORKER ||
 	       a->type == ACTION_RELEASE || a->type == ACTION_ANSWER ||
-	       a->type == ACTION_RESTORE_LINK || a->type == ACTION_POINT_BACK;
+	       a->type == ACTION_START_WORKER || a->type == ACTION_RESTORE_LINK ||
+	       a->type == ACTION_POINT_BACK;
 }
 
 /* What is only told, or refused, can be written down a little later: thousands of requests that

@@ -249,8 +249,21 @@ static int attach_first(const struct reuseport *r, int fd)
 	                  : bpf_classic_attach(fd, &(struct steer_rule){.rest = 0});
 }
 
+/* Closes the control listeners but for the one in use, as far as that can be done now. */
+static void drop_controls(struct reuseport *r)
+{
+	for (size_t i = r->n; i-- > 0;) {
+		struct entry *e = &r->order[i];
+
+		if (is_control(r, e) && e->fd != r->control_fd && removable(r, e))
+			remove_entry(r, e);
+	}
+}
+
 /* A new control listener, the last of the group; the program must be attached already, or be
- * attached next. */
+ * attached next. Those of before leave first where that is possible, and whoever came after them
+ * takes their place: with the only control listener behind all others nothing moves when a handoffd
+ * that dies leaves it. */
 static int add_control(struct reuseport *r)
 {
 	_cleanup_close_ int fd = -1;
@@ -267,6 +280,10 @@ static int add_control(struct reuseport *r)
 		code = tag_set(fd, TAG_CONTROL);
 	if (code >= 0 && r->n == 0 && !r->beside)
 		code = attach_first(r, fd);
+	if (code >= 0 && r->n > 1 && !r->program) {
+		r->control_fd = -1;
+		drop_controls(r);
+	}
 	if (code >= 0 && listen(fd, 1) < 0)
 		code = -errno;
 	if (code >= 0 && r->n == 0 && r->beside)
@@ -278,23 +295,16 @@ static int add_control(struct reuseport *r)
 	return code;
 }
 
-/* Closes the control listeners that a newer one has made needless, as far as that can be done now.
- */
-static void drop_old_controls(struct reuseport *r)
-{
-	for (size_t i = r->n; i-- > 0;) {
-		struct entry *e = &r->order[i];
-
-		if (is_control(r, e) && e->fd != r->control_fd && removable(r, e))
-			remove_entry(r, e);
-	}
-}
-
 int reuseport_apply(struct reuseport *r, bool sticky)
 {
 	struct steer_rule rule;
 	int code = 0;
 
+	if (r->control_fd < 0 &&
+	        r->passed_fd < 0) /* it was given up for one that could not be made */
+		code = add_control(r);
+	if (code < 0)
+		return code;
 	make_rule(r, sticky, &rule);
 	if (r->program)
 		bpf_program_apply(r->program, &rule);
@@ -303,7 +313,7 @@ int reuseport_apply(struct reuseport *r, bool sticky)
 	if (code < 0)
 		return code;
 	mark_targets(r, &rule);
-	drop_old_controls(r);
+	drop_controls(r);
 	return 0;
 }
 
@@ -356,7 +366,7 @@ int reuseport_rejoin(struct reuseport *r, struct member *m)
 		return code;
 	}
 	m->fd = take_fd(fd);
-	drop_old_controls(r);
+	drop_controls(r);
 	return 0;
 }
 
