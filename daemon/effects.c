@@ -135,6 +135,8 @@ static void do_prepare(struct daemon *d, const struct action *a)
 			goto fail;
 	}
 	if (a->prepare.link) {
+		cg->shell = g;
+		store_commit(d); /* so that it can be put back after a crash */
 		r = daemon_move_link(g, &error);
 		if (r < 0)
 			goto fail;
@@ -145,6 +147,7 @@ done:
 	daemon_post(d, &ev);
 	return;
 fail:
+	cg->shell = NULL;
 	live_generation_free(g);
 	ev.type = EVENT_PREPARE_FAILED;
 	ev.text = error.text;

@@ -190,15 +190,18 @@ static int bind_for(struct member *m, int fd, const struct sockaddr_storage *to,
 static int refuse(const struct member *m, const struct address *form, struct ho_error *reterr)
 {
 	const struct address_group *g = m->group;
+	const char *said = m->config->address.text;
 	char want[80], have[80];
 	struct text w = TEXT_ON(want), h = TEXT_ON(have);
 
 	form_print(&w, form);
 	form_print(&h, &g->ip);
+	if (!strcmp(said, have))
+		said = "the address of the service";
 	return ho_error_set(reterr, -EADDRINUSE,
 	        "the program binds %s, but %s is %s%s: connections could not be handed over "
 	        "between the two; it is told that the address is in use",
-	        want, m->config->address.text, have,
+	        want, said, have,
 	        may_reform(g, m) || g->n_members > 1 || m->n_adopted ? " already" : "");
 }
 
