@@ -193,7 +193,8 @@ static void show_listeners(struct picture *p, const struct service *sv, struct v
 		*o = (struct view_listener){l.config->name, l.config->address.text,
 		        steering_to_string(l.steering), listener_origin_to_string(l.origin),
 		        rescue_to_string(listener_set_rescue(g->set, i)), 0,
-		        (unsigned)l.config->backlog};
+		        (unsigned)l.config->backlog, ""};
+		(void)listener_set_form(g->set, i, o->form, sizeof o->form);
 		(void)listener_set_queue(g->set, i, &o->queue, &o->backlog);
 		v->n_listeners++;
 	}

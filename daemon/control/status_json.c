@@ -73,10 +73,10 @@ static json_t *listener_to_json(const void *item, usec_t offset)
 	const struct view_listener *l = item;
 
 	(void)offset;
-	return json_pack("{s:o, s:o, s:s, s:s, s:s, s:I, s:I}", "name", wire_string(l->name),
-	        "address", wire_string(l->address), "steering", l->steering, "origin", l->origin,
-	        "rescue", l->rescue, "queue", (json_int_t)l->queue, "backlog",
-	        (json_int_t)l->backlog);
+	return json_pack("{s:o, s:o, s:o, s:s, s:s, s:s, s:I, s:I}", "name", wire_string(l->name),
+	        "address", wire_string(l->address), "form", wire_string(l->form), "steering",
+	        l->steering, "origin", l->origin, "rescue", l->rescue, "queue",
+	        (json_int_t)l->queue, "backlog", (json_int_t)l->backlog);
 }
 
 static json_t *service_to_json(const void *item, usec_t offset)

@@ -47,6 +47,7 @@ struct view_generation {
 struct view_listener {
 	const char *name, *address, *steering, *origin, *rescue;
 	unsigned queue, backlog;
+	char form[160]; /* the address as it is bound */
 };
 
 struct view_service {

@@ -128,9 +128,12 @@ static void print_service(struct out *o, const json_t *s)
 	json_array_foreach(json_object_get(s, "listeners"), i, item)
 	{
 		t = begin(o);
-		text_add(t, "  %s  %s  %s  queue %" JSON_INTEGER_FORMAT "/%" JSON_INTEGER_FORMAT,
-		        member(item, "name"), member(item, "address"), member(item, "steering"),
-		        number(item, "queue"), number(item, "backlog"));
+		text_add(t, "  %s  %s", member(item, "name"), member(item, "address"));
+		if (member(item, "form")[0] &&
+		        strcmp(member(item, "form"), member(item, "address")))
+			text_add(t, " as %s", member(item, "form"));
+		text_add(t, "  %s  queue %" JSON_INTEGER_FORMAT "/%" JSON_INTEGER_FORMAT,
+		        member(item, "steering"), number(item, "queue"), number(item, "backlog"));
 		if (strcmp(member(item, "origin"), "bound"))
 			text_add(t, "  %s", member(item, "origin"));
 		if (!strcmp(member(item, "rescue"), "none"))

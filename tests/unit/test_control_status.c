@@ -33,7 +33,7 @@ static void test_status(void **state)
 	        .text = "generation 7 serves",
 	};
 	struct view_listener listeners[] = {
-	        {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096}};
+	        {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096, "tcp:0.0.0.0:8080"}};
 	struct view_worker workers[] = {
 	        {0, 9001, "serving", 4, true, NOW - 5 * USEC_PER_SEC, 1, "caf\xff", 2, 3},
 	        {1, 0, "failed", 0, false, NOW, 0, "", 0, 0},
@@ -93,7 +93,8 @@ static void test_status(void **state)
 	        "\"generation\":7,\"reloading\":false,\"last_result\":{\"service\":\"web\","
 	        "\"request\":\"reload\",\"generation\":7,\"outcome\":\"serving\",\"exit_code\":0,"
 	        "\"cut\":0,\"text\":\"generation 7 serves\"},\"listeners\":[{\"name\":\"http\","
-	        "\"address\":\"tcp:0.0.0.0:8080\",\"steering\":\"ebpf\",\"origin\":\"bound\","
+	        "\"address\":\"tcp:0.0.0.0:8080\",\"form\":\"tcp:0.0.0.0:8080\",\"steering\":"
+	        "\"ebpf\",\"origin\":\"bound\","
 	        "\"rescue\":\"ebpf\",\"queue\":0,\"backlog\":4096}],\"generations\":[{\"id\":7,"
 	        "\"state\":\"serving\","
 	        "\"share\":100.0,\"share_observed\":99.5,\"sent\":1000,\"promote_in\":null,"
