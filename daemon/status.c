@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The picture for `status`: the core's tables with the kernel's numbers of this moment. */
 #include "conf/load.h"
+#include "core/capability.h"
 #include "core/drain.h"
 #include "daemon.h"
 #include "process/memory.h"
@@ -256,8 +257,9 @@ static struct view_mode mode_of(const struct daemon *d)
 {
 	const struct rights *r = &d->rights;
 
-	return (struct view_mode){r->user, r->capabilities, r->n_capabilities,
-	        rights_have(r, "cap_sys_ptrace") || !rights_have(r, "cap_setuid"),
+	return (struct view_mode){r->user, r->capabilities,
+	        (r->capabilities & CAPABILITY_BIT(SYS_PTRACE)) ||
+	                !(r->capabilities & CAPABILITY_BIT(SETUID)),
 	        connections_told(d->connections)};
 }
 

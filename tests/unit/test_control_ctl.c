@@ -71,7 +71,7 @@ static void on_status(void *data, struct control_call *call, const char *service
 	struct view_service web = {
 	        "web", "serving", 7, false, &last, &listener, 1, generations, 2, false};
 	struct view view = {811, "0.1.0", "production", "running", "ebpf", NULL, now_usec(), &web,
-	        1, {"root", NULL, 0, true, true}};
+	        1, {"root", 0, true, true}};
 
 	(void)data;
 	if (service && strcmp(service, "web"))
