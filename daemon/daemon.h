@@ -42,6 +42,7 @@ struct live_generation {
 	bool stranded;       /* clients waited for it in vain */
 	ev_timer sweep;      /* while it starts: has the program closed a socket again? */
 	char elsewhere[200]; /* where its program listens that is none of its addresses: a list */
+	char refused[240];   /* why it may not have an address that it wanted */
 	bool blind;          /* told that its sockets cannot be looked at */
 };
 

@@ -384,10 +384,11 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 
 	if (!g->set || mode == SOCKETS_ADOPT || mode == SOCKETS_NONE)
 		return 0;
-	for (; n < listener_set_count(g->set) && n < CONFIG_MAX_LISTENERS; n++) {
-		struct listener_info l = listener_set_info(g->set, n);
+	for (size_t i = 0; i < listener_set_count(g->set) && n < CONFIG_MAX_LISTENERS; i++) {
+		struct listener_info l = listener_set_info(g->set, i);
 
-		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
+		if (l.fd >= 0) /* not of a form that the program chose, see sockets/forms.h */
+			fds[n++] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
 	}
 	return n;
 }

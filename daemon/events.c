@@ -54,10 +54,14 @@ static void tell_trouble(struct daemon *d)
 			char text[400];
 			struct text t = TEXT_ON(text);
 
-			if (!g->probes[i])
+			if (g->probes[i])
+				ev.text = probe_status(g->probes[i]);
+			if (!ev.text)
 				continue;
-			ev.text = probe_status(g->probes[i]);
-			if (g->elsewhere[0]) {
+			if (g->refused[0]) {
+				text_add(&t, "%s; %s", ev.text, g->refused);
+				ev.text = text;
+			} else if (g->elsewhere[0]) {
 				text_add(&t, "%s; the program listens on %s instead", ev.text,
 				        g->elsewhere);
 				ev.text = text;

@@ -79,6 +79,7 @@ static const struct field live_generation_fields[] = {
         FIELD(live_generation, quiet_told),
         FIELD(live_generation, elsewhere),
         FIELD(live_generation, blind),
+        FIELD(live_generation, refused),
         FIELD(live_generation, sent_before),
         FIELD(live_generation, stranded),
         FIELD_NOT(live_generation, daemon),
