@@ -27,7 +27,6 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, loop),
         FIELD_NOT(daemon, supervisor),
         FIELD_NOT(daemon, actions),
-        FIELD_NOT(daemon, carried),
         FIELD_NOT(daemon, n_passed),
         FIELD_NOT(daemon, passed),
         FIELD_NOT(daemon, passed_names),
@@ -82,6 +81,7 @@ static const struct field live_generation_fields[] = {
         FIELD(live_generation, quiet_told),
         FIELD(live_generation, elsewhere),
         FIELD(live_generation, blind),
+        FIELD(live_generation, refused),
         FIELD(live_generation, sent_before),
         FIELD(live_generation, stranded),
         FIELD_NOT(live_generation, daemon),
@@ -224,6 +224,8 @@ json_t *snapshot_make(const struct daemon *d, struct saver *v, bool whole)
 	save_member(v, doc, "workers", workers);
 	save_member(v, doc, "kept", save_kept(v, d));
 	save_member(v, doc, "doors", live_save(d, v));
+	if (v->brief)
+		save_member(v, doc, "links", deploy_save(d, v));
 	if (d->control)
 		save_member(v, doc, "control", control_save(d->control, v, whole));
 	if (whole)
@@ -408,6 +410,7 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	json_array_foreach(json_object_get(doc, "workers"), i, item) if (!l->failed)
 	        load_worker(d, item, l);
 	live_load(d, json_object_get(doc, "doors"), l);
+	deploy_load(json_object_get(doc, "links"), l);
 	return l->failed ? -EBADMSG : 0;
 }
 
