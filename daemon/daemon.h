@@ -56,6 +56,13 @@ struct live_worker {
 	bool rest;
 };
 
+/* What became of a release link that was to go back. */
+struct link_word {
+	uint32_t service, generation;
+	char text[480];
+};
+#define LINK_WORDS_MAX 16 /* services whose generations come to nothing in one step */
+
 /* The last words of a worker that is gone. */
 struct last_words {
 	char service[CONFIG_MAX_NAME];
@@ -146,6 +153,8 @@ struct daemon {
 	struct live_build *builds;
 	struct last_words words[LAST_WORDS_MAX];
 	unsigned n_words;
+	struct link_word link_words[LINK_WORDS_MAX];
+	unsigned n_link_words;
 	struct kept_fd *kept;
 	size_t n_kept;
 	uint64_t last_kept;
@@ -212,12 +221,16 @@ void daemon_restore_link(struct daemon *d, const struct action *a);
 json_t *deploy_save(const struct daemon *d, struct saver *v);
 void deploy_load(const json_t *from, struct loader *l);
 void daemon_point_back(struct daemon *d, const struct action *a);
+/* What became of the link when the result's request came to nothing; NULL: nothing. */
+const char *daemon_link_word(const struct daemon *d, const struct result *r);
 
 /* effects.c: what the core wants, as calls */
 /* Makes the shares of the service's generations true; 0, or negative errno with words. */
 int daemon_steer(struct daemon *d, const struct service *sv, struct ho_error *reterr);
 void daemon_describe_worker(struct live_generation *g, unsigned worker,
         struct passed_fd fds[CONFIG_MAX_LISTENERS], struct process_spec *ret);
+/* Those who wait for the service and asked to be told. */
+void daemon_tell_waiting(struct daemon *d, uint32_t service, const struct record *r);
 void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
 /* A process_lister of a struct live_generation. */
@@ -301,6 +314,8 @@ void live_introduce(struct daemon *d);
 void config_source_load(struct daemon *d);
 
 /* status.c */
+/* Says that there is none of that name, and which there are. */
+void daemon_refuse_service(struct daemon *d, struct control_call *call, const char *service);
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
 /* Keeps the client told until it goes. */
 void daemon_answer_monitor(struct daemon *d, struct control_call *call);

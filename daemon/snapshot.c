@@ -48,6 +48,8 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, rests),
         FIELD_NOT(daemon, words),
         FIELD_NOT(daemon, n_words),
+        FIELD_NOT(daemon, link_words),
+        FIELD_NOT(daemon, n_link_words),
         FIELD_NOT(daemon, kept),
         FIELD_NOT(daemon, n_kept),
         FIELD_NOT(daemon, refusals),
