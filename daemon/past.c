@@ -75,7 +75,7 @@ void past_load_control(struct daemon *d, struct past *p, const struct control_op
 {
 	snapshot_connect(d, p->doc, p->loader, options, handlers);
 	if (d->control)
-		control_answer_upgrade(d->control, NULL);
+		control_answer_upgrade(d->control, upgrade_came_back());
 }
 
 /* Steering may have been under way. */
