@@ -119,6 +119,7 @@ static const struct field adopted_fields[] = {
         FIELD(adopted, holder),
         FIELD(adopted, theirs),
         FIELD(adopted, listening),
+        FIELD(adopted, apart),
         FIELD(adopted, serial),
         FIELD(adopted, orphan),
         FIELD(adopted, told),
