@@ -222,6 +222,16 @@ def test_ready_when_it_listens(daemon):
     daemon.wait_event("daemon-ready")
 
 
+def test_wrapper_that_does_not_pass_the_signal_on(daemon):
+    """What it leaves behind is told as soon as it has no connection, not killed at the deadline."""
+    configured(daemon, binder("wrapped")).start()
+    with Http(daemon.target) as idle:
+        assert "generation=1" in idle.get("/?n=1")
+        assert daemon.reload("web")["generation"] == 2
+        assert "generation=1" in idle.get("/?n=2")
+    assert daemon.wait_event("generation-gone", generation=1)["duration"] < 20
+
+
 def test_old_connections_are_counted(daemon):
     configured(daemon, node).start()
     with Http(daemon.target) as idle:
