@@ -357,8 +357,8 @@ void daemon_watch_adoption(struct live_generation *g, const struct live_worker *
 		else if (process_lost_privileges(w->process))
 			tell(d, RECORD_ADOPTION_IMPOSSIBLE, w,
 			        "the program is set-user-ID or set-group-ID, which has no effect: "
-			        "without privileges handoffd has to set no_new_privs to take over "
-			        "sockets; run handoffd as root, or write sockets = \"pass\"");
+			        "without CAP_SYS_ADMIN handoffd has to set no_new_privs to take "
+			        "over sockets; give it that, or write sockets = \"pass\"");
 	}
 	listener_set_seek_lost(g->set, on_seek, g);
 	if (error < 0 || cg->state != GENERATION_STARTING || ev_is_active(&g->sweep))

@@ -365,7 +365,7 @@ enum rescue listener_set_rescue(const struct listener_set *set, size_t i)
 	HO_ASSERT(i < set->n);
 	if (m->group->steering == STEERING_EBPF)
 		return RESCUE_EBPF;
-	if (m->group->steering == STEERING_CBPF && reuseport_kernel_migrates())
+	if (m->group->steering == STEERING_CBPF && listener_kernel_migrates())
 		return RESCUE_SYSCTL;
 	return m->n_listening ? RESCUE_NONE : RESCUE_HELD;
 }
