@@ -198,14 +198,20 @@ static void describe_blind(int error, struct text *t)
 	        strerror(-error));
 }
 
+/* Why the generation does not get ready, if it does not. */
+static void tell_trouble(struct daemon *d, const struct live_worker *w, const char *text)
+{
+	daemon_post(d, &(struct event){.type = EVENT_WORKER_SAID,
+	                       .service = w->service,
+	                       .generation = w->generation,
+	                       .worker = w->index,
+	                       .serial = w->serial,
+	                       .text = text,
+	                       .said.word = WORD_TROUBLE});
+}
+
 static void tell_blind(struct live_generation *g, const struct live_worker *w, int error)
 {
-	struct event ev = {.type = EVENT_WORKER_SAID,
-	        .service = w->service,
-	        .generation = w->generation,
-	        .worker = w->index,
-	        .serial = w->serial,
-	        .said.word = WORD_TROUBLE};
 	char text[480];
 	struct text t = TEXT_ON(text);
 
@@ -214,9 +220,16 @@ static void tell_blind(struct live_generation *g, const struct live_worker *w, i
 	g->blind = true;
 	describe_blind(error, &t);
 	tell(g->daemon, RECORD_ADOPTION_IMPOSSIBLE, w, text);
-	ev.text = "handoffd cannot take over the sockets that the program binds "
-	          "(see the event \"adoption-impossible\")";
-	daemon_post(g->daemon, &ev);
+	tell_trouble(g->daemon, w,
+	        "handoffd cannot take over the sockets that the program binds "
+	        "(see the event \"adoption-impossible\")");
+}
+
+static void tell_refused(struct live_generation *g, const struct live_worker *w, const char *why)
+{
+	tell(g->daemon, RECORD_SOCKET_REFUSED, w, why);
+	(void)copy_string(g->refused, sizeof g->refused, why);
+	tell_trouble(g->daemon, w, g->refused);
 }
 
 int daemon_on_asked(void *data, struct process *p, const struct socket_call *call)
@@ -249,7 +262,7 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 		hurry_probes(g);
 	d->changed |= r == 0;
 	if (r < 0 && error.text[0])
-		tell(d, RECORD_SOCKET_REFUSED, w, error.text);
+		tell_refused(g, w, error.text);
 	return r;
 }
 
@@ -324,8 +337,8 @@ void daemon_watch_adoption(struct live_generation *g, const struct live_worker *
 		else if (process_lost_privileges(w->process))
 			tell(d, RECORD_ADOPTION_IMPOSSIBLE, w,
 			        "the program is set-user-ID or set-group-ID, which has no effect: "
-			        "without privileges handoffd has to set no_new_privs to take over "
-			        "sockets; run handoffd as root, or write sockets = \"pass\"");
+			        "without CAP_SYS_ADMIN handoffd has to set no_new_privs to take "
+			        "over sockets; give it that, or write sockets = \"pass\"");
 	}
 	listener_set_seek_lost(g->set, on_seek, g);
 	if (error < 0 || cg->state != GENERATION_STARTING || ev_is_active(&g->sweep))

@@ -42,6 +42,7 @@ struct live_generation {
 	bool stranded;       /* clients waited for it in vain */
 	ev_timer sweep;      /* while it starts: has the program closed a socket again? */
 	char elsewhere[200]; /* where its program listens that is none of its addresses: a list */
+	char refused[240];   /* why it may not have an address that it wanted */
 	bool blind;          /* told that its sockets cannot be looked at */
 };
 
@@ -119,8 +120,7 @@ struct daemon {
 	struct ev_loop *loop;
 	struct supervisor *supervisor;
 	struct action_list actions;
-	size_t carried; /* of them: those behind are done, what they named may be freed */
-	int n_passed;   /* by systemd, until the sockets have them */
+	int n_passed; /* by systemd, until the sockets have them */
 	int *passed;
 	char **passed_names;
 	struct sockets *sockets;
@@ -209,6 +209,10 @@ int daemon_release(const struct generation *cg, const struct prepare *how,
         struct live_generation *g, struct ho_error *reterr);
 int daemon_move_link(struct live_generation *g, struct ho_error *reterr);
 void daemon_restore_link(struct daemon *d, const struct action *a);
+/* Links that are to be put back and whose generation is not in the tables any more: for who comes
+ * after a crash, and does it at once. */
+json_t *deploy_save(const struct daemon *d, struct saver *v);
+void deploy_load(const json_t *from, struct loader *l);
 void daemon_point_back(struct daemon *d, const struct action *a);
 
 /* effects.c: what the core wants, as calls */
@@ -277,6 +281,8 @@ void changes_free(struct daemon *d);
 /* develop.c: development mode */
 int develop_new(struct daemon *d, struct ho_error *reterr);
 void develop_free(struct daemon *d);
+/* Was it started from a terminal that is gone? */
+bool develop_hung_up(const struct daemon *d);
 /* A line of a worker or build, to the terminal if there is one. */
 void develop_output(
         struct daemon *d, const char *service, bool is_stderr, const char *line, size_t length);

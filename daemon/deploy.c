@@ -116,6 +116,48 @@ static void mend_later(struct daemon *d, const struct live_generation *g)
 	}
 }
 
+static const struct field link_fields[] = {
+        FIELD(link_change, path),
+        FIELD(link_change, before),
+        FIELD(link_change, after),
+};
+
+/* Of those that are about to go with their generation. */
+json_t *deploy_save(const struct daemon *d, struct saver *v)
+{
+	const struct action_list *l = &d->actions;
+	json_t *list = json_array();
+
+	for (size_t i = l->carried; i < l->n; i++) {
+		const struct action *a = &l->items[i];
+		const struct live_generation *g = a->shell;
+		const struct service *sv = supervisor_service(d->supervisor, a->service);
+
+		if (a->type == ACTION_RESTORE_LINK && g && g->link.path &&
+		        !(sv && service_find(sv, a->generation)))
+			save_item(v, list,
+			        save_fields(v, link_fields, ARRAY_SIZE(link_fields), &g->link));
+	}
+	return list;
+}
+
+void deploy_load(const json_t *from, struct loader *l)
+{
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(from, i, item)
+	{
+		struct link_change c = {0};
+		struct ho_error error = {0};
+
+		load_fields(l, item, link_fields, ARRAY_SIZE(link_fields), &c);
+		if (c.path && c.after && link_undo(&c, &error) < 0)
+			log_line(RECORD_ERROR, "%s", error.text);
+		link_change_done(&c);
+	}
+}
+
 void daemon_restore_link(struct daemon *d, const struct action *a)
 {
 	struct live_generation *g = a->shell;

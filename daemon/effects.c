@@ -135,6 +135,9 @@ static void do_prepare(struct daemon *d, const struct action *a)
 			goto fail;
 	}
 	if (a->prepare.link) {
+		cg->shell = g;
+		store_commit(d); /* so that it can be put back after a crash */
+		store_note_change(d, a->service);
 		r = daemon_move_link(g, &error);
 		if (r < 0)
 			goto fail;
@@ -147,6 +150,7 @@ done:
 	daemon_post(d, &ev);
 	return;
 fail:
+	cg->shell = NULL;
 	live_generation_free(g);
 	ev.type = EVENT_PREPARE_FAILED;
 	ev.text = error.text;
@@ -383,10 +387,11 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 
 	if (!g->set || mode == SOCKETS_ADOPT || mode == SOCKETS_NONE)
 		return 0;
-	for (; n < listener_set_count(g->set) && n < CONFIG_MAX_LISTENERS; n++) {
-		struct listener_info l = listener_set_info(g->set, n);
+	for (size_t i = 0; i < listener_set_count(g->set) && n < CONFIG_MAX_LISTENERS; i++) {
+		struct listener_info l = listener_set_info(g->set, i);
 
-		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
+		if (l.fd >= 0) /* not of a form that the program chose, see sockets/forms.h */
+			fds[n++] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
 	}
 	return n;
 }

@@ -54,10 +54,14 @@ static void tell_trouble(struct daemon *d)
 			char text[400];
 			struct text t = TEXT_ON(text);
 
-			if (!g->probes[i])
+			if (g->probes[i])
+				ev.text = probe_status(g->probes[i]);
+			if (!ev.text)
 				continue;
-			ev.text = probe_status(g->probes[i]);
-			if (g->elsewhere[0]) {
+			if (g->refused[0]) {
+				text_add(&t, "%s; %s", ev.text, g->refused);
+				ev.text = text;
+			} else if (g->elsewhere[0]) {
 				text_add(&t, "%s; the program listens on %s instead", ev.text,
 				        g->elsewhere);
 				ev.text = text;
@@ -67,46 +71,30 @@ static void tell_trouble(struct daemon *d)
 		}
 }
 
-/* Whoever comes after a crash must know of it, or he would undo it or trust what is gone. */
-static bool is_final(const struct action *a)
-{
-	return a->type == ACTION_SIGNAL_WORKER || a->type == ACTION_KILL_WORKER ||
-	       a->type == ACTION_RELEASE || a->type == ACTION_ANSWER ||
-	       a->type == ACTION_RESTORE_LINK || a->type == ACTION_POINT_BACK;
-}
-
-/* What is only told, or refused, can be written down a little later: thousands of requests that
- * change nothing cost nothing then. */
-static void note_changes(struct daemon *d)
-{
-	for (size_t i = 0; i < d->actions.n; i++) {
-		const struct action *a = &d->actions.items[i];
-
-		if (a->type == ACTION_RECORD ||
-		        (a->type == ACTION_ANSWER && (!a->request || !a->request->n_targets)))
-			d->touched = true;
-		else
-			d->changed = true;
-	}
-}
-
 static void carry_out(struct daemon *d)
 {
-	bool any = d->actions.n > 0;
+	struct action_list *l = &d->actions;
+	bool wrote = false, again = false;
 
-	note_changes(d);
-	for (d->carried = 0; d->carried < d->actions.n;) {
-		const struct action *a = &d->actions.items[d->carried++];
+	for (size_t i = 0; i < l->n; i++)
+		if (action_changes(&l->items[i]))
+			d->changed = true;
+	while (l->carried < l->n) {
+		const struct action *a = &l->items[l->carried];
 
-		if (d->changed && is_final(a))
+		if (d->changed && action_is_final(a)) {
 			store_commit(d);
+			wrote = true;
+		}
 		if (a->service && a->type != ACTION_RECORD)
 			store_note_change(d, a->service);
+		l->carried++;
 		daemon_carry_out(d, a);
+		again |= wrote && action_is_repeated(a);
 	}
-	d->touched |= any;
-	action_list_clear(&d->actions);
-	d->carried = 0;
+	d->touched |= l->n > 0;
+	d->changed |= again; /* that it was done */
+	action_list_clear(l);
 }
 
 static void on_commit(struct ev_loop *loop, ev_timer *timer, int events)
@@ -189,8 +177,7 @@ void daemon_run_events(struct daemon *d)
 		config_source_load(d);
 		run_queue(d);
 	}
-	/* before connections are passed: else the next handoffd would take the generation that has
-	 * them for one that never served */
+	/* before connections are passed, and the loop waits */
 	if (d->changed)
 		store_commit(d);
 	live_introduce(d);
@@ -457,7 +444,10 @@ static void on_one_signal(struct daemon *d, const struct signalfd_siginfo *si)
 		check_rests(d);
 		break;
 	case SIGHUP:
-		request_all(d, REQUEST_RELOAD, "SIGHUP");
+		if (develop_hung_up(d))
+			request_all(d, REQUEST_SHUTDOWN, "the terminal is gone");
+		else
+			request_all(d, REQUEST_RELOAD, "SIGHUP");
 		break;
 	case SIGTERM:
 	case SIGINT:
@@ -588,7 +578,7 @@ static void on_gone(void *data, struct control_call *call, uint32_t request_id)
 			continue;
 		if (a->shell == call)
 			a->shell = NULL;
-		if (a->request && i >= d->carried && a->request->caller == call)
+		if (a->request && i >= d->actions.carried && a->request->caller == call)
 			a->request->caller = NULL;
 	}
 	daemon_post(d, &ev);

@@ -27,7 +27,6 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, loop),
         FIELD_NOT(daemon, supervisor),
         FIELD_NOT(daemon, actions),
-        FIELD_NOT(daemon, carried),
         FIELD_NOT(daemon, n_passed),
         FIELD_NOT(daemon, passed),
         FIELD_NOT(daemon, passed_names),
@@ -80,6 +79,7 @@ static const struct field live_generation_fields[] = {
         FIELD(live_generation, quiet_told),
         FIELD(live_generation, elsewhere),
         FIELD(live_generation, blind),
+        FIELD(live_generation, refused),
         FIELD(live_generation, sent_before),
         FIELD(live_generation, stranded),
         FIELD_NOT(live_generation, daemon),
@@ -230,6 +230,8 @@ static json_t *save_rest(const struct daemon *d, struct saver *v)
 	save_member(v, doc, "ticks", json_integer((json_int_t)boot_ticks()));
 	save_member(v, doc, "core", supervisor_to_json(v, d->supervisor));
 	save_member(v, doc, "sockets", sockets_save(d->sockets, v));
+	if (v->brief)
+		save_member(v, doc, "links", deploy_save(d, v));
 	if (d->control)
 		save_member(v, doc, "control", control_save(d->control, v, !v->brief));
 	if (!v->brief)
@@ -519,6 +521,7 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	json_array_foreach(json_object_get(doc, "workers"), i, item) if (!l->failed)
 	        load_worker(d, item, l);
 	live_load(d, json_object_get(doc, "doors"), l);
+	deploy_load(json_object_get(doc, "links"), l);
 	return l->failed ? -EBADMSG : 0;
 }
 

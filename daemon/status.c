@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The picture for `status`: the core's tables with the kernel's numbers of this moment. */
 #include "conf/load.h"
+#include "core/capability.h"
 #include "core/drain.h"
 #include "daemon.h"
 #include "process/memory.h"
@@ -192,7 +193,8 @@ static void show_listeners(struct picture *p, const struct service *sv, struct v
 		*o = (struct view_listener){l.config->name, l.config->address.text,
 		        steering_to_string(l.steering), listener_origin_to_string(l.origin),
 		        rescue_to_string(listener_set_rescue(g->set, i)), 0,
-		        (unsigned)l.config->backlog};
+		        (unsigned)l.config->backlog, ""};
+		(void)listener_set_form(g->set, i, o->form, sizeof o->form);
 		(void)listener_set_queue(g->set, i, &o->queue, &o->backlog);
 		v->n_listeners++;
 	}
@@ -255,8 +257,9 @@ static struct view_mode mode_of(const struct daemon *d)
 {
 	const struct rights *r = &d->rights;
 
-	return (struct view_mode){r->user, r->capabilities, r->n_capabilities,
-	        rights_have(r, "cap_sys_ptrace") || !rights_have(r, "cap_setuid"),
+	return (struct view_mode){r->user, r->capabilities,
+	        (r->capabilities & CAPABILITY_BIT(SYS_PTRACE)) ||
+	                !(r->capabilities & CAPABILITY_BIT(SETUID)),
 	        connections_told(d->connections)};
 }
 

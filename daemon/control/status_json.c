@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The document of `handoffctl --json status`, version 1. */
 #include "control/json.h"
+#include "core/capability.h"
 #include "wire/wire.h"
 
 #define STATUS_VERSION 1
@@ -72,10 +73,10 @@ static json_t *listener_to_json(const void *item, usec_t offset)
 	const struct view_listener *l = item;
 
 	(void)offset;
-	return json_pack("{s:o, s:o, s:s, s:s, s:s, s:I, s:I}", "name", wire_string(l->name),
-	        "address", wire_string(l->address), "steering", l->steering, "origin", l->origin,
-	        "rescue", l->rescue, "queue", (json_int_t)l->queue, "backlog",
-	        (json_int_t)l->backlog);
+	return json_pack("{s:o, s:o, s:o, s:s, s:s, s:s, s:I, s:I}", "name", wire_string(l->name),
+	        "address", wire_string(l->address), "form", wire_string(l->form), "steering",
+	        l->steering, "origin", l->origin, "rescue", l->rescue, "queue",
+	        (json_int_t)l->queue, "backlog", (json_int_t)l->backlog);
 }
 
 static json_t *service_to_json(const void *item, usec_t offset)
@@ -96,13 +97,24 @@ static json_t *service_to_json(const void *item, usec_t offset)
 
 static json_t *mode_to_json(const struct view_mode *m, const char *steering)
 {
-	json_t *capabilities = json_array();
+	const uint64_t lacking = capabilities_lost(m->capabilities);
+	json_t *capabilities = json_array(), *lost = json_array();
 
-	for (size_t i = 0; i < m->n_capabilities; i++)
-		(void)json_array_append_new(capabilities, json_string(m->capabilities[i]));
-	return json_pack("{s:o, s:o, s:s, s:b, s:s}", "user", wire_string(m->user), "capabilities",
-	        capabilities, "steering", steering, "adoption", m->adoption, "drain_watch",
-	        m->by_events ? "events" : "polling");
+	for (unsigned i = 0; capability_name(i); i++) {
+		json_t *name = json_sprintf("cap_%s", capability_name(i));
+
+		if (m->capabilities >> i & 1)
+			(void)json_array_append_new(capabilities, name);
+		else if (lacking >> i & 1)
+			(void)json_array_append_new(
+			        lost, json_pack("{s:o, s:s}", "capability", name, "text",
+			                      capability_lost(i)));
+		else
+			json_decref(name);
+	}
+	return json_pack("{s:o, s:o, s:o, s:s, s:b, s:s}", "user", wire_string(m->user),
+	        "capabilities", capabilities, "lost", lost, "steering", steering, "adoption",
+	        m->adoption, "drain_watch", m->by_events ? "events" : "polling");
 }
 
 json_t *status_to_json(const struct view *v, usec_t realtime)

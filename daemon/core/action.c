@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "core/action.h"
 #include "core/event.h"
+#include "core/supervisor.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +32,28 @@ const char *action_type_to_string(enum action_type t)
 	};
 
 	return names[t];
+}
+
+bool action_is_final(const struct action *a)
+{
+	return a->type == ACTION_SIGNAL_WORKER || a->type == ACTION_KILL_WORKER ||
+	       (a->type == ACTION_TELL_WORKER && a->tell.word == TELL_DRAIN) ||
+	       a->type == ACTION_START_WORKER || a->type == ACTION_STEER ||
+	       a->type == ACTION_RELEASE || a->type == ACTION_ANSWER ||
+	       a->type == ACTION_RESTORE_LINK || a->type == ACTION_POINT_BACK;
+}
+
+bool action_changes(const struct action *a)
+{
+	return a->type != ACTION_RECORD &&
+	       !(a->type == ACTION_ANSWER && (!a->request || !a->request->n_targets));
+}
+
+bool action_is_repeated(const struct action *a)
+{
+	return (action_is_final(a) && a->type != ACTION_START_WORKER && a->type != ACTION_STEER &&
+	               a->type != ACTION_RELEASE && a->type != ACTION_ANSWER) ||
+	       a->type == ACTION_THAW || a->type == ACTION_RETURN_HELD;
 }
 
 int action_list_reserve(struct action_list *l, size_t total)
@@ -89,7 +112,7 @@ void action_list_clear(struct action_list *l)
 		free(t);
 	}
 	l->texts = NULL;
-	l->n = 0;
+	l->n = l->carried = 0;
 }
 
 void action_list_done(struct action_list *l)

@@ -87,11 +87,26 @@ struct action {
 	};
 };
 
+/* What is written down before what (DESIGN 9). The state is written when an action is final and
+ * something has changed since the last time, and else when no event is at hand. */
+
+/* Whoever comes after a crash must know of it before it is done, or he would undo it, or trust what
+ * is gone. */
+bool action_is_final(const struct action *a);
+/* It comes of a change that is written down soon. What is only told or refused is not, so that
+ * thousands of requests that change nothing cost nothing. */
+bool action_changes(const struct action *a);
+/* It may be decided and written down, and not done any more: then it is done after the crash. (A
+ * turn is repeated by itself, a worker that was not started is missed, and the death of handoffd
+ * releases what it had.) */
+bool action_is_repeated(const struct action *a);
+
 struct action_text;
 
 struct action_list {
 	struct action *items;
 	size_t n, size;
+	size_t carried; /* those before it are done, what they named may be freed */
 	struct action_text *texts;
 };
 

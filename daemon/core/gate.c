@@ -309,9 +309,11 @@ void gate_return_held(struct service *sv)
 void gate_held(struct service *sv, struct generation *g, bool ok)
 {
 	g->hold_tried = true;
-	g->holds = ok;
+	g->holds = ok && g->state == GENERATION_STARTING;
 	if (ok)
 		gate_return_held(sv);
+	if (sv->turn_repeated) /* it has failed, as it was just starting */
+		sv->held = g;
 }
 
 void gate_failed(struct generation *g)
@@ -334,8 +336,8 @@ void gate_resume(struct service *sv, bool crashed)
 
 		if (crashed)
 			g->building = g->build_again = false;
-		if (g->state == GENERATION_FAILED && g->share)
-			sv->held = g;
+		if (!sv->held && g->state == GENERATION_FAILED && g->share)
+			sv->held = g; /* an older version did not write it down */
 	}
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* From one handoffd to the next. After an upgrade the tables are true, and only what ran inside of
- * the old process is begun again. After a crash they are a moment old: whatever was being done is
- * taken back where nothing depends on it, and done once more where it can be done twice. */
+ * the old process is begun again. After a crash they are a moment old: what was decided is done, or
+ * done once more, as it can be done twice; but a generation that has not begun to serve is given up,
+ * and another one started. */
 #include "core/drain.h"
 #include "core/gate.h"
 #include "core/share.h"
@@ -18,8 +19,9 @@ static void ask_again(struct generation *g, usec_t now)
 	g->watched = g->counted = false;
 	drain_resume(g);
 	watchdog_restart(g);
-	if (!g->probed)
-		g->probing = false;
+	g->probing = false;
+	if (g->check_at != USEC_INFINITY)
+		g->check_at = now;
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if ((g->state == GENERATION_STARTING || g->opening) &&
 		        g->settings->ready.by == READY_EXEC &&
@@ -37,21 +39,48 @@ static void forget_starting(struct generation *g, usec_t now)
 		if (w->state != WORKER_STARTING || w->shell)
 			continue; /* else the shell tells that it was started */
 		w->state = WORKER_ABSENT;
-		w->retry_at = g->state == GENERATION_SERVING ? now : USEC_INFINITY;
+		w->retry_at = g->state == GENERATION_SERVING || (g->step && w->index < g->open)
+		                      ? now
+		                      : USEC_INFINITY;
 	}
 }
 
-static void take_back_turn(struct service *sv)
+/* Perhaps it was done, and who it was for has connections already: so it is not taken back but
+ * done, once more. Whatever has become of him is found as after any turn. */
+static void turn_again(struct service *sv)
 {
 	if (sv->turn == TURN_NONE)
 		return;
-	if (sv->turn == TURN_STOP) {
-		supervisor_act(sv->supervisor, ACTION_STEER, sv, NULL, NULL);
-		return;
-	}
-	share_undo(sv);
-	sv->turn = TURN_NONE;
-	sv->turn_to = NULL;
+	sv->turn_repeated = true;
+	supervisor_act(sv->supervisor, ACTION_STEER, sv, sv->turn_to, NULL);
+}
+
+/* Is there still somebody for whom it was decided? */
+static bool find_shell(const struct supervisor *s, struct action *a)
+{
+	const struct service *sv = supervisor_service(s, a->service);
+	const struct generation *g = sv ? service_find(sv, a->generation) : NULL;
+	const struct worker *w = g && a->worker < g->n_workers ? &g->workers[a->worker] : NULL;
+
+	if (a->type != ACTION_SIGNAL_WORKER && a->type != ACTION_KILL_WORKER &&
+	        a->type != ACTION_TELL_WORKER)
+		return g && (a->shell = g->shell);
+	if (!w || w->serial != a->serial)
+		return false;
+	if (a->type == ACTION_TELL_WORKER)
+		a->tell.deadline = g->deadline;
+	return (a->shell = w->shell) != NULL;
+}
+
+/* What the dead one had decided, and perhaps not done any more, comes first. */
+static void do_pending(struct supervisor *s)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->out->n; i++)
+		if (!action_is_repeated(&s->out->items[i]) || find_shell(s, &s->out->items[i]))
+			s->out->items[n++] = s->out->items[i];
+	s->out->n = n;
 }
 
 /* New connections may have gone to it again while nobody wrote that down: it is looked at anew. */
@@ -70,12 +99,12 @@ static void recover_service(struct service *sv)
 	struct generation *g = sv->rolling;
 	bool special = g && (g->roll.kind == REQUEST_DEPLOY || g->roll.back);
 
-	take_back_turn(sv);
+	turn_again(sv);
 	for (unsigned i = 0; i < sv->n_generations; i++) {
 		forget_starting(sv->generations[i], s->now);
 		doubt_quiet(sv->generations[i], s->now);
 	}
-	if (!g || g->state == GENERATION_CANARY)
+	if (!g || g->state != GENERATION_STARTING)
 		return;
 	g->building = false;
 	if (g->preparing) {
@@ -84,15 +113,17 @@ static void recover_service(struct service *sv)
 	}
 	generation_fail(g, CODE_SUPERSEDED, "superseded",
 	        "handoffd died while it was starting; it is started again");
-	/* whoever deployed it was told that we are gone, and finds the release of before */
-	if (!sv->stop_wanted && sv->state != SERVICE_STOPPING && !special)
+	/* whoever deployed it was told that we are gone, and finds the release of before, unless
+	 * that has been sent away already */
+	if (!sv->stop_wanted && sv->state != SERVICE_STOPPING &&
+	        (!special || sv->turn == TURN_STOP || !service_serving(sv)))
 		service_roll(sv, "recovery");
 }
 
 /* The sockets of those who waited have died with the old process. */
 static void drop_requests(struct supervisor *s)
 {
-	s->loading = s->load_all = false;
+	s->loading = s->load_all; /* nobody may have waited for a reload of all */
 	while (s->requests)
 		requests_gone(s, s->requests->id);
 }
@@ -103,9 +134,10 @@ void supervisor_resume(struct supervisor *s, usec_t now, bool crashed, struct ac
 	s->out = out;
 	if (action_list_reserve(out, out->n + s->n_actions) < 0)
 		HO_ASSERT(out->size > out->n);
+	do_pending(s);
 	if (crashed)
 		drop_requests(s);
-	else if (s->loading)
+	if (s->loading)
 		action_push(out, ACTION_LOAD_CONFIG);
 	supervisor_record(
 	        s, crashed ? RECORD_DAEMON_RECOVERED : RECORD_DAEMON_UPGRADED, NULL, NULL, NULL);

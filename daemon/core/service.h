@@ -58,6 +58,7 @@ struct service {
 	struct generation *turn_to;
 	unsigned turn_part; /* of TURN_PART */
 	bool turn_asked;    /* BACK: by somebody, not by a failure */
+	bool turn_repeated; /* a handoffd that has died may have done it already */
 
 	struct gate gate;
 	struct generation *held; /* has failed, and connections still wait for it */

@@ -324,7 +324,12 @@ static void turn_failed(
 		share_undo(sv);
 	if (turn == TURN_HOLD || turn == TURN_RETURN)
 		return;
-	if (to && to->state == GENERATION_READY)
+	if (to && to->state == GENERATION_READY && sv->turn_repeated) {
+		/* it may have had connections for a moment */
+		turn_abort(to, service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED, "failed",
+		        "connections could not be turned to it");
+		turned_abort(sv, to);
+	} else if (to && to->state == GENERATION_READY)
 		generation_fail(to, service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED,
 		        "failed", "connections could not be turned to it: %s", why);
 	else if (turn != TURN_ABORT && to && to->step)
@@ -365,7 +370,7 @@ void turn_answered(struct service *sv, bool ok, const char *why)
 		turned_abort(sv, to);
 	else if (ok && turn == TURN_BACK)
 		turned_back(sv, to);
-	sv->turn_asked = false;
+	sv->turn_asked = sv->turn_repeated = false;
 }
 
 /* ---- what somebody asks for ---- */

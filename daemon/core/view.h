@@ -47,6 +47,7 @@ struct view_generation {
 struct view_listener {
 	const char *name, *address, *steering, *origin, *rescue;
 	unsigned queue, backlog;
+	char form[160]; /* the address as it is bound */
 };
 
 struct view_service {
@@ -65,9 +66,8 @@ struct view_service {
 /* With which rights handoffd works, and what it can do with them. */
 struct view_mode {
 	const char *user;
-	const char (*capabilities)[32];
-	size_t n_capabilities;
-	bool adoption;  /* also of programs under other users */
+	uint64_t capabilities; /* as bits; core/capability.h */
+	bool adoption;         /* also of programs under other users */
 	bool by_events; /* the ends of connections are told by the kernel; else it is asked */
 };
 

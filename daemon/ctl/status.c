@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The state of everything as aligned text, or the document as it came. */
 #include <string.h>
-#include <sys/capability.h>
 
 #include "ctl/ctl.h"
 #include "wire/interface.h"
@@ -129,9 +128,12 @@ static void print_service(struct out *o, const json_t *s)
 	json_array_foreach(json_object_get(s, "listeners"), i, item)
 	{
 		t = begin(o);
-		text_add(t, "  %s  %s  %s  queue %" JSON_INTEGER_FORMAT "/%" JSON_INTEGER_FORMAT,
-		        member(item, "name"), member(item, "address"), member(item, "steering"),
-		        number(item, "queue"), number(item, "backlog"));
+		text_add(t, "  %s  %s", member(item, "name"), member(item, "address"));
+		if (member(item, "form")[0] &&
+		        strcmp(member(item, "form"), member(item, "address")))
+			text_add(t, " as %s", member(item, "form"));
+		text_add(t, "  %s  queue %" JSON_INTEGER_FORMAT "/%" JSON_INTEGER_FORMAT,
+		        member(item, "steering"), number(item, "queue"), number(item, "backlog"));
 		if (strcmp(member(item, "origin"), "bound"))
 			text_add(t, "  %s", member(item, "origin"));
 		if (!strcmp(member(item, "rescue"), "none"))
@@ -142,24 +144,49 @@ static void print_service(struct out *o, const json_t *s)
 	print_last(o, json_object_get(s, "last_result"));
 }
 
+/* More are named without words. */
+#define LOST_MAX 3
+
+static const char *bare(const char *capability)
+{
+	return strncmp(capability, "cap_", 4) ? capability : capability + 4;
+}
+
+/* Root is told by what it lacks, another user by what it has. */
+static void add_capabilities(struct text *t, const json_t *mode)
+{
+	const json_t *have = json_object_get(mode, "capabilities"),
+	             *lost = json_object_get(mode, "lost"), *item;
+	bool root = !strcmp(member(mode, "user"), "root"), brief = json_array_size(lost) > LOST_MAX;
+	size_t i;
+
+	if (root && lost && !json_array_size(lost))
+		text_add(t, "  all rights");
+	else if (!json_array_size(have))
+		text_add(t, "  no capabilities");
+	else if (!root)
+		json_array_foreach(have, i, item)
+		        text_add(t, "%s%s", i ? ", " : "  with ", bare(json_string_value(item)));
+	else
+		json_array_foreach(lost, i, item)
+		{
+			text_add(t, "%s%s", i ? ", " : "  without ",
+			        bare(member(item, "capability")));
+			if (!brief)
+				text_add(t, " (%s)", member(item, "text"));
+		}
+}
+
 /* With which rights, and what is lost for want of them. */
 static void print_mode(struct out *o, const json_t *mode)
 {
-	json_t *capabilities = json_object_get(mode, "capabilities"), *item;
 	struct text *t;
-	size_t i;
 
 	if (!mode)
 		return; /* of an older handoffd */
 	t = begin(o);
-	text_add(t, "user %s  capabilities", member(mode, "user"));
-	if (json_array_size(capabilities) >= (size_t)cap_max_bits())
-		text_add(t, " all");
-	else if (!json_array_size(capabilities))
-		text_add(t, " none");
-	else
-		json_array_foreach(capabilities, i, item) text_add(
-		        t, "%s%s", i ? "," : " ", json_string_value(item) + strlen("cap_"));
+	text_add(t, "user %s", member(mode, "user"));
+	add_capabilities(t, mode);
 	if (!json_is_true(json_object_get(mode, "adoption")))
 		text_add(t, "  no adoption from other users");
 	if (!strcmp(member(mode, "drain_watch"), "polling"))

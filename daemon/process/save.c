@@ -305,8 +305,8 @@ struct process *process_load(struct processes *ps, const struct process_spec *sp
 
 /* ---- strays ---- */
 
-/* Did this handoffd start it? Its notify socket tells. */
-static bool has_mark(pid_t pid, const char *mark)
+/* NULL: it is gone, or not to be read. */
+static char *read_environ(pid_t pid, size_t *ret_n)
 {
 	_cleanup_free_ char *text = malloc(ENVIRON_MAX + 1);
 	_cleanup_close_ int fd = -1;
@@ -316,14 +316,46 @@ static bool has_mark(pid_t pid, const char *mark)
 
 	(void)snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
-	while (text && fd >= 0 && got > 0 && n < ENVIRON_MAX) {
+	if (!text || fd < 0)
+		return NULL;
+	while (got > 0 && n < ENVIRON_MAX) {
 		got = read(fd, text + n, ENVIRON_MAX - n);
 		n += got > 0 ? (size_t)got : 0;
 	}
-	for (const char *p = text; p && p < text + n; p += strnlen(p, (size_t)(text + n - p)) + 1)
-		if ((size_t)(text + n - p) > strlen(mark) && !strncmp(p, mark, strlen(mark)))
-			return true;
-	return false;
+	text[n] = '\0';
+	*ret_n = n;
+	return take_ptr(text);
+}
+
+const char *stray_variable(const struct stray *s, const char *name)
+{
+	const char *end = s->environ + s->n;
+	size_t length = strlen(name);
+
+	for (const char *p = s->environ; p < end; p += strlen(p) + 1)
+		if (!strncmp(p, name, length) && p[length] == '=')
+			return p + length + 1;
+	return "";
+}
+
+/* Of the pipe that is its standard output or error; 0: it is none. */
+static uint64_t pipe_of(pid_t pid, int fd)
+{
+	char path[64], target[64] = "";
+	struct stat st;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)pid, fd);
+	if (readlink(path, target, sizeof target - 1) < 0 || strncmp(target, "pipe:", 5) != 0 ||
+	        stat(path, &st) < 0)
+		return 0;
+	return st.st_ino;
+}
+
+json_t *stray_to_json(const struct stray *s)
+{
+	return json_pack("{s:i, s:I, s:s, s:[I, I]}", "pid", (int)s->pid, "start",
+	        (json_int_t)s->start, "notify.name", stray_variable(s, "NOTIFY_SOCKET"), "pipes",
+	        (json_int_t)pipe_of(s->pid, 1), (json_int_t)pipe_of(s->pid, 2));
 }
 
 static bool is_known(const json_t *workers, pid_t pid)
@@ -362,19 +394,26 @@ static void end_stray(pid_t pid)
 		(void)poll(&p, 1, STRAY_MSEC);
 }
 
-void processes_kill_strays(const json_t *workers, pid_t former, uint64_t since)
+void processes_settle_strays(const json_t *workers, pid_t former, uint64_t since,
+        bool (*keeps)(void *data, const struct stray *s), void *data)
 {
 	struct tree_entry *entries = NULL;
 	ssize_t n = tree_scan(0, false, &entries);
 	char mark[64];
 
-	(void)snprintf(mark, sizeof mark, "NOTIFY_SOCKET=@handoffd/%d/", (int)former);
+	(void)snprintf(mark, sizeof mark, "@handoffd/%d/", (int)former);
 	for (ssize_t i = 0; i < n; i++) {
 		const struct tree_entry *e = &entries[i];
+		struct stray s = {.pid = e->pid, .start = e->start};
+		_cleanup_free_ char *text = NULL;
 
 		/* a worker leads its session; older ones are known, or were left alone before */
-		if (e->pid == e->session && e->start >= since && e->state != 'Z' &&
-		        has_mark(e->pid, mark) && !is_of_known(entries, (size_t)n, workers, e->pid))
+		if (e->pid != e->session || e->start < since || e->state == 'Z' ||
+		        is_of_known(entries, (size_t)n, workers, e->pid))
+			continue;
+		s.environ = text = read_environ(e->pid, &s.n);
+		if (text && !strncmp(stray_variable(&s, "NOTIFY_SOCKET"), mark, strlen(mark)) &&
+		        !(keeps && keeps(data, &s)))
 			end_stray(e->pid);
 	}
 	free(entries);

@@ -18,9 +18,22 @@ json_t *process_save(const struct process *p, struct saver *v);
 struct process *process_load(struct processes *ps, const struct process_spec *spec, void *user,
         const json_t *from, struct loader *l);
 
-/* Ends every worker that the handoffd with this pid has started since then (clock ticks since boot) and
- * that is not among `workers` (documents with their `process`): it was being started in the moment of a
- * crash. Waits until they are gone, so that their sockets are out of the way. */
-void processes_kill_strays(const json_t *workers, pid_t former, uint64_t since);
+/* A worker that was being started in the moment of a crash: nobody wrote down that it runs. */
+struct stray {
+	pid_t pid;
+	uint64_t start;      /* in clock ticks since boot */
+	const char *environ; /* assignments of `n` bytes in all, each with its zero byte */
+	size_t n;
+};
+/* "" if it is not there; lives as long as the stray. */
+const char *stray_variable(const struct stray *s, const char *name);
+/* As process_save() would have written it, as far as that can be known; NULL: memory is short. */
+json_t *stray_to_json(const struct stray *s);
+/* Calls `keeps` for every worker that the handoffd with the pid `former` has started since then and
+ * that is not among `workers` (documents with their `process`, to which it may add one). Those that
+ * it does not want, or all if it is NULL, are ended; waits until they are gone, so that their
+ * sockets are out of the way. */
+void processes_settle_strays(const json_t *workers, pid_t former, uint64_t since,
+        bool (*keeps)(void *data, const struct stray *s), void *data);
 
 #endif

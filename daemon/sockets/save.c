@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "sockets/bpf.h"
+#include "sockets/forms.h"
 #include "sockets/reuseport_internal.h"
 #include "sockets/set.h"
 #include "sockets/unix_name.h"
@@ -444,18 +445,13 @@ struct listener_set *listener_set_load(struct sockets *s, struct config *config,
         struct loader *l)
 {
 	size_t n = json_array_size(from);
-	struct listener_set *set = calloc(1, sizeof *set + n * sizeof set->members[0]);
+	struct listener_set *set = listener_set_new(
+	        s, config, service, generation, n + service->n_listeners * (FORMS_MAX - 1));
 
 	if (!set) {
 		load_failed(l, "memory is short");
 		return NULL;
 	}
-	set->sockets = s;
-	set->config = config_ref(config);
-	set->service = service;
-	set->generation = generation;
-	set->next = s->sets;
-	s->sets = set;
 	for (size_t i = 0; i < n && !l->failed; i++)
 		load_member(set, json_array_get(from, i), l);
 	return set;

@@ -39,6 +39,7 @@ static const struct field service_fields[] = {
         FIELD(service, turn),
         FIELD(service, turn_part),
         FIELD(service, turn_asked),
+        FIELD_NOT(service, turn_repeated), /* see supervisor_resume() */
         FIELD(service, abort_wanted),
         FIELD(service, back_wanted),
         FIELD(service, part_wanted),
@@ -60,7 +61,7 @@ static const struct field service_fields[] = {
         FIELD(service, gate.own_runs),
         FIELD_NOT(service, gate.files),
         FIELD_NOT(service, gate.last_file),
-        FIELD_NOT(service, held),
+        FIELD_NOT(service, held), /* by its id */
         FIELD(service, retry_at),
         FIELD(service, measure_at),
         FIELD(service, scaled),
@@ -321,6 +322,7 @@ json_t *service_to_json(struct saver *v, const struct service *sv)
 	save_member(v, j, "waiting_roll", save_roll(v, &sv->waiting_roll));
 	save_member(v, j, "rolling", save_id(sv->rolling));
 	save_member(v, j, "turn_to", save_id(sv->turn_to));
+	save_member(v, j, "held", save_id(sv->held));
 	if (sv->has_result)
 		save_member(v, j, "last_result", SAVE(v, result_fields, &sv->last_result));
 	return j;
@@ -345,6 +347,29 @@ static json_t *save_request(struct saver *v, const struct request *r)
 	return j;
 }
 
+/* What was decided, and is about to be done. */
+static json_t *save_pending(struct saver *v, const struct action_list *l)
+{
+	json_t *list = json_array();
+
+	for (size_t i = l->carried; i < l->n; i++) {
+		const struct action *a = &l->items[i];
+		json_t *j;
+
+		if (!action_is_repeated(a))
+			continue;
+		j = json_pack("{s:s,s:I,s:I,s:I,s:I}", "type", action_type_to_string(a->type),
+		        "service", (json_int_t)a->service, "generation", (json_int_t)a->generation,
+		        "worker", (json_int_t)a->worker, "serial", (json_int_t)a->serial);
+		if (a->type == ACTION_SIGNAL_WORKER)
+			save_member(v, j, "signo", json_integer(a->signo));
+		if (a->type == ACTION_POINT_BACK)
+			save_member(v, j, "from", json_string(a->from));
+		save_item(v, list, j);
+	}
+	return list;
+}
+
 json_t *supervisor_to_json(struct saver *v, const struct supervisor *s)
 {
 	json_t *j = SAVE(v, supervisor_fields, s), *requests = json_array();
@@ -356,6 +381,8 @@ json_t *supervisor_to_json(struct saver *v, const struct supervisor *s)
 			v->failed = true;
 	save_member(v, j, "config", save_config(v, s->config));
 	save_member(v, j, "requests", requests);
+	if (v->brief && s->out)
+		save_member(v, j, "pending", save_pending(v, s->out));
 	return j;
 }
 
@@ -458,6 +485,11 @@ static void load_service(struct loader *l, const json_t *from, struct supervisor
 	        load_generation(l, item, sv);
 	sv->rolling = service_find(sv, (uint32_t)load_number(from, "rolling"));
 	sv->turn_to = service_find(sv, (uint32_t)load_number(from, "turn_to"));
+	if (json_object_get(from, "held"))
+		sv->held = service_find(sv, (uint32_t)load_number(from, "held"));
+	if (sv->turn > TURN_RETURN ||
+	        (sv->turn != TURN_NONE && sv->turn != TURN_STOP && !sv->turn_to))
+		load_failed(l, "service \"%s\" turns to no generation", sv->name);
 	if (sv->has_result)
 		LOAD(l, json_object_get(from, "last_result"), result_fields, &sv->last_result);
 }
@@ -508,6 +540,39 @@ static void load_request(struct loader *l, const json_t *from, struct supervisor
 	}
 }
 
+static void load_pending(struct loader *l, const json_t *from, struct action_list *out)
+{
+	const json_t *item;
+	size_t i;
+
+	if (action_list_reserve(out, out->n + json_array_size(from)) < 0) {
+		load_failed(l, "memory is short");
+		return;
+	}
+	json_array_foreach(from, i, item)
+	{
+		const char *type = json_string_value(json_object_get(item, "type"));
+		const char *path = json_string_value(json_object_get(item, "from"));
+		struct action a = {0};
+
+		while (type && a.type < ACTION_TYPE_COUNT &&
+		        strcmp(action_type_to_string(a.type), type) != 0)
+			a.type++;
+		a.service = (uint32_t)load_number(item, "service");
+		a.generation = (uint32_t)load_number(item, "generation");
+		a.worker = (unsigned)load_number(item, "worker");
+		a.serial = (uint32_t)load_number(item, "serial");
+		if (a.type == ACTION_SIGNAL_WORKER)
+			a.signo = (int)load_number(item, "signo");
+		else if (a.type == ACTION_TELL_WORKER)
+			a.tell.word = TELL_DRAIN;
+		else if (a.type == ACTION_POINT_BACK)
+			a.from = action_text(out, "%s", path ? path : "");
+		if (type && a.type < ACTION_TYPE_COUNT && action_is_repeated(&a))
+			*action_push(out, a.type) = a;
+	}
+}
+
 void supervisor_from_json(struct loader *l, const json_t *from, struct supervisor *s,
         struct action_list *out, usec_t now)
 {
@@ -523,6 +588,8 @@ void supervisor_from_json(struct loader *l, const json_t *from, struct superviso
 	        load_service(l, item, s);
 	json_array_foreach(json_object_get(from, "requests"), i, item) if (!l->failed)
 	        load_request(l, item, s);
+	if (!l->failed)
+		load_pending(l, json_object_get(from, "pending"), out);
 	if (s->state > SUPERVISOR_STOPPING || (s->state != SUPERVISOR_STARTING && !s->config))
 		load_failed(l, "the supervisor is in no state that exists");
 }

@@ -44,7 +44,7 @@ static void on_status(void *data, struct control_call *call, const char *service
 	static const struct result last = {
 	        .service = "web", .request = REQUEST_RELOAD, .generation = 7, .outcome = "serving"};
 	struct view_listener listener = {
-	        "http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096};
+	        "http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096, "tcp:127.0.0.1:8080"};
 	struct view_worker worker = {
 	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b", 0, 0};
 	struct view_generation generations[] = {
@@ -71,7 +71,7 @@ static void on_status(void *data, struct control_call *call, const char *service
 	struct view_service web = {
 	        "web", "serving", 7, false, &last, &listener, 1, generations, 2, false};
 	struct view view = {811, "0.1.0", "production", "running", "ebpf", NULL, now_usec(), &web,
-	        1, {"root", NULL, 0, true, true}};
+	        1, {"root", 0, true, true}};
 
 	(void)data;
 	if (service && strcmp(service, "web"))
@@ -357,7 +357,7 @@ static void test_status(void **state)
 	(void)state;
 	assert_int_equal(ctl("status web"), 0);
 	expect_in(world.out, "web  serving  generation 7\n"
-	                     "  http  tcp:0.0.0.0:8080  ebpf  queue 0/4096\n"
+	                     "  http  tcp:0.0.0.0:8080 as tcp:127.0.0.1:8080  ebpf  queue 0/4096\n"
 	                     "  7  serving    100%  12 in flight  since ");
 	expect_in(world.out, "     worker 0  pid 9001  serving  4 in flight  ?[31mred?\n"
 	                     "  6  draining     0%  3 in flight  oldest 12s  deadline in 41s\n"

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "control/json.h"
+#include "core/capability.h"
 
 #define NOW (1000 * USEC_PER_SEC)
 /* 2026-03-01T14:02:11.250Z */
@@ -32,7 +33,7 @@ static void test_status(void **state)
 	        .text = "generation 7 serves",
 	};
 	struct view_listener listeners[] = {
-	        {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096}};
+	        {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096, "tcp:0.0.0.0:8080"}};
 	struct view_worker workers[] = {
 	        {0, 9001, "serving", 4, true, NOW - 5 * USEC_PER_SEC, 1, "caf\xff", 2, 3},
 	        {1, 0, "failed", 0, false, NOW, 0, "", 0, 0},
@@ -81,9 +82,8 @@ static void test_status(void **state)
 	        {"web", "serving", 7, false, &last, listeners, 1, generations, 3, false},
 	        {"idle", "stopped", 0, true, NULL, NULL, 0, NULL, 0, false},
 	};
-	static const char capabilities[1][32] = {"cap_bpf"};
 	struct view view = {811, "0.1.0", "production", "running", "ebpf", NULL, NOW, services, 2,
-	        {"web", capabilities, 1, true, false}};
+	        {"web", capabilities_own() & ~CAPABILITY_BIT(SYS_PTRACE), true, false}};
 
 	(void)state;
 	expect(status_to_json(&view, WALL),
@@ -93,7 +93,8 @@ static void test_status(void **state)
 	        "\"generation\":7,\"reloading\":false,\"last_result\":{\"service\":\"web\","
 	        "\"request\":\"reload\",\"generation\":7,\"outcome\":\"serving\",\"exit_code\":0,"
 	        "\"cut\":0,\"text\":\"generation 7 serves\"},\"listeners\":[{\"name\":\"http\","
-	        "\"address\":\"tcp:0.0.0.0:8080\",\"steering\":\"ebpf\",\"origin\":\"bound\","
+	        "\"address\":\"tcp:0.0.0.0:8080\",\"form\":\"tcp:0.0.0.0:8080\",\"steering\":"
+	        "\"ebpf\",\"origin\":\"bound\","
 	        "\"rescue\":\"ebpf\",\"queue\":0,\"backlog\":4096}],\"generations\":[{\"id\":7,"
 	        "\"state\":\"serving\","
 	        "\"share\":100.0,\"share_observed\":99.5,\"sent\":1000,\"promote_in\":null,"
@@ -120,7 +121,13 @@ static void test_status(void **state)
 	        "\"requests\":null,\"memory\":null}]},"
 	        "{\"name\":\"idle\",\"state\":\"stopped\",\"generation\":null,\"reloading\":true,"
 	        "\"last_result\":null,\"listeners\":[],\"generations\":[]}],"
-	        "\"mode\":{\"user\":\"web\",\"capabilities\":[\"cap_bpf\"],"
+	        "\"mode\":{\"user\":\"web\",\"capabilities\":["
+	        "\"cap_chown\",\"cap_dac_override\",\"cap_fowner\",\"cap_kill\","
+	        "\"cap_setgid\",\"cap_setuid\",\"cap_setpcap\",\"cap_net_bind_service\","
+	        "\"cap_net_admin\",\"cap_sys_admin\",\"cap_sys_nice\",\"cap_sys_resource\","
+	        "\"cap_bpf\"],"
+	        "\"lost\":[{\"capability\":\"cap_sys_ptrace\",\"text\":\"no sockets of other "
+	        "users' programs\"}],"
 	        "\"steering\":\"ebpf\",\"adoption\":true,\"drain_watch\":\"polling\"}}");
 }
 
