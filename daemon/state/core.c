@@ -91,6 +91,7 @@ static const struct field result_fields[] = {
         FIELD_OF_STATIC_TEXT(result, outcome),
         FIELD(result, cut),
         FIELD(result, text),
+        FIELD_NOT(result, release_link),
 };
 
 static const struct field generation_fields[] = {
@@ -132,6 +133,7 @@ static const struct field generation_fields[] = {
         FIELD(generation, probed),
         FIELD(generation, speaks_notify),
         FIELD(generation, trouble),
+        FIELD_NOT(generation, late),
         FIELD(generation, baking),
         FIELD(generation, died),
         FIELD(generation, ended_badly),
@@ -218,6 +220,7 @@ static const struct field worker_fields[] = {
         FIELD(worker, killed),
         FIELD(worker, surplus),
         FIELD(worker, status),
+        FIELD(worker, ended),
         FIELD(worker, hello),
         FIELD(worker, drains),
         FIELD(worker, messaged),

@@ -80,7 +80,7 @@ def test_counted_at_a_crash(daemon):
         daemon.kill(daemon.worker(1), signal.SIGKILL)
         crash = daemon.wait_event("worker-crashed", generation=1)
         assert crash["connections"] == 2
-        assert "was ended by signal 9 with 2 connections" in crash["text"]
+        assert "was ended by signal 9 (SIGKILL) with 2 connections" in crash["text"]
     daemon.wait_count("worker-ready", 2)
     assert generation(daemon.target) == 1
 
