@@ -234,7 +234,7 @@ static void on_rest_timer(struct ev_loop *loop, ev_timer *timer, int events)
  * a handoffd that died leaves: no signal tells of its end. */
 void daemon_watch_rests(struct daemon *d)
 {
-	bool foreign = d->n_servers > 0;
+	bool foreign = false;
 
 	for (const struct live_worker *w = d->rests; w; w = w->next)
 		foreign |= process_is_foreign(w->process);

@@ -471,7 +471,8 @@ static void commit(struct daemon *d, unsigned grown)
 
 	d->changed = d->touched = false;
 	ev_timer_stop(d->loop, &d->commit);
-	if (!st || (st->memory.fd < 0 && st->file.fd < 0) || snapshot_impossible(d, true))
+	if (!st || (st->memory.fd < 0 && st->file.fd < 0) || take_over_is_under_way(d) ||
+	        d->source.development)
 		return;
 	whole = !st->begun || slots_has_grown(&st->memory, grown) ||
 	        slots_has_grown(&st->file, grown);
@@ -634,7 +635,7 @@ static bool keep_stray(void *data, const struct stray *s)
 }
 
 /* A state of this start of the machine, whose handoffd is gone. Who was being started is in it
- * then, or is no more. */
+ * then, or is no more, nor is any build. */
 static json_t *read_state(int fd)
 {
 	struct slots s = {.fd = fd};
@@ -646,6 +647,7 @@ static json_t *read_state(int fd)
 		json_decref(doc);
 		return NULL;
 	}
+	processes_end_builds(json_object_get(doc, "builds"));
 	processes_settle_strays(json_object_get(doc, "workers"), (pid_t)load_number(doc, "pid"),
 	        load_number(doc, "ticks") - 2, keep_stray, doc);
 	return doc;
@@ -678,12 +680,12 @@ json_t *store_take_passed(int *n, int *fds, char **names)
 }
 
 static void fetch(
-        json_t *fds, pid_t pid, int theirs, uint64_t cookie, const char *format, uint64_t id)
+        json_t *fds, pid_t pid, int theirs, uint64_t cookie, const char *kind, uint64_t id)
 {
 	_cleanup_close_ int fd = -1;
 	char name[64];
 
-	(void)snprintf(name, sizeof name, "%s-%" PRIu64, format, id);
+	(void)snprintf(name, sizeof name, "%s-%" PRIu64, kind, id);
 	if (json_object_get(fds, name))
 		return;
 	fd = fetch_fd(pid, theirs, cookie);
@@ -698,11 +700,16 @@ static void fetch_of_generation(json_t *fds, const json_t *set, pid_t pid)
 
 	json_array_foreach(set, i, member)
 	{
-		fetch(fds, pid, 3 + (int)i, load_number(member, "cookie"), "listener",
+		bool taken = json_is_true(json_object_get(member, "taken"));
+
+		fetch(fds, taken ? (pid_t)load_number(member, "holder") : pid,
+		        taken ? (int)load_number(member, "theirs") : 3 + (int)i,
+		        load_number(member, "cookie"), taken ? "taken-listener" : "listener",
 		        load_number(member, "serial"));
 		json_array_foreach(json_object_get(member, "adopted"), k, adopted) fetch(fds,
 		        (pid_t)load_number(adopted, "holder"), (int)load_number(adopted, "theirs"),
-		        load_number(adopted, "cookie"), "adopted", load_number(adopted, "cookie"));
+		        load_number(adopted, "cookie"), taken ? "taken-adopted" : "adopted",
+		        load_number(adopted, "cookie"));
 	}
 }
 

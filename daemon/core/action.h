@@ -19,6 +19,7 @@ struct request;
 	X(TELL_WORKER)   /* on its channel */                                                      \
 	X(KILL_WORKER)   /* SIGKILL to its whole tree */                                           \
 	X(FORGET_WORKER) /* its process is gone */                                                 \
+	X(LAST_WORDS)    /* what a worker wrote that is not ready in time (LAST_WORDS) */           \
 	X(WATCH_EXEC)    /* run ready.by = exec: for the worker (WORKER_SAID) */                   \
 	X(PROBE)         /* (PROBE_DONE) */                                                        \
 	X(STOP_PROBE)                                                                              \

@@ -24,6 +24,7 @@ struct adopted {
 	pid_t holder;      /* who bound it, */
 	int theirs;        /* and its number there */
 	bool orphan, told; /* nobody but we have it any more; that was said */
+	bool apart;        /* in a form that earlier generations have not: it never listens */
 	bool listening;    /* and a member of the SO_REUSEPORT group, if it is TCP */
 	bool was_alone;    /* taken: it had no SO_REUSEPORT */
 	uint64_t serial;   /* UNIX: later ones have greater ones */
