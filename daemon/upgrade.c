@@ -109,7 +109,7 @@ static int ask(struct daemon *d, const char *const argv[], struct ho_error *rete
 	json_t *doc;
 
 	saver_begin(&v, false);
-	doc = snapshot_make(d, &v, true);
+	doc = snapshot_make(d, &v);
 	fd = write_document(doc);
 	json_decref(doc);
 	saver_done(&v);
@@ -207,7 +207,7 @@ void upgrade_if_ready(struct daemon *d)
 	store_hand_on(d, &v);
 	former = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	save_fd(&v, former, FORMER);
-	doc = snapshot_make(d, &v, true);
+	doc = snapshot_make(d, &v);
 	fd = write_document(doc);
 	json_decref(doc);
 	error = fd < 0 ? -fd : 0;
