@@ -290,6 +290,8 @@ static void load_generation(struct daemon *d, const json_t *from, struct loader 
 		processes_make_cgroup(d->processes, g->release);
 	if (set && g->release)
 		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
+	if (g->set) /* the core may not have heard of it yet */
+		cg->adopted |= listener_set_has_adopted(g->set);
 }
 
 /* That it was is not written down yet. */

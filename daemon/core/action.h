@@ -97,7 +97,8 @@ bool action_is_final(const struct action *a);
  * thousands of requests that change nothing cost nothing. */
 bool action_changes(const struct action *a);
 /* It may be decided and written down, and not done any more: then it is done after the crash. (A
- * turn is repeated by itself, and the death of handoffd releases what it had.) */
+ * turn is repeated by itself, who was stopped goes on in any case, and the death of handoffd
+ * releases what it had.) */
 bool action_is_repeated(const struct action *a);
 
 struct action_text;
