@@ -42,6 +42,7 @@ struct live_generation {
 	bool stranded;       /* clients waited for it in vain */
 	ev_timer sweep;      /* while it starts: has the program closed a socket again? */
 	char elsewhere[200]; /* where its program listens that is none of its addresses: a list */
+	char refused[240];   /* why it may not have an address that it wanted */
 	bool blind;          /* told that its sockets cannot be looked at */
 };
 
@@ -54,6 +55,13 @@ struct live_worker {
 	struct process *process;
 	bool rest;
 };
+
+/* What became of a release link that was to go back. */
+struct link_word {
+	uint32_t service, generation;
+	char text[480];
+};
+#define LINK_WORDS_MAX 16 /* services whose generations come to nothing in one step */
 
 /* The last words of a worker that is gone. */
 struct last_words {
@@ -145,6 +153,8 @@ struct daemon {
 	struct live_build *builds;
 	struct last_words words[LAST_WORDS_MAX];
 	unsigned n_words;
+	struct link_word link_words[LINK_WORDS_MAX];
+	unsigned n_link_words;
 	struct kept_fd *kept;
 	size_t n_kept;
 	uint64_t last_kept;
@@ -211,12 +221,16 @@ void daemon_restore_link(struct daemon *d, const struct action *a);
 json_t *deploy_save(const struct daemon *d, struct saver *v);
 void deploy_load(const json_t *from, struct loader *l);
 void daemon_point_back(struct daemon *d, const struct action *a);
+/* What became of the link when the result's request came to nothing; NULL: nothing. */
+const char *daemon_link_word(const struct daemon *d, const struct result *r);
 
 /* effects.c: what the core wants, as calls */
 /* Makes the shares of the service's generations true; 0, or negative errno with words. */
 int daemon_steer(struct daemon *d, const struct service *sv, struct ho_error *reterr);
 void daemon_describe_worker(struct live_generation *g, unsigned worker,
         struct passed_fd fds[CONFIG_MAX_LISTENERS], struct process_spec *ret);
+/* Those who wait for the service and asked to be told. */
+void daemon_tell_waiting(struct daemon *d, uint32_t service, const struct record *r);
 void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
 /* A process_lister of a struct live_generation. */
@@ -226,6 +240,9 @@ void live_generation_processes(void *data, void (*each)(pid_t pid, void *arg), v
 /* Finds them and refuses with words what cannot be taken. */
 int take_over_find(struct daemon *d, const pid_t *pids, size_t n, struct ho_error *reterr);
 void take_over_free(struct daemon *d);
+/* Is there one that does not serve under us yet? Whoever came after a crash could not go on with
+ * that, but begin it anew. Never when nothing is at hand. */
+bool take_over_is_under_way(const struct daemon *d);
 /* The listeners and the processes of generation 0. */
 int take_over_prepare(struct daemon *d, const struct generation *cg, struct listener_set **ret,
         struct ho_error *reterr);
@@ -268,10 +285,15 @@ void daemon_forget_watch(struct daemon *d, uint32_t service);
 void daemon_start_build(struct daemon *d, const struct action *a, struct release *release);
 void daemon_stop_build(struct daemon *d, const struct action *a);
 void changes_free(struct daemon *d);
+json_t *changes_save(const struct daemon *d, struct saver *v);
+/* After the generations. */
+void changes_load(struct daemon *d, const json_t *from, struct loader *l);
 
 /* develop.c: development mode */
 int develop_new(struct daemon *d, struct ho_error *reterr);
 void develop_free(struct daemon *d);
+/* Was it started from a terminal that is gone? */
+bool develop_hung_up(const struct daemon *d);
 /* A line of a worker or build, to the terminal if there is one. */
 void develop_output(
         struct daemon *d, const char *service, bool is_stderr, const char *line, size_t length);
@@ -292,6 +314,8 @@ void live_introduce(struct daemon *d);
 void config_source_load(struct daemon *d);
 
 /* status.c */
+/* Says that there is none of that name, and which there are. */
+void daemon_refuse_service(struct daemon *d, struct control_call *call, const char *service);
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
 /* Keeps the client told until it goes. */
 void daemon_answer_monitor(struct daemon *d, struct control_call *call);

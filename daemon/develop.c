@@ -9,12 +9,18 @@
 #include "terminal/terminal.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
+#include "system/fd.h"
+
 #define LINE_MAX_BYTES 256
+#define READS_AT_ONCE 16
 /* Requests of the keyboard, beside those of the control socket. */
 #define FIRST_REQUEST 0xf0000000u
 
@@ -25,6 +31,8 @@ struct develop {
 	struct browsers *browsers; /* NULL: none asked for */
 	enum record_level level;
 	ev_io keyboard;
+	int edges;   /* what is typed at a terminal, each time once; -1: no terminal */
+	int started; /* from this terminal, a descriptor; or -1 */
 	char line[LINE_MAX_BYTES];
 	size_t length;
 	bool too_long;
@@ -72,7 +80,9 @@ static bool fails_to_start(const struct develop *v, const struct record *r)
 	const struct service *sv = supervisor_find(v->daemon->supervisor, r->service);
 	const struct generation *g = sv ? service_find(sv, r->generation) : NULL;
 
-	return g && (g->state == GENERATION_STARTING || g->state == GENERATION_FAILED);
+	if (!g) /* gone with this worker: where nothing serves it has failed, else it was drained */
+		return sv && !service_serving(sv);
+	return g->state == GENERATION_STARTING || g->state == GENERATION_FAILED;
 }
 
 /* In words for who sits at the terminal; false: it is told as in the log, if at all. */
@@ -116,6 +126,9 @@ static bool tell_story(
 			text_add(t, "worker %d %.*s", r->worker, (int)strcspn(r->text, ":\n"),
 			        r->text);
 		}
+		return true;
+	case RECORD_WORKER_RESTARTING:
+		text_add(t, "worker %d is started again", r->worker);
 		return true;
 	case RECORD_SERVICE_FAILED: /* what failed has been said */
 		return true;
@@ -188,10 +201,8 @@ static void reload(struct develop *v, const char *name)
 		daemon_request(d, NULL, &spec);
 		return;
 	}
-	for (size_t i = 0; i < d->supervisor->n_slots; i++)
-		if (d->supervisor->services[i])
-			text_add(&t, "%s%s", t.len ? ", " : "", d->supervisor->services[i]->name);
-	say(v, TERMINAL_BAD, "no service is named \"%s\"; there are %s", name, names);
+	requests_no_service(d->supervisor, name, &t);
+	say(v, TERMINAL_BAD, "%s", names);
 }
 
 static void obey(struct develop *v, char *line)
@@ -230,8 +241,8 @@ static void take_bytes(struct develop *v, const char *bytes, size_t n)
 	}
 }
 
-/* At its end (no terminal, a pipe that was closed) nothing more is read; everything goes on. */
-static void on_keyboard(struct ev_loop *loop, ev_io *io, int events)
+/* At its end (a pipe that was closed) nothing more is read; everything goes on. */
+static void on_input(struct ev_loop *loop, ev_io *io, int events)
 {
 	char bytes[1024];
 	ssize_t n = read(STDIN_FILENO, bytes, sizeof bytes);
@@ -241,6 +252,53 @@ static void on_keyboard(struct ev_loop *loop, ev_io *io, int events)
 		take_bytes(io->data, bytes, (size_t)n);
 	else if (n == 0 || (errno != EAGAIN && errno != EINTR))
 		ev_io_stop(loop, io);
+}
+
+/* As long as handoffd is in the background, what is typed is for others, and reading it fails with
+ * EIO. Ctrl-D is nothing to us. */
+static void on_keyboard(struct ev_loop *loop, ev_io *io, int events)
+{
+	struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+	struct develop *v = io->data;
+	struct epoll_event edge;
+	char bytes[1024];
+	ssize_t n = 0;
+
+	(void)epoll_wait(v->edges, &edge, 1, 0);
+	for (int i = 0; n >= 0 && poll(&p, 1, 0) == 1 && !(p.revents & POLLHUP); i++) {
+		if (i == READS_AT_ONCE) {
+			ev_feed_event(loop, io, events); /* others first */
+			return;
+		}
+		n = read(STDIN_FILENO, bytes, sizeof bytes);
+		if (n > 0)
+			take_bytes(v, bytes, (size_t)n);
+	}
+}
+
+/* A terminal is looked at by edges: in the background it would be readable all the time. */
+static void open_keyboard(struct develop *v)
+{
+	struct sigaction ignore = {.sa_handler = SIG_IGN};
+	struct epoll_event e = {.events = EPOLLIN | EPOLLET};
+	bool terminal = isatty(STDIN_FILENO);
+
+	(void)sigaction(SIGTTIN, &ignore, NULL);
+	v->edges = terminal ? epoll_create1(EPOLL_CLOEXEC) : -1;
+	if (v->edges >= 0 && epoll_ctl(v->edges, EPOLL_CTL_ADD, STDIN_FILENO, &e) < 0)
+		v->edges = close_fd(v->edges);
+	if (v->edges >= 0)
+		ev_io_init(&v->keyboard, on_keyboard, v->edges, EV_READ);
+	else
+		ev_io_init(&v->keyboard, on_input, STDIN_FILENO, EV_READ);
+	v->keyboard.data = v;
+	ev_io_start(v->daemon->loop, &v->keyboard);
+	v->started = terminal ? STDIN_FILENO : isatty(STDOUT_FILENO) ? STDOUT_FILENO : -1;
+}
+
+bool develop_hung_up(const struct daemon *d)
+{
+	return d->develop && d->develop->started >= 0 && !isatty(d->develop->started);
 }
 
 /* ---- the whole ---- */
@@ -287,9 +345,7 @@ int develop_new(struct daemon *d, struct ho_error *reterr)
 	for (size_t i = 0; i < d->source.config->n_services; i++)
 		terminal_name(v->terminal, d->source.config->services[i].name);
 	terminal_name(v->terminal, "handoffd");
-	ev_io_init(&v->keyboard, on_keyboard, STDIN_FILENO, EV_READ);
-	v->keyboard.data = v;
-	ev_io_start(d->loop, &v->keyboard);
+	open_keyboard(v);
 	d->develop = v;
 	d->supervisor->development = true;
 	log_sink(on_record, v);
@@ -305,6 +361,7 @@ void develop_free(struct daemon *d)
 		return;
 	log_sink(NULL, NULL);
 	ev_io_stop(d->loop, &v->keyboard);
+	(void)close_fd(v->edges);
 	relays_free(v->relays);
 	browsers_free(v->browsers);
 	terminal_free(v->terminal);

@@ -347,6 +347,17 @@ static void do_measure(struct daemon *d, const struct action *a)
 	daemon_post(d, &ev);
 }
 
+static void do_last_words(struct daemon *d, const struct action *a)
+{
+	const struct generation *cg = core_generation(d, a);
+	const struct live_worker *w =
+	        cg && a->worker < cg->n_workers ? cg->workers[a->worker].shell : NULL;
+	struct event ev = of(a, EVENT_LAST_WORDS);
+
+	ev.text = w ? process_tail(w->process) : NULL;
+	daemon_post(d, &ev);
+}
+
 static void do_name_cut(struct daemon *d, const struct action *a)
 {
 	struct live_generation *g = a->shell;
@@ -384,10 +395,11 @@ static size_t sockets_to_pass(const struct live_generation *g, struct passed_fd 
 
 	if (!g->set || mode == SOCKETS_ADOPT || mode == SOCKETS_NONE)
 		return 0;
-	for (; n < listener_set_count(g->set) && n < CONFIG_MAX_LISTENERS; n++) {
-		struct listener_info l = listener_set_info(g->set, n);
+	for (size_t i = 0; i < listener_set_count(g->set) && n < CONFIG_MAX_LISTENERS; i++) {
+		struct listener_info l = listener_set_info(g->set, i);
 
-		fds[n] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
+		if (l.fd >= 0) /* not of a form that the program chose, see sockets/forms.h */
+			fds[n++] = (struct passed_fd){l.fd, l.config->name, &l.config->address};
 	}
 	return n;
 }
@@ -536,7 +548,7 @@ static void do_watch_exec(struct daemon *d, const struct action *a)
 
 /* ---- answers and words ---- */
 
-static void do_answer(const struct action *a)
+static void do_answer(struct daemon *d, const struct action *a)
 {
 	struct request *r = a->request;
 	struct control_call *call = r ? r->caller : a->shell;
@@ -557,19 +569,19 @@ static void do_answer(const struct action *a)
 		control_answer_error(
 		        call, CODE_FAILED, "handoffd is short of memory; the work was done");
 	} else {
-		for (size_t i = 0; i < r->n_targets; i++)
+		for (size_t i = 0; i < r->n_targets; i++) {
 			target_result(&r->targets[i], &results[i]);
+			results[i].release_link = daemon_link_word(d, &results[i]);
+		}
 		control_answer(call, results, r->n_targets);
 	}
 	free(results);
 	request_free(r);
 }
 
-/* Those who wait for the service and asked to be told. */
-static void tell_waiting(struct daemon *d, const struct action *a, const struct record *r)
+void daemon_tell_waiting(struct daemon *d, uint32_t service, const struct record *r)
 {
-	const struct service *sv =
-	        a->service ? supervisor_service(d->supervisor, a->service) : NULL;
+	const struct service *sv = service ? supervisor_service(d->supervisor, service) : NULL;
 
 	for (const struct target *t = sv ? sv->targets : NULL; t; t = t->next)
 		if (t->request->caller)
@@ -587,7 +599,7 @@ static void do_record(struct daemon *d, const struct action *a)
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
-	tell_waiting(d, a, &r);
+	daemon_tell_waiting(d, a->service, &r);
 	daemon_hasten_monitors(d);
 }
 
@@ -660,6 +672,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 	case ACTION_FORGET_WORKER:
 		do_forget_worker(d, a);
 		break;
+	case ACTION_LAST_WORDS:
+		do_last_words(d, a);
+		break;
 	case ACTION_WATCH_EXEC:
 		do_watch_exec(d, a);
 		break;
@@ -697,7 +712,7 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		do_release(d, a->shell, a->leave);
 		break;
 	case ACTION_ANSWER:
-		do_answer(a);
+		do_answer(d, a);
 		break;
 	case ACTION_RECORD:
 		do_record(d, a);

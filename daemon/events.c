@@ -54,10 +54,14 @@ static void tell_trouble(struct daemon *d)
 			char text[400];
 			struct text t = TEXT_ON(text);
 
-			if (!g->probes[i])
+			if (g->probes[i])
+				ev.text = probe_status(g->probes[i]);
+			if (!ev.text)
 				continue;
-			ev.text = probe_status(g->probes[i]);
-			if (g->elsewhere[0]) {
+			if (g->refused[0]) {
+				text_add(&t, "%s; %s", ev.text, g->refused);
+				ev.text = text;
+			} else if (g->elsewhere[0]) {
 				text_add(&t, "%s; the program listens on %s instead", ev.text,
 				        g->elsewhere);
 				ev.text = text;
@@ -227,7 +231,7 @@ static void on_rest_timer(struct ev_loop *loop, ev_timer *timer, int events)
  * a handoffd that died leaves: no signal tells of its end. */
 void daemon_watch_rests(struct daemon *d)
 {
-	bool foreign = d->n_servers > 0;
+	bool foreign = false;
 
 	for (const struct live_worker *w = d->rests; w; w = w->next)
 		foreign |= process_is_foreign(w->process);
@@ -436,7 +440,10 @@ static void on_one_signal(struct daemon *d, const struct signalfd_siginfo *si)
 		check_rests(d);
 		break;
 	case SIGHUP:
-		request_all(d, REQUEST_RELOAD, "SIGHUP");
+		if (develop_hung_up(d))
+			request_all(d, REQUEST_SHUTDOWN, "the terminal is gone");
+		else
+			request_all(d, REQUEST_RELOAD, "SIGHUP");
 		break;
 	case SIGTERM:
 	case SIGINT:

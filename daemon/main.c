@@ -597,6 +597,7 @@ int main(int argc, char **argv)
 	if (argc == 2 && !strcmp(argv[1], "--check-snapshot"))
 		return upgrade_check_snapshot();
 	upgrade_remember(argv);
+	rights_lower();
 	r = read_options(&options, argc, argv);
 	if (r >= 0)
 		return r;

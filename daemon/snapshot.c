@@ -48,6 +48,8 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, rests),
         FIELD_NOT(daemon, words),
         FIELD_NOT(daemon, n_words),
+        FIELD_NOT(daemon, link_words),
+        FIELD_NOT(daemon, n_link_words),
         FIELD_NOT(daemon, kept),
         FIELD_NOT(daemon, n_kept),
         FIELD_NOT(daemon, refusals),
@@ -56,10 +58,10 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, monitors_told),
         FIELD_NOT(daemon, develop),
         FIELD_NOT(daemon, watches),
-        FIELD_NOT(daemon, builds),
+        FIELD_NOT(daemon, builds), /* see changes_save() */
         FIELD_NOT(daemon, doors),
         FIELD(daemon, last_door),
-        FIELD_NOT(daemon, servers), /* see snapshot_impossible() */
+        FIELD_NOT(daemon, servers), /* see take_over_is_under_way() */
         FIELD_NOT(daemon, n_servers),
         FIELD_NOT(daemon, taken),
         FIELD_NOT(daemon, n_taken),
@@ -79,6 +81,7 @@ static const struct field live_generation_fields[] = {
         FIELD(live_generation, quiet_told),
         FIELD(live_generation, elsewhere),
         FIELD(live_generation, blind),
+        FIELD(live_generation, refused),
         FIELD(live_generation, sent_before),
         FIELD(live_generation, stranded),
         FIELD_NOT(live_generation, daemon),
@@ -135,7 +138,8 @@ static json_t *save_generation(struct saver *v, const struct live_generation *g)
 {
 	json_t *j = SAVE(v, live_generation_fields, g);
 
-	save_member(v, j, "release", release_save(g->release, v));
+	if (g->release) /* else a server that was taken over */
+		save_member(v, j, "release", release_save(g->release, v));
 	if (g->set)
 		save_member(v, j, "set", listener_set_save(g->set, v));
 	return j;
@@ -183,23 +187,19 @@ static json_t *save_kept(struct saver *v, const struct daemon *d)
 	return list;
 }
 
-const char *snapshot_impossible(const struct daemon *d, bool crash)
+/* Is there something that a handoffd of the first format would not go on with? */
+static json_int_t format_of(const struct daemon *d)
 {
 	const struct supervisor *s = d->supervisor;
+	bool newer = d->source.development;
 
-	if (d->source.development)
-		return "development mode is not handed on; start it again";
 	for (size_t i = 0; i < s->n_slots; i++) {
 		const struct service *sv = s->services[i];
 
-		if (sv && (sv->taking || (sv->n_generations && sv->generations[0]->taken)))
-			return "a server that was taken over is still there (generation 0); try "
-			       "again when it has gone";
-		for (unsigned k = 0; sv && !crash && k < sv->n_generations; k++)
-			if (sv->generations[k]->building)
-				return "a build is under way; try again when it has ended";
+		for (unsigned k = 0; sv && k < sv->n_generations; k++)
+			newer |= sv->generations[k]->taken || sv->generations[k]->building;
 	}
-	return NULL;
+	return newer ? SNAPSHOT_FORMAT : SNAPSHOT_FIRST_FORMAT;
 }
 
 json_t *snapshot_make(const struct daemon *d, struct saver *v, bool whole)
@@ -207,7 +207,7 @@ json_t *snapshot_make(const struct daemon *d, struct saver *v, bool whole)
 	json_t *doc = SAVE(v, daemon_fields, d), *generations = json_array(),
 	       *workers = json_array();
 
-	save_member(v, doc, "format", json_integer(SNAPSHOT_FORMAT));
+	save_member(v, doc, "format", json_integer(format_of(d)));
 	save_member(v, doc, "version", json_string(HANDOFF_VERSION));
 	save_member(v, doc, "pid", json_integer(getpid()));
 	save_member(v, doc, "boot", json_string(boot_id()));
@@ -221,6 +221,7 @@ json_t *snapshot_make(const struct daemon *d, struct saver *v, bool whole)
 	save_member(v, doc, "workers", workers);
 	save_member(v, doc, "kept", save_kept(v, d));
 	save_member(v, doc, "doors", live_save(d, v));
+	save_member(v, doc, "builds", changes_save(d, v));
 	if (v->brief)
 		save_member(v, doc, "links", deploy_save(d, v));
 	if (d->control)
@@ -248,11 +249,11 @@ int snapshot_check_format(const json_t *doc, struct ho_error *reterr)
 
 	if (!json_is_integer(format))
 		return ho_error_set(reterr, -EBADMSG, "this is no state of handoffd");
-	if (n != SNAPSHOT_FORMAT)
+	if (n < SNAPSHOT_FIRST_FORMAT || n > SNAPSHOT_FORMAT)
 		return ho_error_set(reterr, -EPROTO,
 		        "the state has format %" JSON_INTEGER_FORMAT
-		        ", handoffd %s understands %d only",
-		        n, HANDOFF_VERSION, SNAPSHOT_FORMAT);
+		        ", handoffd %s understands %d to %d only",
+		        n, HANDOFF_VERSION, SNAPSHOT_FIRST_FORMAT, SNAPSHOT_FORMAT);
 	return 0;
 }
 
@@ -284,11 +285,14 @@ static void load_generation(struct daemon *d, const json_t *from, struct loader 
 		return;
 	}
 	cg->shell = g;
-	g->release =
-	        release_load(cg->config, cg->settings, cg->id, json_object_get(from, "release"), l);
-	if (g->release)
+	if (!cg->taken) {
+		g->release = release_load(
+		        cg->config, cg->settings, cg->id, json_object_get(from, "release"), l);
+		if (!g->release)
+			return;
 		processes_make_cgroup(d->processes, g->release);
-	if (set && g->release)
+	}
+	if (set)
 		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
 	if (g->set) /* the core may not have heard of it yet */
 		cg->adopted |= listener_set_has_adopted(g->set);
@@ -327,7 +331,8 @@ static void load_worker(struct daemon *d, const json_t *from, struct loader *l)
 		free(w);
 		return;
 	}
-	daemon_describe_worker(cg->shell, w->index, fds, &spec);
+	if (!cg->taken)
+		daemon_describe_worker(cg->shell, w->index, fds, &spec);
 	w->process = process_load(d->processes, &spec, w, json_object_get(from, "process"), l);
 	if (!w->process) {
 		free(w);
@@ -409,6 +414,7 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	json_array_foreach(json_object_get(doc, "workers"), i, item) if (!l->failed)
 	        load_worker(d, item, l);
 	live_load(d, json_object_get(doc, "doors"), l);
+	changes_load(d, json_object_get(doc, "builds"), l);
 	deploy_load(json_object_get(doc, "links"), l);
 	return l->failed ? -EBADMSG : 0;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The whole state as one document; see snapshot.c. The format number grows only when an older
- * version would misunderstand a newer document, not when a member is added. */
+ * version would misunderstand a newer document, not when a member is added; a document has the
+ * smallest one that does for what is in it, so that an older version can be gone back to. */
 #ifndef SNAPSHOT_H
 #define SNAPSHOT_H
 
@@ -10,15 +11,12 @@
 #include "core/supervisor.h"
 #include "state/fields.h"
 
-#define SNAPSHOT_FORMAT 1
+#define SNAPSHOT_FIRST_FORMAT 1
+#define SNAPSHOT_FORMAT 2 /* builds, servers that were taken over, development mode */
 #define SNAPSHOT_OK "handoffd: the state is understood"
 
 struct daemon;
 
-/* Why the state cannot be handed on at the moment, or to somebody who comes after a crash; NULL: it
- * can.
- */
-const char *snapshot_impossible(const struct daemon *d, bool crash);
 /* With what only an upgrade can hand on (connected clients, last words) if `whole`. NULL when
  * memory is short. */
 json_t *snapshot_make(const struct daemon *d, struct saver *v, bool whole);

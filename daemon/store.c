@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "daemon.h"
+#include "process/save.h"
 #include "snapshot.h"
 #include "state/slots.h"
 #include "system/boot.h"
@@ -181,7 +182,8 @@ void store_commit(struct daemon *d)
 
 	d->changed = d->touched = false;
 	ev_timer_stop(d->loop, &d->commit);
-	if (!st || (st->memory.fd < 0 && st->file.fd < 0) || snapshot_impossible(d, true))
+	if (!st || (st->memory.fd < 0 && st->file.fd < 0) || take_over_is_under_way(d) ||
+	        d->source.development)
 		return;
 	saver_begin(&v, true);
 	v.brief = true;
@@ -228,7 +230,108 @@ void store_close(struct daemon *d, bool forget)
 
 /* ---- finding ---- */
 
-/* A state of this start of the machine, whose handoffd is gone. */
+static uint64_t cookie_of(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t n = sizeof cookie;
+
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &n) < 0 ? 0 : cookie;
+}
+
+/* The very socket, out of a process that has it; -1: it has not. */
+static int fetch_fd(pid_t pid, int theirs, uint64_t cookie)
+{
+	_cleanup_close_ int pidfd = pidfd_open(pid, 0), fd = -1;
+
+	if (pidfd < 0 || !cookie)
+		return -1;
+	fd = pidfd_getfd(pidfd, theirs, 0);
+	return fd >= 0 && cookie_of(fd) == cookie ? take_fd(fd) : -1;
+}
+
+static bool is_of(const json_t *j, const json_t *other)
+{
+	return load_number(j, "service") == load_number(other, "service") &&
+	       load_number(j, "generation") == load_number(other, "generation");
+}
+
+/* Of the members of a list, the one of that number or text. */
+static const json_t *find_by(const json_t *list, const char *key, const char *text, uint64_t number)
+{
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item)
+	{
+		const char *has = json_string_value(json_object_get(item, key));
+
+		if (text ? has && !strcmp(has, text) : load_number(item, key) == number)
+			return item;
+	}
+	return NULL;
+}
+
+/* It was given the generation's sockets: nobody else has them. */
+static bool has_socket(const json_t *doc, const json_t *worker, pid_t pid)
+{
+	const json_t *generation, *member;
+	size_t i, k;
+
+	json_array_foreach(json_object_get(doc, "generations"), i, generation)
+	{
+		if (!is_of(generation, worker))
+			continue;
+		json_array_foreach(json_object_get(generation, "set"), k, member)
+		{
+			_cleanup_close_ int fd =
+			        fetch_fd(pid, 3 + (int)k, load_number(member, "cookie"));
+
+			if (fd >= 0)
+				return true;
+		}
+	}
+	return false;
+}
+
+static bool is_taken(const json_t *workers, const json_t *worker)
+{
+	const json_t *other;
+	size_t i;
+
+	json_array_foreach(workers, i,
+	        other) if (is_of(other, worker) &&
+	                   load_number(other, "index") == load_number(worker, "index")) return true;
+	return false;
+}
+
+/* A worker that was asked for, and has sockets that clients come to: it may have some already. */
+static bool keep_stray(void *data, const struct stray *s)
+{
+	json_t *doc = data, *workers = json_object_get(doc, "workers"), *worker;
+	const json_t *service = find_by(json_object_get(json_object_get(doc, "core"), "services"),
+	        "name", stray_variable(s, "HANDOFF_SERVICE"), 0);
+	const json_t *generation, *slot;
+	uint64_t id, index;
+
+	if (!service || !parse_number(stray_variable(s, "HANDOFF_GENERATION"), UINT32_MAX, &id) ||
+	        !parse_number(stray_variable(s, "HANDOFF_WORKER"), CONFIG_MAX_WORKERS, &index))
+		return false;
+	generation = find_by(json_object_get(service, "generations"), "id", NULL, id);
+	slot = json_array_get(json_object_get(generation, "workers"), index);
+	if (!slot || load_number(slot, "state") != WORKER_STARTING)
+		return false;
+	worker = json_pack("{s:I, s:I, s:I, s:I, s:b, s:o}", "service",
+	        (json_int_t)load_number(service, "id"), "generation", (json_int_t)id, "index",
+	        (json_int_t)index, "serial", (json_int_t)load_number(slot, "serial"), "rest", 0,
+	        "process", stray_to_json(s));
+	if (worker && !is_taken(workers, worker) && has_socket(doc, worker, s->pid))
+		return json_array_append_new(workers, worker) == 0;
+	json_decref(worker);
+	return false;
+}
+
+/* A state of this start of the machine, whose handoffd is gone. Who was being started is in it
+ * then, or is no more, nor is any build. */
 static json_t *read_state(int fd)
 {
 	struct slots s = {.fd = fd};
@@ -237,10 +340,14 @@ static json_t *read_state(int fd)
 	json_t *doc = text ? json_loads(text, 0, &e) : NULL;
 	const char *boot = json_string_value(json_object_get(doc, "boot"));
 
-	if (boot && !strcmp(boot, boot_id()))
-		return doc;
-	json_decref(doc);
-	return NULL;
+	if (!boot || strcmp(boot, boot_id()) != 0) {
+		json_decref(doc);
+		return NULL;
+	}
+	processes_end_builds(json_object_get(doc, "builds"));
+	processes_settle_strays(json_object_get(doc, "workers"), (pid_t)load_number(doc, "pid"),
+	        load_number(doc, "ticks") - 2, keep_stray, doc);
+	return doc;
 }
 
 json_t *store_take_passed(int *n, int *fds, char **names)
@@ -269,28 +376,17 @@ json_t *store_take_passed(int *n, int *fds, char **names)
 	return doc;
 }
 
-static uint64_t cookie_of(int fd)
-{
-	uint64_t cookie = 0;
-	socklen_t n = sizeof cookie;
-
-	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &n) < 0 ? 0 : cookie;
-}
-
-/* The very socket, out of a process that has it. */
 static void fetch(
-        json_t *fds, pid_t pid, int theirs, uint64_t cookie, const char *format, uint64_t id)
+        json_t *fds, pid_t pid, int theirs, uint64_t cookie, const char *kind, uint64_t id)
 {
-	_cleanup_close_ int pidfd = pidfd_open(pid, 0), fd = -1;
+	_cleanup_close_ int fd = -1;
 	char name[64];
 
-	(void)snprintf(name, sizeof name, "%s-%" PRIu64, format, id);
-	if (pidfd < 0 || !cookie || json_object_get(fds, name))
+	(void)snprintf(name, sizeof name, "%s-%" PRIu64, kind, id);
+	if (json_object_get(fds, name))
 		return;
-	fd = pidfd_getfd(pidfd, theirs, 0);
-	if (fd < 0 || cookie_of(fd) != cookie)
-		return;
-	if (json_object_set_new(fds, name, json_integer(fd)) == 0)
+	fd = fetch_fd(pid, theirs, cookie);
+	if (fd >= 0 && json_object_set_new(fds, name, json_integer(fd)) == 0)
 		(void)take_fd(fd);
 }
 
@@ -301,11 +397,16 @@ static void fetch_of_generation(json_t *fds, const json_t *set, pid_t pid)
 
 	json_array_foreach(set, i, member)
 	{
-		fetch(fds, pid, 3 + (int)i, load_number(member, "cookie"), "listener",
+		bool taken = json_is_true(json_object_get(member, "taken"));
+
+		fetch(fds, taken ? (pid_t)load_number(member, "holder") : pid,
+		        taken ? (int)load_number(member, "theirs") : 3 + (int)i,
+		        load_number(member, "cookie"), taken ? "taken-listener" : "listener",
 		        load_number(member, "serial"));
 		json_array_foreach(json_object_get(member, "adopted"), k, adopted) fetch(fds,
 		        (pid_t)load_number(adopted, "holder"), (int)load_number(adopted, "theirs"),
-		        load_number(adopted, "cookie"), "adopted", load_number(adopted, "cookie"));
+		        load_number(adopted, "cookie"), taken ? "taken-adopted" : "adopted",
+		        load_number(adopted, "cookie"));
 	}
 }
 
@@ -324,10 +425,7 @@ static size_t fetch_sockets(json_t *doc, json_t *fds)
 			continue;
 		alive++;
 		json_array_foreach(json_object_get(doc, "generations"), k,
-		        generation) if (load_number(generation, "service") ==
-		                                load_number(worker, "service") &&
-		                        load_number(generation, "generation") ==
-		                                load_number(worker, "generation"))
+		        generation) if (is_of(generation, worker))
 		        fetch_of_generation(fds, json_object_get(generation, "set"), pid);
 	}
 	return alive;

@@ -25,8 +25,8 @@ enum key_type {
 	KEY_ENVIRON,
 	KEY_DIALECT,
 	KEY_READY,
-	KEY_LIMIT, /* offset is the RLIMIT_ number */
-	KEY_CAPABILITIES,
+	KEY_LIMIT,        /* offset is the RLIMIT_ number */
+	KEY_CAPABILITIES, /* list of words, kept as one text */
 	KEY_ADDRESS,
 };
 

@@ -29,7 +29,7 @@ struct form {
 static bool is_list(const struct key *k)
 {
 	return k->type == KEY_LIST || k->type == KEY_COMMAND || k->type == KEY_ENVIRON ||
-	       k->type == KEY_DIALECT || k->type == KEY_ADDRESS;
+	       k->type == KEY_DIALECT || k->type == KEY_CAPABILITIES || k->type == KEY_ADDRESS;
 }
 
 static const char *label_of(struct form *f, const char *key)

@@ -9,6 +9,7 @@
 
 #include "conf/build.h"
 #include "conf/guard.h"
+#include "core/capability.h"
 
 /* In double quotes, with escapes for what the file must not contain. */
 static void print_quoted(FILE *f, const char *text)
@@ -120,6 +121,18 @@ static void print_dialects(FILE *f, unsigned bits)
 	(void)fputs(bits ? "}" : "\"none\"}", f);
 }
 
+/* The words are plain. */
+static void print_capabilities(FILE *f, const char *text)
+{
+	(void)fputs("{\"", f);
+	for (; *text; text++)
+		if (*text == ',')
+			(void)fputs("\", \"", f);
+		else
+			(void)fputc(*text, f);
+	(void)fputs("\"}", f);
+}
+
 static void print_signal(FILE *f, int sig)
 {
 	const char *name = sigabbrev_np(sig);
@@ -174,8 +187,10 @@ static bool print_simple(FILE *f, const struct key *k, const void *place)
 		print_signal(f, *(const int *)place);
 		break;
 	case KEY_STRING:
-	case KEY_CAPABILITIES:
 		print_quoted(f, *(const char *const *)place);
+		break;
+	case KEY_CAPABILITIES:
+		print_capabilities(f, *(const char *const *)place);
 		break;
 	case KEY_LIST:
 	case KEY_COMMAND:
@@ -271,6 +286,20 @@ static void print_listener(FILE *f, const struct service_config *s, size_t from,
 	(void)fputs("\t}\n", f);
 }
 
+/* A remark, as no value says the same. */
+static void print_usual_capabilities(FILE *f, const struct service_config *s)
+{
+	char names[400];
+	struct text t = TEXT_ON(names);
+
+	capabilities_add(&t, CAPABILITIES_OF_WORKERS, ", ");
+	if (s->user && strcmp(s->user, "root") != 0)
+		(void)fputs("\t# capabilities: none", f);
+	else
+		(void)fprintf(f, "\t# capabilities: as root at most %s; otherwise none", names);
+	(void)fputs("  # default\n", f);
+}
+
 static bool print_service(FILE *f, const struct service_config *s)
 {
 	size_t n, open = 0, to;
@@ -290,6 +319,8 @@ static bool print_service(FILE *f, const struct service_config *s)
 		size_t section = key_section_length(k);
 		const struct origin *o = origin_of(s, k->name);
 
+		if (k->type == KEY_CAPABILITIES && !s->capabilities)
+			print_usual_capabilities(f, s);
 		if (!has_value(s, k))
 			continue;
 		if (open &&

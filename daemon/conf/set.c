@@ -1,16 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* Checks the text of one setting and stores what it means. Every value that is not wholly right
- * becomes a mistake that says what would be; nothing is stored then. Pure but for libcap's parser.
- */
+ * becomes a mistake that says what would be; nothing is stored then. Pure. */
 #include "conf/keys.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <signal.h>
-#include <sys/capability.h>
 #include <sys/resource.h>
 
 #include "conf/guard.h"
+#include "core/capability.h"
 
 #define MAX_ITEMS 4096
 
@@ -331,6 +330,48 @@ static void set_dialect(struct maker *mk, const struct raw_setting *s, unsigned 
 	*target = bits;
 }
 
+static void wrong_capability(
+        struct maker *mk, const struct raw_setting *s, const struct raw_value *v)
+{
+	struct nearest n = {.word = v->text};
+	char buffer[SHOWN_SIZE];
+
+	for (unsigned i = 0; capability_name(i); i++)
+		nearest_try(&n, capability_name(i));
+	if (n.best)
+		wrong(mk, s, v->line, "\"%s\" is no capability; did you mean \"%s\"?",
+		        shown(v->text, buffer), n.best);
+	else
+		wrong(mk, s, v->line,
+		        "\"%s\" is no capability; write for example {\"net_bind_service\"}, "
+		        "{\"none\"} or {\"all\"}",
+		        shown(v->text, buffer));
+}
+
+/* Kept as one text: "all", "none", or "chown,kill". */
+static void set_capabilities(struct maker *mk, const struct raw_setting *s, const char **target)
+{
+	const char *alone = is_empty_list(s->values) ? "none" : NULL;
+	char names[1024] = "";
+	struct text t = TEXT_ON(names);
+	uint64_t bits = 0, more;
+
+	for (const struct raw_value *v = s->values; v && !is_empty_list(v); v = v->next) {
+		if (!strcmp(v->text, "all") || !strcmp(v->text, "none"))
+			alone = v->text;
+		else if (capabilities_parse(v->text, &more))
+			bits |= more;
+		else
+			wrong_capability(mk, s, v);
+	}
+	if (alone && s->n_values > 1) {
+		wrong(mk, s, s->line, "\"%s\" stands alone", alone);
+		return;
+	}
+	capabilities_add(&t, bits, ",");
+	*target = keep(mk, alone ? alone : names);
+}
+
 /* The forms with an argument: http:/path, exec:COMMAND, fd:N, after:TIME. False: none of them. */
 static bool set_ready_form(struct maker *mk, const struct raw_setting *s, const struct raw_value *v,
         struct ready_config *r)
@@ -445,21 +486,6 @@ static void set_limit(struct maker *mk, const struct raw_setting *s, const struc
 	*slot = limit;
 }
 
-static void set_capabilities(struct maker *mk, const struct raw_setting *s,
-        const struct raw_value *v, const char **target)
-{
-	cap_iab_t iab = *v->text ? cap_iab_from_text(v->text) : NULL;
-
-	if (!iab) {
-		wrong_value(mk, s, v,
-		        "a list of capabilities; write for example "
-		        "\"^cap_net_bind_service\"");
-		return;
-	}
-	(void)cap_free(iab);
-	*target = keep(mk, v->text);
-}
-
 static void set_scalar(
         struct maker *mk, const struct raw_setting *s, const struct raw_value *v, void *target)
 {
@@ -505,13 +531,11 @@ static void set_scalar(
 	case KEY_LIMIT:
 		set_limit(mk, s, v, target);
 		break;
-	case KEY_CAPABILITIES:
-		set_capabilities(mk, s, v, (const char **)(void *)place);
-		break;
 	case KEY_LIST:
 	case KEY_COMMAND:
 	case KEY_ENVIRON:
 	case KEY_DIALECT:
+	case KEY_CAPABILITIES:
 	case KEY_ADDRESS:
 		HO_ASSERT(!"a list is not a scalar");
 	}
@@ -529,6 +553,9 @@ void key_set(struct maker *mk, const struct raw_setting *s, void *target)
 		break;
 	case KEY_DIALECT:
 		set_dialect(mk, s, (unsigned *)(void *)place);
+		break;
+	case KEY_CAPABILITIES:
+		set_capabilities(mk, s, (const char **)(void *)place);
 		break;
 	default:
 		if (s->n_values != 1 || is_empty_list(s->values))

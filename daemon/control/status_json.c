@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The document of `handoffctl --json status`, version 1. */
 #include "control/json.h"
+#include "core/capability.h"
 #include "wire/wire.h"
 
 #define STATUS_VERSION 1
@@ -30,13 +31,14 @@ static json_t *worker_to_json(const void *item, usec_t offset)
 {
 	const struct view_worker *w = item;
 
-	return json_pack("{s:i, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:o}", "index", (int)w->index,
-	        "pid", w->pid ? json_integer(w->pid) : json_null(), "state", w->state, "in_flight",
-	        count_to_json(w->in_flight, w->in_flight_known), "started",
+	return json_pack("{s:i, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:o, s:o}", "index",
+	        (int)w->index, "pid", w->pid ? json_integer(w->pid) : json_null(), "state",
+	        w->state, "in_flight", count_to_json(w->in_flight, w->in_flight_known), "started",
 	        time_to_json(w->started + offset), "restarts", (int)w->restarts, "status",
 	        wire_string(w->status ? w->status : ""), "busy",
 	        count_to_json(w->busy, w->in_flight_known), "requests",
-	        count_to_json(w->requests, w->in_flight_known));
+	        count_to_json(w->requests, w->in_flight_known), "last_exit",
+	        wire_string(w->ended ? w->ended : ""));
 }
 
 static json_t *drain_to_json(const struct view_generation *g)
@@ -54,7 +56,8 @@ static json_t *view_generation_to_json(const void *item, usec_t offset)
 {
 	const struct view_generation *g = item;
 
-	return json_pack("{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+	return json_pack(
+	        "{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
 	        "id", (json_int_t)g->id, "state", g->state, "share", g->share / (SHARE_ALL / 100.0),
 	        "share_observed", g->observed < 0 ? json_null() : json_real(g->observed), "sent",
 	        count_to_json(g->sent, g->sent_known), "promote_in",
@@ -64,7 +67,8 @@ static json_t *view_generation_to_json(const void *item, usec_t offset)
 	        "reason", wire_string(g->reason ? g->reason : ""), "workers",
 	        list_to_json(g->workers, g->n_workers, sizeof *g->workers, worker_to_json, offset),
 	        "requests", count_to_json(g->requests, g->requests_known), "memory",
-	        count_to_json(g->memory, g->memory > 0));
+	        count_to_json(g->memory, g->memory > 0), "baked_in", duration_to_json(g->baked_in),
+	        "drains_in", duration_to_json(g->drains_in));
 }
 
 static json_t *listener_to_json(const void *item, usec_t offset)
@@ -72,10 +76,10 @@ static json_t *listener_to_json(const void *item, usec_t offset)
 	const struct view_listener *l = item;
 
 	(void)offset;
-	return json_pack("{s:o, s:o, s:s, s:s, s:s, s:I, s:I}", "name", wire_string(l->name),
-	        "address", wire_string(l->address), "steering", l->steering, "origin", l->origin,
-	        "rescue", l->rescue, "queue", (json_int_t)l->queue, "backlog",
-	        (json_int_t)l->backlog);
+	return json_pack("{s:o, s:o, s:o, s:s, s:s, s:s, s:I, s:I}", "name", wire_string(l->name),
+	        "address", wire_string(l->address), "form", wire_string(l->form), "steering",
+	        l->steering, "origin", l->origin, "rescue", l->rescue, "queue",
+	        (json_int_t)l->queue, "backlog", (json_int_t)l->backlog);
 }
 
 static json_t *service_to_json(const void *item, usec_t offset)
@@ -96,13 +100,24 @@ static json_t *service_to_json(const void *item, usec_t offset)
 
 static json_t *mode_to_json(const struct view_mode *m, const char *steering)
 {
-	json_t *capabilities = json_array();
+	const uint64_t lacking = capabilities_lost(m->capabilities);
+	json_t *capabilities = json_array(), *lost = json_array();
 
-	for (size_t i = 0; i < m->n_capabilities; i++)
-		(void)json_array_append_new(capabilities, json_string(m->capabilities[i]));
-	return json_pack("{s:o, s:o, s:s, s:b, s:s}", "user", wire_string(m->user), "capabilities",
-	        capabilities, "steering", steering, "adoption", m->adoption, "drain_watch",
-	        m->by_events ? "events" : "polling");
+	for (unsigned i = 0; capability_name(i); i++) {
+		json_t *name = json_sprintf("cap_%s", capability_name(i));
+
+		if (m->capabilities >> i & 1)
+			(void)json_array_append_new(capabilities, name);
+		else if (lacking >> i & 1)
+			(void)json_array_append_new(
+			        lost, json_pack("{s:o, s:s}", "capability", name, "text",
+			                      capability_lost(i)));
+		else
+			json_decref(name);
+	}
+	return json_pack("{s:o, s:o, s:o, s:s, s:b, s:s}", "user", wire_string(m->user),
+	        "capabilities", capabilities, "lost", lost, "steering", steering, "adoption",
+	        m->adoption, "drain_watch", m->by_events ? "events" : "polling");
 }
 
 json_t *status_to_json(const struct view *v, usec_t realtime)

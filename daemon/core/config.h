@@ -161,7 +161,7 @@ struct service_config {
 	int umask; /* -1: as handoffd's */
 	int nice;
 	bool nice_set;
-	const char *capabilities; /* libcap IAB text; NULL: none kept */
+	const char *capabilities; /* "all", "none", "chown,kill"; NULL: the usual ones */
 	bool no_new_privileges;
 	struct string_list watch, watch_ignore;
 	usec_t watch_debounce;

@@ -160,6 +160,7 @@ bool service_roll_as(struct service *sv, enum request_kind kind, const struct ro
 		r->release = release;
 		r->options.confined = o->confined;
 		r->kind = kind;
+		r->cause = request_kind_to_string(kind);
 	}
 	if (o->has_canary) {
 		r->options.has_canary = true;

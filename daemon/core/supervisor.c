@@ -477,6 +477,10 @@ static void generation_event(struct generation *g, const struct event *ev)
 	case EVENT_WATCH_FAILED:
 		drain_uncountable(g, ev->text);
 		break;
+	case EVENT_LAST_WORDS:
+		if (g->state == GENERATION_STARTING && g->late)
+			generation_unready(g, ev->text);
+		break;
 	case EVENT_MEASURED:
 		g->memory = ev->memory;
 		service_measured(g->service);
@@ -702,6 +706,7 @@ void supervisor_step(
 	case EVENT_WORKER_EXITED:
 	case EVENT_WORKER_TREE_GONE:
 	case EVENT_WORKER_SAID:
+	case EVENT_LAST_WORDS:
 	case EVENT_PROBE_DONE:
 	case EVENT_STEERED:
 	case EVENT_STEER_FAILED:

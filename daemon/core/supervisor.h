@@ -104,6 +104,8 @@ usec_t supervisor_next_deadline(const struct supervisor *s);
 
 struct service *supervisor_service(const struct supervisor *s, uint32_t id);
 struct service *supervisor_find(const struct supervisor *s, const char *name);
+/* "no service is named "x"; there are "web"" */
+void requests_no_service(const struct supervisor *s, const char *name, struct text *t);
 
 /* Every invariant again; NULL, or the one that does not hold (static text). */
 const char *supervisor_check(const struct supervisor *s);

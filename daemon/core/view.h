@@ -16,6 +16,7 @@ struct view_worker {
 	usec_t started;
 	unsigned restarts;
 	const char *status; /* text of STATUS=, or "" */
+	const char *ended;  /* how its process before this one ended, or NULL */
 	/* with in_flight_known: connections with a request, and requests, under way */
 	uint64_t busy, requests;
 };
@@ -29,6 +30,8 @@ struct view_generation {
 	bool sent_known;
 	double observed;     /* its part of them in per cent; negative: unknown */
 	usec_t promote_in;   /* of a canary; USEC_INFINITY: by command only */
+	usec_t baked_in;     /* until it is watched no more; USEC_INFINITY: it is not */
+	usec_t drains_in;    /* of a warm one; USEC_INFINITY: of another */
 	const char *release; /* or NULL */
 	usec_t started;
 	uint64_t in_flight;
@@ -47,6 +50,7 @@ struct view_generation {
 struct view_listener {
 	const char *name, *address, *steering, *origin, *rescue;
 	unsigned queue, backlog;
+	char form[160]; /* the address as it is bound */
 };
 
 struct view_service {
@@ -65,9 +69,8 @@ struct view_service {
 /* With which rights handoffd works, and what it can do with them. */
 struct view_mode {
 	const char *user;
-	const char (*capabilities)[32];
-	size_t n_capabilities;
-	bool adoption;  /* also of programs under other users */
+	uint64_t capabilities; /* as bits; core/capability.h */
+	bool adoption;         /* also of programs under other users */
 	bool by_events; /* the ends of connections are told by the kernel; else it is asked */
 };
 

@@ -88,6 +88,9 @@ int complain(int code, const char *format, ...) _printf_(2, 3);
 void put_text(FILE *f, const char *text, unsigned columns);
 /* The same, each line behind `indent`. */
 void put_lines(FILE *f, const char *indent, const char *text);
+/* How many columns it takes, and how many bytes of it fit into so many. */
+unsigned text_columns(const char *text);
+size_t text_fitting(const char *text, unsigned columns);
 void put_json(const json_t *j);
 /* Columns of the terminal that stdout is; 0 when it is none. */
 unsigned terminal_columns(void);

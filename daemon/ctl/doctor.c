@@ -270,6 +270,7 @@ static int visit(void *data)
 	v->f.ran = true;
 	if (find_sockets(v, &t)) {
 		tell_ready(v, &t);
+		look_at_rights(&v->f, trial_worker(&t, 1));
 		try_second(v, &t);
 		if (trial_seen(&t, "signal-ignored", 0))
 			finding(&v->f, "parent", VERDICT_NOTE,

@@ -110,6 +110,8 @@ void look_compare(struct findings *f, const struct look *one, const struct look 
         const struct service_config *s);
 /* After the first generation has left: did it take something away that the second has written? */
 void look_missing(struct findings *f, const struct look *both, const struct look *after);
+/* As whom the process runs, and with which capabilities. */
+void look_at_rights(struct findings *f, pid_t worker);
 /* Are the sockets that were passed as they were? */
 void look_at_sockets(struct findings *f, pid_t worker, size_t n);
 /* Processes in here besides `handoffd`, us, and the first one. */

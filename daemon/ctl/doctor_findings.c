@@ -84,6 +84,12 @@ static void put_setting(FILE *f, const char *key, const char *value)
 	(void)fputc('\n', f);
 }
 
+static void put_capabilities(FILE *f, const char *names)
+{
+	if (names) /* several in one string are understood as well */
+		(void)fprintf(f, "\tcapabilities = {\"%s\"}\n", names);
+}
+
 static void put_listeners(FILE *f, const struct service_config *s)
 {
 	for (size_t i = 0; i < s->n_listeners; i++) {
@@ -136,6 +142,7 @@ char *findings_block(const struct findings *f, const struct service_config *s)
 	put_setting(out, "directory", s->directory);
 	put_setting(out, "user", s->user);
 	put_setting(out, "group", s->group);
+	put_capabilities(out, s->capabilities);
 	put_list(out, "environ", &s->environ);
 	put_list(out, "environment-file", &s->environment_files);
 	if (s->workers > 1)

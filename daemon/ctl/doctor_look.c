@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/capability.h"
 #include "ctl/doctor.h"
 
 #define FILES_MAX 512
@@ -247,6 +248,29 @@ void look_at_sockets(struct findings *f, pid_t worker, size_t n)
 			        "sockets of its own, so that no other one notices");
 			return;
 		}
+}
+
+void look_at_rights(struct findings *f, pid_t worker)
+{
+	char path[64], line[256], names[400];
+	struct text t = TEXT_ON(names);
+	unsigned long long bits = 0;
+	unsigned uid = 0;
+	FILE *status;
+	int found = 0;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/status", (int)worker);
+	status = fopen(path, "re");
+	while (status && fgets(line, sizeof line, status))
+		found += sscanf(line, "Uid: %*u %u", &uid) == 1 ||
+		         sscanf(line, "CapEff: %llx", &bits) == 1;
+	if (status)
+		(void)fclose(status);
+	if (found != 2)
+		return; /* it has gone */
+	capabilities_add(&t, bits, ", ");
+	finding(f, "rights", VERDICT_GOOD, "it runs as %s%.0u; capabilities: %s",
+	        uid ? "user " : "root", uid, names);
 }
 
 bool look_wrapper(pid_t worker, char *ret, size_t size)

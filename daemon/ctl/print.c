@@ -29,6 +29,25 @@ void put_text(FILE *f, const char *text, unsigned columns)
 	}
 }
 
+size_t text_fitting(const char *text, unsigned columns)
+{
+	const char *s = text;
+
+	for (unsigned used = 0; *s; s++)
+		if ((*s & 0xc0) != 0x80 && used++ == columns)
+			break;
+	return (size_t)(s - text);
+}
+
+unsigned text_columns(const char *text)
+{
+	unsigned n = 0;
+
+	for (; *text; text++)
+		n += (*text & 0xc0) != 0x80;
+	return n;
+}
+
 void put_lines(FILE *f, const char *indent, const char *text)
 {
 	while (*text) {

@@ -9,7 +9,7 @@
 #include "ctl/ctl.h"
 #include "wire/interface.h"
 
-/* One line for a result that is well, else the cause and what else its text says. */
+/* One line; of one that is not well also what else its text says, and where the link leads. */
 static void print_result(const json_t *r)
 {
 	json_int_t code = json_integer_value(json_object_get(r, "exit_code"));
@@ -20,13 +20,15 @@ static void print_result(const json_t *r)
 	char line[2048];
 	struct text t = TEXT_ON(line);
 
-	text_add(&t, "%s: ", member(r, "service"));
-	if (*text)
-		text_add_bytes(&t, text, rest ? (size_t)(rest - text) : strlen(text));
-	else
-		text_add(&t, "%s -> %s", member(r, "request"), member(r, "outcome"));
-	if (json_is_integer(generation) && !*text)
+	text_add(&t, "%s: %s -> %s", member(r, "service"), member(r, "request"),
+	        member(r, "outcome"));
+	if (json_is_integer(generation))
 		text_add(&t, ", generation %" JSON_INTEGER_FORMAT, json_integer_value(generation));
+	if (code == CODE_GENERATION_FAILED)
+		text_add(&t, "; the old one goes on serving");
+	if (*text)
+		text_add(&t, ": ");
+	text_add_bytes(&t, text, rest ? (size_t)(rest - text) : strlen(text));
 	if (cut)
 		text_add(&t, " (%" JSON_INTEGER_FORMAT " connection%s cut)", cut,
 		        cut == 1 ? "" : "s");
@@ -34,6 +36,10 @@ static void print_result(const json_t *r)
 	(void)fputc('\n', f);
 	if (rest)
 		put_lines(f, "    ", rest + 1);
+	if (*member(r, "release_link")) {
+		(void)fputs("release link: ", f);
+		put_lines(f, "", member(r, "release_link"));
+	}
 }
 
 /* `document` is what a good reply and the error Failed have in common. */

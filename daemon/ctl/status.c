@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The state of everything as aligned text, or the document as it came. */
 #include <string.h>
-#include <sys/capability.h>
 
 #include "ctl/ctl.h"
 #include "wire/interface.h"
@@ -22,6 +21,30 @@ static struct text *begin(struct out *o)
 static void end(struct out *o)
 {
 	put_text(o->f, o->line, o->columns);
+	(void)fputc('\n', o->f);
+}
+
+/* Nothing of it is cut off: it is broken between words. */
+static void end_wrapped(struct out *o)
+{
+	const unsigned indent = 8;
+	unsigned room = o->columns;
+	char *at = o->line;
+
+	while (o->columns > 2 * indent && text_columns(at) > room) {
+		size_t n = text_fitting(at, room);
+		char *blank = memrchr(at, ' ', n);
+
+		if (blank && blank > at && text_columns(at) - text_columns(blank) > indent) {
+			*blank = '\0';
+			n = (size_t)(blank + 1 - at);
+		}
+		put_text(o->f, at, room);
+		(void)fprintf(o->f, "\n%*s", (int)indent, "");
+		at += n;
+		room = o->columns - indent;
+	}
+	put_text(o->f, at, 0);
 	(void)fputc('\n', o->f);
 }
 
@@ -57,10 +80,17 @@ static void print_worker(struct out *o, const json_t *w)
 	text_add(t, "  %s", member(w, "state"));
 	add_in_flight(t, w);
 	if (number(w, "restarts"))
-		text_add(t, "  %" JSON_INTEGER_FORMAT " restarts", number(w, "restarts"));
+		text_add(t, "  %" JSON_INTEGER_FORMAT " restart%s", number(w, "restarts"),
+		        number(w, "restarts") == 1 ? "" : "s");
 	if (*member(w, "status"))
 		text_add(t, "  %s", member(w, "status"));
 	end(o);
+	if (!*member(w, "last_exit") ||
+	        (!number(w, "restarts") && strcmp(member(w, "state"), "starting") != 0))
+		return;
+	t = begin(o);
+	text_add(t, "       the one before %s", member(w, "last_exit"));
+	end_wrapped(o);
 }
 
 static void print_generation(struct out *o, const json_t *g)
@@ -78,6 +108,8 @@ static void print_generation(struct out *o, const json_t *g)
 			        json_number_value(json_object_get(g, "share_observed")));
 		add_time(t, "promoted in", json_object_get(g, "promote_in"));
 	}
+	add_time(t, "watched for", json_object_get(g, "baked_in"));
+	add_time(t, "warm for", json_object_get(g, "drains_in"));
 	if (json_is_object(drain)) {
 		add_time(t, "oldest", json_object_get(drain, "oldest"));
 		add_time(t, "deadline in", json_object_get(drain, "deadline_in"));
@@ -97,6 +129,7 @@ static void print_generation(struct out *o, const json_t *g)
 static void print_last(struct out *o, const json_t *last)
 {
 	const char *text = member(last, "text");
+	size_t n = strcspn(text, "\n");
 	struct text *t;
 
 	if (!json_is_object(last))
@@ -109,9 +142,9 @@ static void print_last(struct out *o, const json_t *last)
 	        number(last, "exit_code"));
 	if (number(last, "exit_code") && *text) {
 		text_add(t, ": ");
-		text_add_bytes(t, text, strcspn(text, "\n"));
+		text_add_bytes(t, text, n - (n && text[n] && text[n - 1] == ':'));
 	}
-	end(o);
+	end_wrapped(o);
 }
 
 static void print_service(struct out *o, const json_t *s)
@@ -129,9 +162,12 @@ static void print_service(struct out *o, const json_t *s)
 	json_array_foreach(json_object_get(s, "listeners"), i, item)
 	{
 		t = begin(o);
-		text_add(t, "  %s  %s  %s  queue %" JSON_INTEGER_FORMAT "/%" JSON_INTEGER_FORMAT,
-		        member(item, "name"), member(item, "address"), member(item, "steering"),
-		        number(item, "queue"), number(item, "backlog"));
+		text_add(t, "  %s  %s", member(item, "name"), member(item, "address"));
+		if (member(item, "form")[0] &&
+		        strcmp(member(item, "form"), member(item, "address")))
+			text_add(t, " as %s", member(item, "form"));
+		text_add(t, "  %s  queue %" JSON_INTEGER_FORMAT "/%" JSON_INTEGER_FORMAT,
+		        member(item, "steering"), number(item, "queue"), number(item, "backlog"));
 		if (strcmp(member(item, "origin"), "bound"))
 			text_add(t, "  %s", member(item, "origin"));
 		if (!strcmp(member(item, "rescue"), "none"))
@@ -142,24 +178,49 @@ static void print_service(struct out *o, const json_t *s)
 	print_last(o, json_object_get(s, "last_result"));
 }
 
+/* More are named without words. */
+#define LOST_MAX 3
+
+static const char *bare(const char *capability)
+{
+	return strncmp(capability, "cap_", 4) ? capability : capability + 4;
+}
+
+/* Root is told by what it lacks, another user by what it has. */
+static void add_capabilities(struct text *t, const json_t *mode)
+{
+	const json_t *have = json_object_get(mode, "capabilities"),
+	             *lost = json_object_get(mode, "lost"), *item;
+	bool root = !strcmp(member(mode, "user"), "root"), brief = json_array_size(lost) > LOST_MAX;
+	size_t i;
+
+	if (root && lost && !json_array_size(lost))
+		text_add(t, "  all rights");
+	else if (!json_array_size(have))
+		text_add(t, "  no capabilities");
+	else if (!root)
+		json_array_foreach(have, i, item)
+		        text_add(t, "%s%s", i ? ", " : "  with ", bare(json_string_value(item)));
+	else
+		json_array_foreach(lost, i, item)
+		{
+			text_add(t, "%s%s", i ? ", " : "  without ",
+			        bare(member(item, "capability")));
+			if (!brief)
+				text_add(t, " (%s)", member(item, "text"));
+		}
+}
+
 /* With which rights, and what is lost for want of them. */
 static void print_mode(struct out *o, const json_t *mode)
 {
-	json_t *capabilities = json_object_get(mode, "capabilities"), *item;
 	struct text *t;
-	size_t i;
 
 	if (!mode)
 		return; /* of an older handoffd */
 	t = begin(o);
-	text_add(t, "user %s  capabilities", member(mode, "user"));
-	if (json_array_size(capabilities) >= (size_t)cap_max_bits())
-		text_add(t, " all");
-	else if (!json_array_size(capabilities))
-		text_add(t, " none");
-	else
-		json_array_foreach(capabilities, i, item) text_add(
-		        t, "%s%s", i ? "," : " ", json_string_value(item) + strlen("cap_"));
+	text_add(t, "user %s", member(mode, "user"));
+	add_capabilities(t, mode);
 	if (!json_is_true(json_object_get(mode, "adoption")))
 		text_add(t, "  no adoption from other users");
 	if (!strcmp(member(mode, "drain_watch"), "polling"))

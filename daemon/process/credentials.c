@@ -7,10 +7,11 @@
 #include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/capability.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "core/capability.h"
 
 #define ENTRY_MAX_BYTES ((size_t)1 << 20)
 #define GROUPS_MAX 65536
@@ -149,28 +150,81 @@ static int find_groups(
 	return 0;
 }
 
+static int read_own(uint64_t *ret_have, uint64_t *ret_effective, uint64_t *ret_bounding)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &header, data) < 0)
+		return -errno;
+	*ret_have = (uint64_t)data[1].permitted << 32 | data[0].permitted;
+	*ret_effective = (uint64_t)data[1].effective << 32 | data[0].effective;
+	*ret_bounding = 0;
+	for (unsigned i = 0; i < 64; i++) {
+		int r = prctl(PR_CAPBSET_READ, i, 0, 0, 0);
+
+		if (r < 0)
+			break; /* the kernel has no more */
+		*ret_bounding |= (uint64_t)r << i;
+	}
+	return 0;
+}
+
+/* Fills `kept` and `bound`, what a program that gains privileges can have at most. */
+static int choose_capabilities(const struct service_config *s, struct credentials *c, uint64_t have,
+        uint64_t *ret_bound, struct ho_error *reterr)
+{
+	char names[sizeof reterr->text];
+	struct text t = TEXT_ON(names);
+
+	if (!s->capabilities) {
+		c->kept = c->uid == 0 ? have & CAPABILITIES_OF_WORKERS : 0;
+		*ret_bound = CAPABILITIES_OF_WORKERS;
+		return 0;
+	}
+	c->kept = 0;
+	if (!strcmp(s->capabilities, "all")) {
+		c->kept = have;
+		*ret_bound = UINT64_MAX;
+		return 0;
+	}
+	if (strcmp(s->capabilities, "none") != 0 && !capabilities_parse(s->capabilities, &c->kept))
+		return ho_error_set(
+		        reterr, -EINVAL, "\"%s\" is not a list of capabilities", s->capabilities);
+	capabilities_add(&t, c->kept & ~have, ", ");
+	if (c->kept & ~have)
+		return ho_error_set(reterr, -EPERM,
+		        "cannot give service \"%s\" the capabilities that it asks for: handoffd "
+		        "itself does not have %.200s",
+		        s->name, names);
+	*ret_bound = c->kept;
+	return 0;
+}
+
+/* What root executes has all of the bounding set again. Where handoffd may not take anything out
+ * of that, the usual is not insisted on, but what is configured is. */
 static int find_capabilities(
         const struct service_config *s, struct credentials *c, struct ho_error *reterr)
 {
-	cap_iab_t iab = cap_iab_from_text(s->capabilities);
+	uint64_t have = 0, effective = 0, bounding = 0, bound = 0;
+	int r = read_own(&have, &effective, &bounding);
 
-	if (!iab)
-		return ho_error_set(reterr, -EINVAL,
-		        "\"%s\" is not a list of capabilities (like ^cap_net_bind_service)",
-		        s->capabilities);
-	for (int cap = 0; cap < cap_max_bits() && cap < 64; cap++) {
-		uint64_t bit = UINT64_C(1) << cap;
-
-		if (cap_iab_get_vector(iab, CAP_IAB_INH, cap) == CAP_SET)
-			c->inheritable |= bit;
-		if (cap_iab_get_vector(iab, CAP_IAB_AMB, cap) == CAP_SET)
-			c->ambient |= bit;
-		if (cap_iab_get_vector(iab, CAP_IAB_BOUND, cap) == CAP_SET)
-			c->dropped |= bit;
-	}
-	c->inheritable |= c->ambient;
-	c->capabilities = true;
-	(void)cap_free(iab);
+	if (r < 0)
+		return ho_error_set(
+		        reterr, r, "cannot read the own capabilities: %s", strerror(-r));
+	r = choose_capabilities(s, c, have, &bound, reterr);
+	if (r < 0)
+		return r;
+	c->apart = c->change || (c->kept != have && (s->capabilities || c->uid != 0));
+	c->dropped = bounding & ~bound;
+	if (effective & CAPABILITY_BIT(SETPCAP))
+		return 0;
+	if (c->dropped && c->uid == 0 && s->capabilities)
+		return ho_error_set(reterr, -EPERM,
+		        "cannot take capabilities from service \"%s\", which runs as root: needs "
+		        "CAP_SETPCAP",
+		        s->name);
+	c->dropped = 0;
 	return 0;
 }
 
@@ -207,7 +261,7 @@ int credentials_find(
 		r = check_unprivileged(s, &c, reterr);
 	if (r == 0 && c.change)
 		r = find_groups(s, &c, reterr);
-	if (r == 0 && s->capabilities)
+	if (r == 0)
 		r = find_capabilities(s, &c, reterr);
 	if (r < 0)
 		credentials_done(&c);
@@ -225,13 +279,11 @@ static int set_capabilities(const struct credentials *c)
 		return -errno;
 	memcpy(before, data, sizeof before);
 	for (int i = 0; i < 2; i++) {
-		uint32_t keep = (uint32_t)(c->inheritable >> (32 * i));
+		uint32_t keep = (uint32_t)(c->kept >> (32 * i));
 
-		data[i].inheritable = keep;
-		if (c->uid != 0) {
-			data[i].permitted &= keep;
-			data[i].effective = data[i].permitted;
-		}
+		data[i].inheritable = c->uid == 0 ? 0 : keep;
+		data[i].permitted &= keep;
+		data[i].effective = data[i].permitted;
 	}
 	if (!memcmp(before, data, sizeof before))
 		return 0; /* the call may be forbidden where there is nothing to drop */
@@ -244,7 +296,7 @@ static int raise_ambient(const struct credentials *c, int *reterr_index)
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
 		return -errno;
 	for (int cap = 0; cap < 64; cap++) {
-		if (!(c->ambient >> cap & 1))
+		if (c->uid == 0 || !(c->kept >> cap & 1))
 			continue;
 		*reterr_index = cap;
 		if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
@@ -272,7 +324,7 @@ int credentials_apply(
 		if (syscall(SYS_SETRESGID, c->gid, c->gid, c->gid) < 0)
 			return -errno;
 		*reterr_step = CREDENTIALS_USER;
-		if (c->inheritable && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
+		if (c->kept && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
 			return -errno;
 		if (syscall(SYS_SETRESUID, c->uid, c->uid, c->uid) < 0)
 			return -errno;
@@ -287,10 +339,9 @@ int credentials_apply(
 
 static void add_capability(struct text *t, int index)
 {
-	char *name = cap_to_name(index);
+	const char *name = capability_name((unsigned)index);
 
 	text_add(t, "%s", name ? name : "?");
-	(void)cap_free(name);
 }
 
 void credentials_describe(

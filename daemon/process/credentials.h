@@ -17,9 +17,12 @@ struct credentials {
 	gid_t *groups; /* owned */
 	size_t n_groups;
 	char *name, *home,
-	        *shell;    /* owned; of the password entry, NULL without `user` or an entry */
-	bool capabilities; /* some are configured */
-	uint64_t inheritable, ambient, dropped; /* bits; `dropped` leave the bounding set */
+	        *shell; /* owned; of the password entry, NULL without `user` or an entry */
+	/* The child may not share our memory even for a moment: others with its rights could look
+	 * into it. (One who has root's is no less than we are.) */
+	bool apart;
+	uint64_t kept;    /* capabilities, as bits */
+	uint64_t dropped; /* leave the bounding set */
 };
 
 /* Looks everything up. Fails with words: an unknown name, a wrong capability, no right to change.

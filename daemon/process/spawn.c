@@ -483,7 +483,7 @@ static pid_t start_child(struct child *c, int *ret_pidfd)
 
 	(void)sigfillset(&all);
 	(void)sigprocmask(SIG_SETMASK, &all, &before);
-	if (CAN_SHARE_MEMORY && !c->plan->credentials->change)
+	if (CAN_SHARE_MEMORY && !c->plan->credentials->apart)
 		pid = start_sharing(c, ret_pidfd);
 	else
 		pid = start_on_copy(c, ret_pidfd);

@@ -85,28 +85,15 @@ bool adopt_describe(int fd, char *ret, size_t size)
 	return true;
 }
 
-/* Would one take connections from the other? Two wildcards count as the same address always, as
- * that is what was meant. */
-static bool overlaps(const struct address *want, const struct address *have)
+/* Can the members of this address have another form? Only while no other generation has it. */
+static bool is_alone(const struct member *m)
 {
-	const struct address *wide = form_is_wildcard(want) ? want : have;
-	const struct address *narrow = wide == want ? have : want;
-
-	if (want->port != have->port || !form_is_wildcard(wide))
-		return false;
-	return form_is_wildcard(narrow) || wide->ipv6 == narrow->ipv6 || (wide->ipv6 && wide->dual);
+	return m->group->n_members == 1 && m->group->passed_fd < 0;
 }
 
-/* Whoever configures a port alone leaves the form to the program, as long as only one is used. */
-static bool may_reform(const struct address_group *g, const struct member *m)
-{
-	return g->address.kind == ADDRESS_TCP && g->passed_fd < 0 && g->address.ipv6 &&
-	       g->address.dual && form_is_wildcard(&g->address) && g->n_members == 1 &&
-	       g->members[0] == m && m->n_adopted == 0;
-}
-
-/* The group in another form, with its only member. Clients that wait in the first one's queue are
- * lost; that is before the service has ever served. */
+/* The group in another form, with its only member, whose program has no socket in it (any more).
+ * Clients that wait in the first one's queue are lost; that is before the service has ever served.
+ */
 static int reform(struct address_group *g, struct member *m, const struct address *form)
 {
 	struct reuseport *old = g->reuseport, *fresh;
@@ -116,8 +103,7 @@ static int reform(struct address_group *g, struct member *m, const struct addres
 	bool ebpf;
 	int r;
 
-	g->ip.ipv6 = form->ipv6;
-	g->ip.dual = form->dual;
+	form_copy(&g->ip, form);
 	r = reuseport_open(&g->ip, g->context, -1, true, &fresh, &ebpf);
 	if (r >= 0) {
 		m->fd = -1;
@@ -187,6 +173,7 @@ static int bind_for(struct member *m, int fd, const struct sockaddr_storage *to,
 	return 0;
 }
 
+/* `have`: what stands in the way. */
 static int refuse(const struct member *m, const struct address *form, struct ho_error *reterr)
 {
 	const struct address_group *g = m->group;
@@ -195,19 +182,90 @@ static int refuse(const struct member *m, const struct address *form, struct ho_
 
 	form_print(&w, form);
 	form_print(&h, &g->ip);
+	if (!form_allowed(&g->address, form))
+		return ho_error_set(reterr, -EADDRINUSE,
+		        "the program binds %s, but the service listens on %s: it is told that the "
+		        "address is in use; write the address that it binds, or the port alone",
+		        want, have);
+	if (!is_alone(m))
+		return ho_error_set(reterr, -EADDRINUSE,
+		        "the program binds %s, but the generation before it listens on %s, and "
+		        "connections cannot be handed over between the two; to change it, stop and "
+		        "start the service",
+		        want, have);
 	return ho_error_set(reterr, -EADDRINUSE,
-	        "the program binds %s, but %s is %s%s: connections could not be handed over "
-	        "between the two; it is told that the address is in use",
-	        want, m->config->address.text, have,
-	        may_reform(g, m) || g->n_members > 1 || m->n_adopted ? " already" : "");
+	        "the program binds %s, but it listens on %s already: it is told that the address "
+	        "is in use",
+	        want, have);
+}
+
+/* A further form of an address, beside those that the program has bound. */
+static int add_form(struct listener_set *set, const struct listener_config *c,
+        const struct address *form, struct member **ret, struct ho_error *reterr)
+{
+	struct member *m = &set->members[set->n];
+	int r;
+
+	HO_ASSERT(set->n < set->room);
+	*m = (struct member){
+	        .set = set, .config = c, .generation = set->generation, .adopt_only = true};
+	r = group_join_form(set->context, m, form, reterr);
+	if (r < 0)
+		return r;
+	set->n++;
+	*ret = m;
+	return 0;
+}
+
+/* Makes a place for a form of an address that the configuration leaves to the program. */
+static int take_form(struct listener_set *set, const struct member *like,
+        const struct address *form, bool starting, struct member **ret, bool *ret_apart,
+        struct ho_error *reterr)
+{
+	struct member *unused = NULL;
+	int r;
+
+	if (!form_allowed(&like->group->address, form))
+		return refuse(like, form, reterr);
+	for (size_t i = 0; i < set->n; i++) {
+		struct member *m = &set->members[i];
+
+		if (m->config != like->config)
+			continue;
+		if (starting && !is_alone(m)) {
+			*ret_apart = true;
+			*ret = m;
+			return 0;
+		}
+		if (!is_alone(m) || (m->n_adopted && form_collides(form, &m->group->ip)))
+			return refuse(m, form, reterr);
+		if (m->n_adopted == 0 && !unused)
+			unused = m;
+	}
+	if (!unused)
+		return add_form(set, like->config, form, ret, reterr);
+	r = reform(unused->group, unused, form);
+	if (r < 0)
+		return ho_error_set(reterr, r, "cannot listen on %s as the program does: %s",
+		        like->config->address.text, strerror(-r));
+	*ret = unused;
+	return 0;
+}
+
+/* Two wildcards are meant to be the same address, even where the kernel could tell them apart. */
+static bool is_meant(const struct address_group *g, const struct address *form)
+{
+	return form_collides(form, &g->ip) || form_allowed(&g->address, form) ||
+	       (form->port == g->ip.port && form_is_wildcard(form) && form_is_wildcard(&g->ip));
 }
 
 int listener_set_bind(struct listener_set *set, int fd, struct socket_holder holder,
-        const struct sockaddr_storage *to, socklen_t length, struct ho_error *reterr)
+        const struct sockaddr_storage *to, socklen_t length, bool starting, struct ho_error *reterr)
 {
-	struct member *m = NULL, *other = NULL;
+	struct member *m = NULL, *like = NULL;
 	const struct adopted *known = find(set, adopt_cookie(fd), &m);
 	const struct address form = form_of(fd, to);
+	bool apart = false;
 	int r = 0;
 
 	if (known) /* the call was interrupted, and comes again */
@@ -219,25 +277,20 @@ int listener_set_bind(struct listener_set *set, int fd, struct socket_holder hol
 			continue;
 		if (form_equal(&form, &g->ip))
 			m = &set->members[i];
-		else if (overlaps(&form, &g->ip))
-			other = &set->members[i];
+		else if (!like && is_meant(g, &form))
+			like = &set->members[i];
 	}
-	if ((!m && !other) || !form_in_our_network(fd))
+	if ((!m && !like) || !form_in_our_network(fd))
 		return 1;
-	if (!m && !(form_is_wildcard(&form) && may_reform(other->group, other)))
-		return refuse(other, &form, reterr);
-	if (!m) {
-		m = other;
-		r = reform(m->group, m, &form);
-	}
-	if (r < 0)
-		return ho_error_set(reterr, r, "cannot listen on %s as the program does: %s",
-		        m->config->address.text, strerror(-r));
-	r = bind_for(m, fd, to, length, reterr);
+	if (!m)
+		r = take_form(set, like, &form, starting, &m, &apart, reterr);
+	if (r >= 0)
+		r = bind_for(m, fd, to, length, reterr);
 	if (r < 0)
 		return r;
 	m->adopted[m->n_adopted - 1].holder = holder.pid;
 	m->adopted[m->n_adopted - 1].theirs = holder.fd;
+	m->adopted[m->n_adopted - 1].apart = apart;
 	return 0;
 }
 
@@ -343,6 +396,37 @@ static bool is_with_holder(const struct adopted *a)
 	return strcmp(link, want) == 0;
 }
 
+bool adopt_is_apart(const struct member *m, struct ho_error *reterr)
+{
+	for (size_t k = 0; k < m->n_adopted; k++) {
+		const struct adopted *a = &m->adopted[k];
+		const struct address form = form_of(a->fd, &a->address);
+
+		if (!a->apart || !is_with_holder(a))
+			continue;
+		(void)refuse(m, &form, reterr);
+		return true;
+	}
+	return false;
+}
+
+bool listener_set_apart(struct listener_set *set, struct ho_error *reterr)
+{
+	bool kept = false;
+
+	for (size_t i = 0; i < set->n; i++)
+		for (size_t k = 0; k < set->members[i].n_adopted; k++) {
+			struct adopted *a = &set->members[i].adopted[k];
+
+			kept |= a->apart && a->told;
+			a->told |= a->apart;
+		}
+	for (size_t i = 0; kept && i < set->n; i++)
+		if (adopt_is_apart(&set->members[i], reterr))
+			return true;
+	return false;
+}
+
 /* What is watched for its hang-up anyway tells of a client as well, once. */
 static void expect(struct group_context *x, int fd, bool client)
 {
@@ -433,6 +517,11 @@ int listener_set_listen(
 
 	if (!a)
 		return 1;
+	*ret_fresh = false;
+	if (a->apart) {
+		(void)adopt_is_apart(m, reterr);
+		return 0;
+	}
 	/* As the kernel takes it: a negative one is the greatest. */
 	if ((unsigned)backlog < (unsigned)m->config->backlog)
 		backlog = m->config->backlog;

@@ -41,6 +41,50 @@ bool form_equal(const struct address *want, const struct address *have)
 	return want->scope_id == have->scope_id;
 }
 
+void form_copy(struct address *to, const struct address *form)
+{
+	to->ipv6 = form->ipv6;
+	to->dual = form->dual;
+	to->port = form->port;
+	to->scope_id = form->scope_id;
+	memcpy(to->ip, form->ip, sizeof to->ip);
+}
+
+void form_unmap(struct address *a)
+{
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+
+	if (!a->ipv6 || memcmp(a->ip, mapped, sizeof mapped) != 0)
+		return;
+	a->ipv6 = a->dual = false;
+	memmove(a->ip, a->ip + sizeof mapped, 4);
+}
+
+bool form_collides(const struct address *a, const struct address *b)
+{
+	struct address x = *a, y = *b;
+
+	form_unmap(&x);
+	form_unmap(&y);
+	if (x.port != y.port)
+		return false;
+	if (x.ipv6 != y.ipv6) /* then only a wildcard of both kinds has the other's addresses */
+		return (x.dual && form_is_wildcard(&x)) || (y.dual && form_is_wildcard(&y));
+	return form_is_wildcard(&x) || form_is_wildcard(&y) ||
+	       (!memcmp(x.ip, y.ip, x.ipv6 ? 16 : 4) && x.scope_id == y.scope_id);
+}
+
+bool form_allowed(const struct address *configured, const struct address *form)
+{
+	struct address plain = *form;
+
+	if (configured->kind != ADDRESS_TCP || configured->port != form->port)
+		return false;
+	form_unmap(&plain);
+	return (configured->dual && form_is_wildcard(configured)) ||
+	       (!configured->ipv6 && form_equal(&plain, configured));
+}
+
 static uint64_t network_of(int fd)
 {
 	uint64_t cookie = 0;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "sockets/adopt.h"
+#include "sockets/forms.h"
 #include "sockets/reuseport.h"
 #include "sockets/tag.h"
 #include "sockets/unix_name.h"
@@ -60,8 +61,8 @@ static int open_tcp(struct address_group *g, const struct member *m, struct ho_e
 		        g->address.text, m->config->name);
 	if (m->taken)
 		(void)listener_address_of(m->adopted[0].fd, &g->ip);
-	r = reuseport_open(&g->ip, g->context, m->taken ? m->adopted[0].fd : g->passed_fd, false,
-	        &g->reuseport, &ebpf);
+	r = reuseport_open(&g->ip, g->context, m->taken ? m->adopted[0].fd : g->passed_fd,
+	        group_is_further_form(g), &g->reuseport, &ebpf);
 	if (r == -EADDRINUSE && (own = neighbour(g)))
 		return ho_error_set(reterr, r,
 		        "cannot listen on %s (listener \"%s\"): %s, where handoffd listens "
@@ -165,7 +166,8 @@ void group_close(struct address_group *g)
 }
 
 static int group_open(struct group_context *x, const struct member *m, int passed_fd,
-        size_t passed_index, struct address_group **ret, struct ho_error *reterr)
+        size_t passed_index, const struct address *form, struct address_group **ret,
+        struct ho_error *reterr)
 {
 	const struct address *a = &m->config->address;
 	struct address_group *g = calloc(1, sizeof *g);
@@ -179,6 +181,8 @@ static int group_open(struct group_context *x, const struct member *m, int passe
 	g->address.text = strdup(a->text);
 	g->address.path = a->path ? strdup(a->path) : NULL;
 	g->ip = g->address;
+	if (form)
+		form_copy(&g->ip, form);
 	g->shared_fd = -1;
 	g->passed_fd = passed_fd;
 	g->passed_index = passed_index;
@@ -197,7 +201,7 @@ static int group_open(struct group_context *x, const struct member *m, int passe
 }
 
 static struct address_group *group_find(
-        struct group_context *x, const struct address *a, size_t passed_index)
+        const struct group_context *x, const struct address *a, size_t passed_index)
 {
 	for (struct address_group *g = x->groups; g; g = g->next)
 		if (address_equal(&g->address, a) && g->passed_index == passed_index)
@@ -319,8 +323,34 @@ void group_on_event(struct group_context *x)
 			adopt_on_arrival(x, e[i].data.fd);
 }
 
-int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
-        struct ho_error *reterr)
+const char *group_text(const struct address_group *g, char *ret, size_t size)
+{
+	struct text t = {.p = ret, .size = size};
+
+	if (!g->reuseport || form_equal(&g->ip, &g->address))
+		(void)copy_string(ret, size, g->address.text);
+	else
+		form_print(&t, &g->ip);
+	return ret;
+}
+
+bool group_is_further_form(const struct address_group *g)
+{
+	return g->address.kind == ADDRESS_TCP && g->passed_index > 0;
+}
+
+bool group_has_form(const struct group_context *x, const struct address *a, size_t nth)
+{
+	const struct address_group *g = group_find(x, a, nth);
+
+	for (size_t i = 0; g && i < g->n_members; i++)
+		if (g->members[i]->n_adopted)
+			return true;
+	return false;
+}
+
+static int join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
+        const struct address *form, struct ho_error *reterr)
 {
 	struct address_group *g = group_find(x, &m->config->address, passed_index);
 	int r = 0;
@@ -334,7 +364,7 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 	m->n_adopted = m->n_listening = 0;
 	m->serial = ++x->last_serial;
 	if (!g)
-		r = group_open(x, m, passed_fd, passed_index, &g, reterr);
+		r = group_open(x, m, passed_fd, passed_index, form, &g, reterr);
 	if (r < 0)
 		return r;
 	if (g->n_members == GROUP_MEMBERS)
@@ -361,6 +391,27 @@ int group_join(struct group_context *x, struct member *m, int passed_fd, size_t 
 			group_leave(m);
 	}
 	return r;
+}
+
+int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
+        struct ho_error *reterr)
+{
+	return join(x, m, passed_fd, passed_index, NULL, reterr);
+}
+
+int group_join_form(struct group_context *x, struct member *m, const struct address *form,
+        struct ho_error *reterr)
+{
+	size_t nth = 1;
+
+	while (nth < FORMS_MAX && group_find(x, &m->config->address, nth))
+		nth++;
+	if (nth == FORMS_MAX)
+		return ho_error_set(reterr, -EADDRINUSE,
+		        "the program binds more than %d addresses for %s, the next one is refused; "
+		        "write each of them",
+		        FORMS_MAX, m->config->address.text);
+	return join(x, m, -1, nth, form, reterr);
 }
 
 void group_strand(const struct member *m, int fd)
@@ -485,17 +536,17 @@ static int take_means(struct address_group *g, struct member *m, struct ho_error
 	return 0;
 }
 
-int group_take(struct group_context *x, struct member *m, struct ho_error *reterr)
+int group_take(struct group_context *x, struct member *m, size_t form, struct ho_error *reterr)
 {
 	struct address_group *g;
 	int r;
 
 	m->tag = TAG_NONE;
 	m->serial = ++x->last_serial;
-	if (group_find(x, &m->config->address, 0))
+	if (group_find(x, &m->config->address, form))
 		r = listener_failed(reterr, -EADDRINUSE, m->config);
 	else
-		r = group_open(x, m, -1, 0, &g, reterr);
+		r = group_open(x, m, -1, form, NULL, &g, reterr);
 	if (r < 0) {
 		drop_adopted(m);
 		return r;
@@ -538,13 +589,6 @@ void group_abandon(struct member *m)
 
 /* ---- probes ---- */
 
-static bool is_wildcard(const struct address *a)
-{
-	static const uint8_t zeros[16];
-
-	return !memcmp(a->ip, zeros, a->ipv6 ? 16 : 4);
-}
-
 /* A socket that is bound to the address itself, or to loopback where that is every address; *to is
  * where it connects to. */
 static int bind_source(const struct address *listening, int *ret_fd,
@@ -556,7 +600,8 @@ static int bind_source(const struct address *listening, int *ret_fd,
 	_cleanup_close_ int fd = -1;
 
 	from.kind = ADDRESS_TCP;
-	if (is_wildcard(listening)) {
+	form_unmap(&from);
+	if (form_is_wildcard(listening)) {
 		memset(from.ip, 0, sizeof from.ip);
 		if (from.ipv6)
 			from.ip[15] = 1;
@@ -579,7 +624,7 @@ static int tcp_source(const struct address *listening, int *ret_fd, struct socka
 	struct address other = *listening;
 	int r = bind_source(listening, ret_fd, ret_to, ret_len);
 
-	if (r >= 0 || !listening->ipv6 || !listening->dual || !is_wildcard(listening))
+	if (r >= 0 || !listening->ipv6 || !listening->dual || !form_is_wildcard(listening))
 		return r;
 	other.ipv6 = false;
 	return bind_source(&other, ret_fd, ret_to, ret_len);
@@ -644,11 +689,12 @@ int group_probe_begin(struct member *m, int *ret_fd, struct sockaddr_storage *re
         socklen_t *ret_len, struct ho_error *reterr)
 {
 	struct address_group *g = m->group;
+	char text[160];
 	int r = -EOPNOTSUPP;
 
 	if (m->adopt_only && m->n_listening == 0)
-		return ho_error_set(
-		        reterr, -EAGAIN, "the program does not listen on %s yet", g->address.text);
+		return ho_error_set(reterr, -EAGAIN, "the program does not listen on %s yet",
+		        group_text(g, text, sizeof text));
 	if (g->probed)
 		return ho_error_set(
 		        reterr, -EBUSY, "another probe of %s is under way", g->address.text);

@@ -24,6 +24,7 @@ struct adopted {
 	pid_t holder;      /* who bound it, */
 	int theirs;        /* and its number there */
 	bool orphan, told; /* nobody but we have it any more; that was said */
+	bool apart;        /* in a form that earlier generations have not: it never listens */
 	bool listening;    /* and a member of the SO_REUSEPORT group, if it is TCP */
 	bool was_alone;    /* taken: it had no SO_REUSEPORT */
 	uint64_t serial;   /* UNIX: later ones have greater ones */
@@ -78,7 +79,7 @@ struct address_group {
 	struct address address; /* own copies of its strings */
 	struct address ip;   /* the address of a TCP group; with systemd's sockets not `address` */
 	int passed_fd;       /* borrowed; -1: the socket is ours */
-	size_t passed_index; /* among systemd's sockets of one name */
+	size_t passed_index; /* among systemd's sockets of one name, or the forms of one address */
 	enum steering steering;
 	struct member *members[GROUP_MEMBERS];
 	size_t n_members;
@@ -96,9 +97,19 @@ struct address_group {
  * none. `passed_fd` is -1 or what systemd passed for the address. */
 int group_join(struct group_context *x, struct member *m, int passed_fd, size_t passed_index,
         struct ho_error *reterr);
+/* The same, where the program has bound another form of the address (see forms.h) beside others. */
+int group_join_form(struct group_context *x, struct member *m, const struct address *form,
+        struct ho_error *reterr);
+/* Has an earlier generation sockets in this form of the address, the `nth` after the first? */
+bool group_has_form(const struct group_context *x, const struct address *a, size_t nth);
+/* Its address, in the form that is used: "tcp:127.0.0.1:3000" where "tcp:*:3000" is configured.
+ * Returns `ret`. */
+const char *group_text(const struct address_group *g, char *ret, size_t size);
+/* As opposed to the one that is there always. */
+bool group_is_further_form(const struct address_group *g);
 /* The same with the sockets in m->adopted, which listen already (m->taken is set); they are owned
  * by the member whatever comes of it. */
-int group_take(struct group_context *x, struct member *m, struct ho_error *reterr);
+int group_take(struct group_context *x, struct member *m, size_t form, struct ho_error *reterr);
 /* Leaves the sockets that were taken as they were. */
 void group_abandon(struct member *m);
 /* Closes the member's descriptor; the last one closes the group. */

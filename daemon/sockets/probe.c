@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "sockets/forms.h"
 #include "sockets/listener.h"
 #include "system/fd.h"
 
@@ -119,12 +120,26 @@ static void wait_in_queue(struct probe *p)
 
 /* ---- HTTP ---- */
 
-static int send_request(const struct probe *p)
+/* A wildcard is no name of a host, and many frameworks refuse what they do not know. */
+static void name_host(const struct probe *p, char *ret, size_t size)
 {
 	const struct address *a = &listener_set_info(p->set, p->i).config->address;
-	const char *host = strncmp(a->text, "tcp:", 4) == 0 ? a->text + 4 : "localhost";
-	char request[2048];
-	int n = snprintf(request, sizeof request,
+	const char *form = listener_set_form(p->set, p->i, ret, size);
+	struct text t = {.p = ret, .size = size};
+
+	if (a->kind == ADDRESS_TCP && !form_is_wildcard(a))
+		memmove(ret, form + 4, strlen(form + 4) + 1);
+	else
+		text_add(&t, a->kind == ADDRESS_TCP ? "localhost:%u" : "localhost", a->port);
+}
+
+static int send_request(const struct probe *p)
+{
+	char request[2048], host[160];
+	int n;
+
+	name_host(p, host, sizeof host);
+	n = snprintf(request, sizeof request,
 	        "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: handoffd-probe\r\nAccept: "
 	        "*/*\r\nConnection: close\r\n\r\n",
 	        p->path, host);
@@ -397,7 +412,7 @@ void probe_hurry(struct probe *p)
 
 const char *probe_status(const struct probe *p)
 {
-	return p->status;
+	return p->state == PROBE_OVER ? NULL : p->status;
 }
 
 struct probe *probe_free(struct probe *p)

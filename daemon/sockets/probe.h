@@ -20,7 +20,7 @@ typedef void (*probe_done)(void *data, bool ok, const char *text);
 /* Probes listener i until it succeeds: a connection that is refused, reset, closed without an
  * answer or answered otherwise is tried again (5 ms, doubling to 200 ms), until the caller frees
  * the probe at its deadline; `done` is called with false only when it can never work.
- * probe_status() tells what the last attempt saw. */
+ * probe_status() tells what the last attempt saw; NULL: it is over. */
 int probe_new(struct ev_loop *loop, struct listener_set *set, size_t i, enum probe_kind kind,
         const char *path, probe_done done, void *data, struct probe **ret, struct ho_error *reterr);
 /* The address has got another socket, or lost one: begins again at once, unless it is done. */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "sockets/bpf.h"
+#include "sockets/forms.h"
 #include "sockets/reuseport_internal.h"
 #include "sockets/set.h"
 #include "sockets/unix_name.h"
@@ -118,6 +119,7 @@ static const struct field adopted_fields[] = {
         FIELD(adopted, holder),
         FIELD(adopted, theirs),
         FIELD(adopted, listening),
+        FIELD(adopted, apart),
         FIELD(adopted, serial),
         FIELD(adopted, orphan),
         FIELD(adopted, told),
@@ -197,6 +199,22 @@ json_t *sockets_save(const struct sockets *s, struct saver *v)
 	return j;
 }
 
+/* Those of a server that was taken over have a name of their own: nobody may put an end to what it
+ * listens on, whatever is not known of it. */
+static const char *owner(const struct member *m)
+{
+	return m->taken ? "taken-" : "";
+}
+
+/* The only socket of a server that was taken over where the address has no group. */
+static void save_holder(struct saver *v, const struct member *m, json_t *j)
+{
+	if (!m->taken || m->fd < 0 || !m->adopted)
+		return;
+	save_member(v, j, "holder", json_integer(m->adopted[0].holder));
+	save_member(v, j, "theirs", json_integer(m->adopted[0].theirs));
+}
+
 json_t *listener_set_save(const struct listener_set *set, struct saver *v)
 {
 	json_t *members = json_array();
@@ -207,9 +225,11 @@ json_t *listener_set_save(const struct listener_set *set, struct saver *v)
 
 		for (size_t k = 0; k < m->n_adopted; k++) {
 			save_item(v, adopted, SAVE(v, adopted_fields, &m->adopted[k]));
-			save_fd(v, m->adopted[k].fd, "adopted-%" PRIu64, m->adopted[k].cookie);
+			save_fd(v, m->adopted[k].fd, "%sadopted-%" PRIu64, owner(m),
+			        m->adopted[k].cookie);
 		}
-		save_fd(v, m->fd, "listener-%" PRIu64, m->serial);
+		save_fd(v, m->fd, "%slistener-%" PRIu64, owner(m), m->serial);
+		save_holder(v, m, j);
 		save_member(v, j, "adopted", adopted);
 		save_member(v, j, "group", json_integer((json_int_t)m->group->id));
 		save_member(
@@ -350,8 +370,8 @@ static void load_adopted(struct loader *l, const json_t *from, struct member *m)
 {
 	size_t n = json_array_size(from);
 
-	m->adopted = n ? calloc(ADOPTED_MAX, sizeof *m->adopted) : NULL;
-	if (n > ADOPTED_MAX || (n && !m->adopted)) {
+	m->adopted = n || m->taken ? calloc(ADOPTED_MAX, sizeof *m->adopted) : NULL;
+	if (n > ADOPTED_MAX || ((n || m->taken) && !m->adopted)) {
 		load_failed(l, "a listener has too many sockets, or memory is short");
 		return;
 	}
@@ -359,7 +379,7 @@ static void load_adopted(struct loader *l, const json_t *from, struct member *m)
 		struct adopted *a = &m->adopted[m->n_adopted];
 
 		LOAD(l, json_array_get(from, i), adopted_fields, a);
-		a->fd = load_fd(l, "adopted-%" PRIu64, a->cookie);
+		a->fd = load_fd(l, "%sadopted-%" PRIu64, owner(m), a->cookie);
 		if (a->fd >= 0)
 			m->n_adopted++;
 		else
@@ -382,6 +402,9 @@ static void enter(struct reuseport *r, const json_t *order, struct member *m)
 		for (size_t k = 0; e->adopted && k < m->n_adopted; k++)
 			if (m->adopted[k].cookie == load_number(from, "cookie"))
 				e->fd = m->adopted[k].fd;
+		/* the group was built around the socket of a server that ran before us */
+		if (m->taken && json_is_true(json_object_get(from, "passed")))
+			r->passed_fd = e->fd;
 	}
 	r->tags |= 1u << m->tag;
 }
@@ -413,11 +436,15 @@ static void load_member(struct listener_set *set, const json_t *from, struct loa
 		return;
 	}
 	m->config = &set->service->listeners[listener];
-	m->fd = load_fd(l, "listener-%" PRIu64, m->serial);
+	m->fd = load_fd(l, "%slistener-%" PRIu64, owner(m), m->serial);
 	m->group = g;
 	g->members[g->n_members++] = m;
 	set->n++;
 	load_adopted(l, json_object_get(from, "adopted"), m);
+	if (m->taken && m->fd >= 0 && m->adopted) {
+		m->adopted[0].holder = (pid_t)load_number(from, "holder");
+		m->adopted[0].theirs = (int)load_number(from, "theirs");
+	}
 	if (g->reuseport)
 		enter(g->reuseport, order_of(set->sockets->saved_groups, g->id), m);
 }
@@ -427,18 +454,13 @@ struct listener_set *listener_set_load(struct sockets *s, struct config *config,
         struct loader *l)
 {
 	size_t n = json_array_size(from);
-	struct listener_set *set = calloc(1, sizeof *set + n * sizeof set->members[0]);
+	struct listener_set *set = listener_set_new(
+	        s, config, service, generation, n + service->n_listeners * (FORMS_MAX - 1));
 
 	if (!set) {
 		load_failed(l, "memory is short");
 		return NULL;
 	}
-	set->sockets = s;
-	set->config = config_ref(config);
-	set->service = service;
-	set->generation = generation;
-	set->next = s->sets;
-	s->sets = set;
 	for (size_t i = 0; i < n && !l->failed; i++)
 		load_member(set, json_array_get(from, i), l);
 	return set;

@@ -29,7 +29,7 @@ struct listener_set {
 	uint32_t generation;
 	bool (*seek)(void *data); /* see listener_set_seek_lost() */
 	void *seek_data;
-	size_t n;
+	size_t n, room;
 	struct member members[]; /* n of them; groups point to them */
 };
 

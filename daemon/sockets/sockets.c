@@ -14,6 +14,7 @@
 
 #include "sockets/adopt.h"
 #include "sockets/bpf.h"
+#include "sockets/forms.h"
 #include "sockets/group.h"
 #include "sockets/listener.h"
 #include "sockets/reuseport.h"
@@ -232,6 +233,8 @@ static size_t count_members(const struct sockets *s, const struct service_config
 	for (size_t i = 0; i < service->n_listeners; i++) {
 		const struct address *a = &service->listeners[i].address;
 
+		if (a->kind == ADDRESS_TCP)
+			n += FORMS_MAX - 1;
 		for (size_t k = 1;
 		        a->kind == ADDRESS_SYSTEMD && sockets_find_passed(s, a->path, k) >= 0; k++)
 			n++;
@@ -257,7 +260,9 @@ static int join(struct listener_set *set, const struct listener_config *c, size_
 	m->generation = set->generation;
 	/* An abstract name is ours, and is given to a program that binds it. */
 	m->adopt_only =
-	        set->service->sockets == SOCKETS_ADOPT && c->address.kind != ADDRESS_ABSTRACT;
+	        (set->service->sockets == SOCKETS_ADOPT && c->address.kind != ADDRESS_ABSTRACT) ||
+	        (set->service->sockets == SOCKETS_AUTO && c->address.kind == ADDRESS_TCP &&
+	                nth > 0);
 	r = group_join(&set->sockets->context, m, fd, nth, reterr);
 	if (r >= 0)
 		set->n++;
@@ -265,7 +270,7 @@ static int join(struct listener_set *set, const struct listener_config *c, size_
 }
 
 /* First one for every configured listener, so that their numbers agree, then the further ones of
- * systemd's. */
+ * systemd's, and those for the forms that the program has bound in earlier generations. */
 static int join_all(struct listener_set *set, struct ho_error *reterr)
 {
 	const struct service_config *service = set->service;
@@ -280,6 +285,9 @@ static int join_all(struct listener_set *set, struct ho_error *reterr)
 		                   sockets_find_passed(set->sockets, c->address.path, k) >= 0;
 		        k++)
 			r = join(set, c, k, reterr);
+		for (size_t k = 1; r >= 0 && c->address.kind == ADDRESS_TCP && k < FORMS_MAX; k++)
+			if (group_has_form(&set->sockets->context, &c->address, k))
+				r = join(set, c, k, reterr);
 	}
 	return r;
 }
@@ -296,6 +304,7 @@ struct listener_set *listener_set_new(struct sockets *s, struct config *config,
 	set->service = service;
 	set->generation = generation;
 	set->context = &s->context;
+	set->room = room;
 	set->next = s->sets;
 	s->sets = set;
 	return set;
@@ -343,6 +352,12 @@ size_t listener_set_count(const struct listener_set *set)
 	return set->n;
 }
 
+const char *listener_set_form(const struct listener_set *set, size_t i, char *ret, size_t size)
+{
+	HO_ASSERT(i < set->n);
+	return group_text(set->members[i].group, ret, size);
+}
+
 enum rescue listener_set_rescue(const struct listener_set *set, size_t i)
 {
 	const struct member *m = &set->members[i];
@@ -350,7 +365,7 @@ enum rescue listener_set_rescue(const struct listener_set *set, size_t i)
 	HO_ASSERT(i < set->n);
 	if (m->group->steering == STEERING_EBPF)
 		return RESCUE_EBPF;
-	if (m->group->steering == STEERING_CBPF && reuseport_kernel_migrates())
+	if (m->group->steering == STEERING_CBPF && listener_kernel_migrates())
 		return RESCUE_SYSCTL;
 	return m->n_listening ? RESCUE_NONE : RESCUE_HELD;
 }
@@ -487,17 +502,29 @@ static void set_parts(struct address_group *g, bool back)
 	}
 }
 
-/* A program that binds its addresses itself has to do that before clients are sent to it. */
+/* A program that binds its addresses itself has to do that before clients are sent to it; of the
+ * forms that are its own choice those that clients know already. */
+static bool must_listen(const struct member *m)
+{
+	return m->adopt_only && m->n_listening == 0 &&
+	       !(group_is_further_form(m->group) && m->group->n_members == 1);
+}
+
 static int check_listening(const struct share *shares, size_t n, struct ho_error *reterr)
 {
+	char text[160];
+
 	for (size_t k = 0; k < n; k++) {
 		const struct listener_set *set = shares[k].set;
 
-		for (size_t i = 0; shares[k].part > 0 && i < set->n; i++)
-			if (set->members[i].adopt_only && set->members[i].n_listening == 0)
+		for (size_t i = 0; shares[k].part > 0 && i < set->n; i++) {
+			if (adopt_is_apart(&set->members[i], reterr))
+				return -EADDRINUSE;
+			if (must_listen(&set->members[i]))
 				return ho_error_set(reterr, -ENOTCONN,
 				        "the program does not listen on %s",
-				        set->members[i].config->address.text);
+				        group_text(set->members[i].group, text, sizeof text));
+		}
 	}
 	return 0;
 }

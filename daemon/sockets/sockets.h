@@ -85,6 +85,8 @@ struct listener_info {
 	const char *unix_name; /* private path of a UNIX listener, else NULL */
 };
 struct listener_info listener_set_info(const struct listener_set *set, size_t i);
+/* Its address as it is really bound: the program may have chosen a form of it. Returns `ret`. */
+const char *listener_set_form(const struct listener_set *set, size_t i, char *ret, size_t size);
 enum rescue listener_set_rescue(const struct listener_set *set, size_t i);
 
 /* Shall accept(2) wait on the socket of listener i? All who have a descriptor of it have the same

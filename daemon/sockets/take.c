@@ -11,6 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "sockets/adopt.h"
 #include "sockets/diag.h"
 #include "sockets/forms.h"
 #include "sockets/set.h"
@@ -77,9 +78,7 @@ static bool matches(const struct address *want, const struct address *have)
 	switch (want->kind) {
 	case ADDRESS_TCP:
 	case ADDRESS_UDP:
-		return form_equal(have, want) ||
-		       (want->port == have->port && want->ipv6 && want->dual &&
-		               form_is_wildcard(want) && form_is_wildcard(have));
+		return form_equal(have, want) || form_allowed(want, have);
 	case ADDRESS_UNIX:
 	case ADDRESS_ABSTRACT:
 		return !strcmp(want->path, have->path);
@@ -165,30 +164,6 @@ static int check_strangers(const struct member *m, struct ho_error *reterr)
 
 /* ---- the set ---- */
 
-static int check_forms(const struct member *m, struct ho_error *reterr)
-{
-	struct address first = {0}, other = {0};
-
-	if (m->config->address.kind != ADDRESS_TCP)
-		return 0;
-	(void)listener_address_of(m->adopted[0].fd, &first);
-	for (size_t i = 1; i < m->n_adopted; i++) {
-		(void)listener_address_of(m->adopted[i].fd, &other);
-		if (!form_equal(&first, &other)) {
-			char a[80], b[80];
-			struct text x = TEXT_ON(a), y = TEXT_ON(b);
-
-			form_print(&x, &first);
-			form_print(&y, &other);
-			return ho_error_set(reterr, -EINVAL,
-			        "cannot take %s over: the server listens on %s and on %s; name "
-			        "each of them as an address",
-			        m->config->address.text, a, b);
-		}
-	}
-	return 0;
-}
-
 static int add_socket(struct member *m, const struct taken_socket *t)
 {
 	struct adopted *a;
@@ -204,28 +179,53 @@ static int add_socket(struct member *m, const struct taken_socket *t)
 	*a = (struct adopted){.fd = t->fd,
 	        .holder = t->holder.pid,
 	        .theirs = t->holder.fd,
+	        .cookie = adopt_cookie(t->fd),
 	        .was_alone = option(t->fd, SO_REUSEPORT) == 0};
 	if (m->config->address.kind == ADDRESS_TCP)
 		(void)setsockopt(t->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
 	return 0;
 }
 
-static struct member *member_of(struct listener_set *set, const struct listener_config *c)
+static bool same_form(int fd, int other)
 {
-	for (size_t i = 0; i < set->n; i++)
-		if (set->members[i].config == c)
-			return &set->members[i];
+	struct address a = {0}, b = {0};
+
+	return listener_address_of(fd, &a) < 0 || listener_address_of(other, &b) < 0 ||
+	       form_equal(&a, &b);
+}
+
+/* Where the socket belongs: a port alone may have been bound in several forms. */
+static struct member *member_of(
+        struct listener_set *set, const struct listener_config *c, int fd, size_t *ret_forms)
+{
+	*ret_forms = 0;
+	for (size_t i = 0; i < set->n; i++) {
+		struct member *m = &set->members[i];
+
+		if (m->config != c)
+			continue;
+		if (c->address.kind != ADDRESS_TCP || m->n_adopted == 0 ||
+		        same_form(fd, m->adopted[0].fd))
+			return m;
+		++*ret_forms;
+	}
 	return NULL;
 }
 
 static int fill(struct listener_set *set, const struct taken_socket *taken, size_t n)
 {
 	int code, r = 0;
+	size_t forms;
 
 	for (size_t i = 0; i < n; i++) {
 		const struct listener_config *c = &set->service->listeners[taken[i].listener];
-		struct member *m = member_of(set, c);
+		struct member *m = member_of(set, c, taken[i].fd, &forms);
 
+		if (!m && forms == FORMS_MAX) {
+			(void)close_fd(taken[i].fd);
+			r = r < 0 ? r : -EADDRINUSE;
+			continue;
+		}
 		if (!m) {
 			m = &set->members[set->n++];
 			*m = (struct member){.set = set, .config = c, .fd = -1, .taken = true};
@@ -243,6 +243,16 @@ static void discard(struct member *m)
 	free(m->adopted);
 }
 
+/* How many members before this one have the same address in another form. */
+static size_t form_number(const struct listener_set *set, const struct member *m)
+{
+	size_t n = 0;
+
+	for (const struct member *o = set->members; o < m; o++)
+		n += o->config == m->config;
+	return n;
+}
+
 static int join_all(struct listener_set *set, struct ho_error *reterr)
 {
 	size_t joined = 0, wanted = set->n;
@@ -251,12 +261,10 @@ static int join_all(struct listener_set *set, struct ho_error *reterr)
 	for (; r >= 0 && joined < wanted; joined++) {
 		struct member *m = &set->members[joined];
 
-		r = check_forms(m, reterr);
-		if (r >= 0)
-			r = check_strangers(m, reterr);
+		r = check_strangers(m, reterr);
 		if (r < 0)
 			break;
-		r = group_take(set->context, m, reterr);
+		r = group_take(set->context, m, form_number(set, m), reterr);
 		if (r < 0)
 			break;
 	}
@@ -270,7 +278,8 @@ int listener_set_take(struct sockets *s, struct config *config,
         const struct service_config *service, const struct taken_socket *taken, size_t n,
         struct listener_set **ret, struct ho_error *reterr)
 {
-	struct listener_set *set = listener_set_new(s, config, service, 0, service->n_listeners);
+	struct listener_set *set =
+	        listener_set_new(s, config, service, 0, service->n_listeners * FORMS_MAX);
 	int r;
 
 	if (!set) {

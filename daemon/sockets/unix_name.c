@@ -490,8 +490,9 @@ int unix_name_join(struct unix_name *u, struct member *m, struct ho_error *reter
 		        c->group ? c->group : "");
 	if (r == -EPERM)
 		return ho_error_set(reterr, r,
-		        "cannot give %s (listener \"%s\") to its owner: needs CAP_CHOWN; nothing "
-		        "changed",
+		        "cannot give %s (listener \"%s\") to its owner: needs CAP_CHOWN and "
+		        "CAP_FOWNER; "
+		        "nothing changed",
 		        c->address.text, c->name);
 	return listener_failed(reterr, r, c);
 }

@@ -92,6 +92,7 @@ static const struct field result_fields[] = {
         FIELD_OF_STATIC_TEXT(result, outcome),
         FIELD(result, cut),
         FIELD(result, text),
+        FIELD_NOT(result, release_link),
 };
 
 static const struct field generation_fields[] = {
@@ -133,6 +134,7 @@ static const struct field generation_fields[] = {
         FIELD(generation, probed),
         FIELD(generation, speaks_notify),
         FIELD(generation, trouble),
+        FIELD_NOT(generation, late),
         FIELD(generation, baking),
         FIELD(generation, died),
         FIELD(generation, ended_badly),
@@ -219,6 +221,7 @@ static const struct field worker_fields[] = {
         FIELD(worker, killed),
         FIELD(worker, surplus),
         FIELD(worker, status),
+        FIELD(worker, ended),
         FIELD(worker, hello),
         FIELD(worker, drains),
         FIELD(worker, messaged),

@@ -1,47 +1,41 @@
 /* SPDX-License-Identifier: MIT */
 #include "system/rights.h"
 
+#include <linux/capability.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/capability.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-static void read_capabilities(struct rights *r)
+#include "core/capability.h"
+
+static struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+
+void rights_lower(void)
 {
-	cap_t caps = cap_get_proc();
+	const uint64_t used = capabilities_own();
+	struct __user_cap_data_struct data[2];
 
-	for (int i = 0; caps && i < cap_max_bits() && r->n_capabilities < RIGHTS_MAX; i++) {
-		cap_flag_value_t value = CAP_CLEAR;
-		char *name;
-
-		if (cap_get_flag(caps, i, CAP_EFFECTIVE, &value) < 0 || value != CAP_SET)
-			continue;
-		name = cap_to_name(i);
-		if (name)
-			(void)snprintf(r->capabilities[r->n_capabilities++],
-			        sizeof r->capabilities[0], "%s", name);
-		(void)cap_free(name);
-	}
-	(void)cap_free(caps);
+	/* Without SYS_PTRACE the kernel shows us only processes that have no more than we. */
+	if (syscall(SYS_capget, &header, data) < 0 ||
+	        !(data[0].permitted & CAPABILITY_BIT(SYS_PTRACE)))
+		return;
+	data[0].effective = data[0].permitted & (uint32_t)used;
+	data[1].effective = data[1].permitted & (uint32_t)(used >> 32);
+	(void)syscall(SYS_capset, &header, data);
 }
 
 void rights_read(struct rights *ret)
 {
 	const struct passwd *p = getpwuid(geteuid());
+	struct __user_cap_data_struct data[2];
 
 	*ret = (struct rights){0};
 	if (p)
 		(void)snprintf(ret->user, sizeof ret->user, "%s", p->pw_name);
 	else
 		(void)snprintf(ret->user, sizeof ret->user, "%u", (unsigned)geteuid());
-	read_capabilities(ret);
-}
-
-bool rights_have(const struct rights *r, const char *capability)
-{
-	for (size_t i = 0; i < r->n_capabilities; i++)
-		if (!strcmp(r->capabilities[i], capability))
-			return true;
-	return false;
+	if (syscall(SYS_capget, &header, data) == 0)
+		ret->capabilities = (uint64_t)data[1].effective << 32 | data[0].effective;
 }

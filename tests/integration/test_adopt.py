@@ -175,7 +175,7 @@ def test_wrong_port(daemon, mode):
         (daemon.directory / "handoffd.conf").read_text().replace('"plain"', '"other_port"')
     )
     failed = daemon.reload("web", code=3)
-    assert mode == "auto" or f"does not listen on tcp:*:{daemon.port}" in failed["text"]
+    assert mode == "auto" or f"does not listen on tcp:0.0.0.0:{daemon.port}" in failed["text"]
     other = [f"tcp:0.0.0.0:{daemon.port + 1}", f"tcp:127.0.0.1:{daemon.port + 2}"]
     assert f"listens on {', '.join(other)} instead" in failed["text"]
     assert generation(daemon.target) == 1
@@ -195,9 +195,9 @@ def test_never_binds(daemon, mode, why):
 def test_changed_form(daemon):
     configured(daemon, binder("loopback_from_two")).start()
     failed = daemon.reload("web", code=3)
-    assert "in use" in failed["text"]
-    refused = daemon.wait_event("socket-refused", generation=2)
-    assert f"the program binds tcp:127.0.0.1:{daemon.port}" in refused["text"]
+    why = f"the program binds tcp:127.0.0.1:{daemon.port}, but the generation before it listens on tcp:0.0.0.0:{daemon.port}"
+    assert why in failed["text"]
+    assert why in daemon.wait_event("socket-refused", generation=2)["text"]
     assert generation(daemon.target) == 1
 
 
@@ -220,6 +220,16 @@ def test_ready_when_it_listens(daemon):
     daemon.kill(pid, 10)
     daemon.wait_event("generation-ready")
     daemon.wait_event("daemon-ready")
+
+
+def test_wrapper_that_does_not_pass_the_signal_on(daemon):
+    """What it leaves behind is told as soon as it has no connection, not killed at the deadline."""
+    configured(daemon, binder("wrapped")).start()
+    with Http(daemon.target) as idle:
+        assert "generation=1" in idle.get("/?n=1")
+        assert daemon.reload("web")["generation"] == 2
+        assert "generation=1" in idle.get("/?n=2")
+    assert daemon.wait_event("generation-gone", generation=1)["duration"] < 20
 
 
 def test_old_connections_are_counted(daemon):
@@ -318,6 +328,53 @@ def test_who_and_what_binds(daemon, mode):
     for number in range(1, 4):
         daemon.wait_event("generation-gone", generation=number)
     assert {listener["origin"] for listener in daemon.service()["listeners"]} == {"adopted"}
+
+
+FORMS = {
+    "any_two": ["0.0.0.0:{}", "[::]:{} (IPv6 only)"],
+    "loopback_two": ["127.0.0.1:{}", "[::1]:{}"],
+    "loopback_mapped": ["[::ffff:127.0.0.1]:{}"],
+}
+
+
+@pytest.mark.parametrize("steering", ["ebpf", "cbpf"])
+@pytest.mark.parametrize("mode", FORMS)
+def test_form_of_a_port(daemons, mode, steering):
+    """Where a port alone is configured the program chooses what it binds, and that stays so."""
+    daemon = daemons(environment={"HANDOFF_STEERING": steering})
+    configured(daemon, binder(mode)).start()
+    forms = [f"tcp:{form.format(daemon.port)}" for form in FORMS[mode]]
+    targets = [daemon.target, f"[::1]:{daemon.port}"][: len(forms)]
+    with Load(*targets, rate=100, keepalive=1, slow=1):
+        for number in range(2, 5):
+            listeners = daemon.service()["listeners"]
+            assert [listener["form"] for listener in listeners] == forms
+            assert {listener["address"] for listener in listeners} == {f"tcp:*:{daemon.port}"}
+            assert {listener["origin"] for listener in listeners} == {"adopted"}
+            assert daemon.reload("web")["generation"] == number
+        daemon.signal(signal.SIGUSR2)
+        daemon.wait_event("daemon-upgraded")
+        assert daemon.reload("web")["generation"] == 5
+    assert [listener["form"] for listener in daemon.service()["listeners"]] == forms
+    assert generation(targets[-1]) == 5
+
+
+def test_tests_all_forms_first(daemon):
+    configured(daemon, binder("tests_forms")).start()
+    (listener,) = daemon.service()["listeners"]
+    assert (listener["form"], listener["origin"]) == (f"tcp:{daemon.target}", "adopted")
+    with Load(daemon.target, rate=100, keepalive=1, slow=1):
+        for number in range(2, 5):
+            assert daemon.reload("web")["generation"] == number
+    assert generation(daemon.target) == 4
+    assert not daemon.seen("socket-refused")
+
+
+def test_one_form_less(daemon):
+    """Clients have used it."""
+    configured(daemon, binder("two_then_one"), extra='ready { timeout = "3s" }').start()
+    assert f"does not listen on tcp:[::1]:{daemon.port}" in daemon.reload("web", code=3)["text"]
+    assert generation(f"[::1]:{daemon.port}") == generation(daemon.target) == 1
 
 
 def test_one_of_two_addresses(daemon):

@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
 import threading
@@ -264,7 +265,7 @@ def test_two_services_and_the_keyboard(daemon):
         daemon.wait_output("^job +│ ends 1")
         daemon.wait_output("^job +│ begins 2")
         keyboard.write("  rs nobody \n")
-        daemon.wait_output('no service is named "nobody"; there are web, job')
+        daemon.wait_output('no service is named "nobody"; there are "web", "job"')
         keyboard.write("rs\n")
         daemon.wait_output("^job +│ begins 3")
         daemon.wait_event("generation-serving", service="web", generation=2)
@@ -400,55 +401,109 @@ def test_inotify_watches_run_out(project, daemon):
 # ---- a real terminal ----
 
 
-@pytest.mark.skipif(not shutil.which("tmux"), reason="there is no tmux here")
-def test_screen(daemon):
-    """What a person sees, and Ctrl-C."""
-    (daemon.directory / "handoffd.conf").write_text(two_services(daemon))
-    socket = daemon.directory / "tmux"
-    tmux = ["tmux", "-S", socket, "-f", "/dev/null"]
-    environment = {**daemon.environment, "HANDOFF_CONTROL": str(daemon.control), "LC_ALL": "C.UTF-8"}
-    environment.pop("NO_COLOR", None)
+class Screen:
+    """A shell with handoffd in it, in a terminal of tmux."""
 
-    def run(*arguments):
+    def __init__(self, daemon):
+        self.tmux = ["tmux", "-S", daemon.directory / "tmux", "-f", "/dev/null"]
+        self.cwd = daemon.directory
+        self.environment = {**daemon.environment, "HANDOFF_CONTROL": str(daemon.control), "LC_ALL": "C.UTF-8"}
+        self.environment.pop("NO_COLOR", None)
+
+    def run(self, *arguments):
         return harness.subprocess.run(
-            [str(a) for a in (*tmux, *arguments)],
-            env=environment,
-            cwd=daemon.directory,
+            [str(a) for a in (*self.tmux, *arguments)],
+            env=self.environment,
+            cwd=self.cwd,
             check=True,
             capture_output=True,
             text=True,
             timeout=30,
         ).stdout
 
-    def wait_screen(pattern, *options):
-        """The screen is looked at again whenever tmux has written to its log of the pane."""
+    def wait(self, pattern, *options):
+        """It is looked at again whenever tmux has written to its log of the pane."""
         for _ in range(600):
-            screen = run("capture-pane", "-p", "-J", *options, "-t", "dev")
-            if re.search(pattern, screen, re.MULTILINE):
-                return screen
-            run("run-shell", "-d", "0.05")
-        raise AssertionError(screen)
+            text = self.run("capture-pane", "-p", "-J", *options, "-t", "dev")
+            if re.search(pattern, text, re.MULTILINE):
+                return text
+            self.run("run-shell", "-d", "0.05")
+        raise AssertionError(text)
 
-    run("new-session", "-d", "-s", "dev", "-x", "150", "-y", "40", "bash", "--norc")
-    try:
-        run("send-keys", "-t", "dev", f"{harness.HANDOFFD} dev; echo left $?", "Enter")
-        wait_screen("rs . Enter reloads, . tells more, Ctrl-C stops")
-        wait_screen(r"^web      » generation 1 serves")
-        wait_screen(r"^job      │ begins 1$")
-        coloured = wait_screen(r"begins 1", "-e")
-        assert re.search("\033\\[3[0-9]m(web|job) ", coloured), coloured
-        run("send-keys", "-t", "dev", "rs job", "Enter")
-        wait_screen(r"^job      » generation 2 serves")
-        (daemon.directory / "src/server.py").write_text(SERVER.replace("one", "two").replace("import", "imporrt"))
-        wait_screen(r"^web      » src/server.py changed$")
-        wait_screen(r"^web      ! SyntaxError")
-        wait_screen(r"^web      » generation 2 FAILED, generation 1 goes on: worker 0 .* before it was ready")
-        assert harness.get(daemon.target).startswith("one")
-        run("send-keys", "-t", "dev", "C-c")
-        wait_screen(r"^handoffd » stopped$")
-        wait_screen(r"^left 0$")
-    finally:
-        run("kill-server")
+    def type(self, *keys):
+        self.run("send-keys", "-t", "dev", *keys)
+
+
+@pytest.fixture
+def screen(daemon):
+    if not shutil.which("tmux"):
+        pytest.skip("there is no tmux here")
+    (daemon.directory / "handoffd.conf").write_text(two_services(daemon))
+    s = Screen(daemon)
+    s.run("new-session", "-d", "-s", "dev", "-x", "150", "-y", "40", "bash", "--norc")
+    yield s
+    harness.subprocess.run([str(a) for a in (*s.tmux, "kill-server")], capture_output=True, timeout=30)
+
+
+def test_screen(screen, daemon):
+    """What a person sees, and Ctrl-C."""
+    screen.type(f"{harness.HANDOFFD} dev; echo left $?", "Enter")
+    screen.wait("rs . Enter reloads, . tells more, Ctrl-C stops")
+    screen.wait(r"^web      » generation 1 serves")
+    screen.wait(r"^job      │ begins 1$")
+    coloured = screen.wait(r"begins 1", "-e")
+    assert re.search("\033\\[3[0-9]m(web|job) ", coloured), coloured
+    screen.type("rs job", "Enter")
+    screen.wait(r"^job      » generation 2 serves")
+    (daemon.directory / "src/server.py").write_text(SERVER.replace("one", "two").replace("import", "imporrt"))
+    screen.wait(r"^web      » src/server.py changed$")
+    screen.wait(r"^web      ! SyntaxError")
+    screen.wait(r"^web      » generation 2 FAILED, generation 1 goes on: worker 0 .* before it was ready")
+    assert harness.get(daemon.target).startswith("one")
+    screen.type("C-c")
+    screen.wait(r"^handoffd » stopped$")
+    screen.wait(r"^left 0$")
+
+
+def test_a_failing_first_start_is_told_once(screen, daemon):
+    (daemon.directory / "src/server.py").write_text("imporrt")
+    screen.type(f"{harness.HANDOFFD} dev", "Enter")
+    text = screen.wait(r"^web      » generation 1 FAILED, nothing serves until something changes: worker 0")
+    assert "web      » worker" not in text, text
+
+
+def test_in_the_background(screen, daemon):
+    """The keys are the shell's there, and handoffd goes on; Ctrl-D means nothing."""
+    screen.type(f"{harness.HANDOFFD} dev &", "Enter")
+    screen.wait(r"^web      » generation 1 serves")
+    for generation in (2, 3):
+        screen.type("echo typed-$((1 + 1))", "Enter")
+        screen.wait("^typed-2$")
+        (daemon.directory / "src/server.py").write_text(SERVER.replace("one", f"code{generation}"))
+        screen.wait(rf"^web      » generation {generation} serves")
+        assert harness.get(daemon.target).startswith(f"code{generation}")
+    screen.type("fg", "Enter")
+    screen.wait(r"^/.*handoffd dev$")
+    screen.type("C-d", "rs job", "Enter")
+    screen.wait(r"^job      » generation 2 serves")
+    screen.type("C-z")
+    screen.wait("Stopped")
+    screen.type("fg", "Enter")
+    screen.wait(r"^/.*handoffd dev$(?s:.*)Stopped(?s:.*)^/.*handoffd dev$")
+    screen.type("rs job", "Enter")
+    screen.wait(r"^job      » generation 3 serves")
+
+
+def test_a_closed_terminal_stops_it(screen, daemon):
+    """Without it handoffd would keep the port, out of anybody's sight. SIGHUP alone is a reload."""
+    screen.type(f"{harness.HANDOFFD} dev & echo $! >pid; fg", "Enter")
+    screen.wait(r"^web      » generation 1 serves")
+    listen_to_events(daemon)
+    os.kill(int((daemon.directory / "pid").read_text()), signal.SIGHUP)
+    daemon.wait_event("generation-serving", service="web", generation=2)
+    screen.run("kill-server")
+    assert "terminal" in daemon.wait_event("stop-requested")["text"]
+    daemon.wait_event("daemon-stopped")
 
 
 # ---- file systems ----

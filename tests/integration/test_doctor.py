@@ -118,6 +118,8 @@ def test_sleepd(work):
     assert "answers the request" in said(found, "TERM")
     block = loads(block, work)
     assert 'sockets = "pass"' in block and 'ready { by = "notify" }' in block
+    if os.geteuid() == 0:
+        assert "runs as root; capabilities: chown, dac_override" in said(found, "rights")
 
 
 def test_node(work):
@@ -302,14 +304,19 @@ def test_ordinary_user(work):
 
 
 def test_service_of_a_file(work):
+    given = 'capabilities = {"kill", "chown"}' if os.geteuid() == 0 else ""
     conf = written(
         work / "handoffd.conf",
-        f'service "web" {{ command = {{"{SLEEPD}"}} listen "http" {{ address = {{"192.0.2.7:{PORT}",'
+        f'service "web" {{ command = {{"{SLEEPD}"}} {given} listen "http" {{ address = {{"192.0.2.7:{PORT}",'
         f' "unix:{work}/web.sock"}} }} }}\nservice "other" {{ command = {{"/nonexistent"}} }}\n',
     )
     done = run("doctor", "-c", conf, "web")
     assert "web, tried aside" in done.stdout and "  ok    second instance" in done.stdout
     assert f'address = {{"tcp:192.0.2.7:{PORT}", "unix:{work}/web.sock"}}' in done.stdout
+    if not given:
+        return
+    assert "rights: it runs as root; capabilities: chown, kill\n" in done.stdout
+    assert 'capabilities = {"chown,kill"}' in done.stdout
     assert "no service \"nosuch\"" in run("doctor", "-c", conf, "nosuch", code=2).stderr
 
 

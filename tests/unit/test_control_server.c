@@ -45,7 +45,7 @@ static struct world world;
 static void on_status(void *data, struct control_call *call, const char *service)
 {
 	struct view view = {811, "0.1.0", "production", "running", "ebpf", NULL, now_usec(), NULL,
-	        0, {"root", NULL, 0, true, true}};
+	        0, {"root", 0, true, true}};
 
 	(void)data;
 	if (service)

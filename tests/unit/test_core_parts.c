@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/capability.h"
 #include "core/plan.h"
 #include "core/timers.h"
 #include "core/worker.h"
@@ -136,6 +137,28 @@ static void test_numbers_and_text(void **state)
 	assert_int_equal(edit_distance("abc", "xyzzy", 2), 3);
 }
 
+static void test_capabilities(void **state)
+{
+	uint64_t bits = 1;
+	char names[64];
+	struct text t = TEXT_ON(names);
+
+	(void)state;
+	assert_true(capabilities_parse("chown", &bits) && bits == CAPABILITY_BIT(CHOWN));
+	assert_true(capabilities_parse("CAP_BPF,^cap_checkpoint_restore,bpf", &bits));
+	assert_int_equal(bits, 1ull << 39 | 1ull << 40);
+	assert_false(capabilities_parse("", &bits) || capabilities_parse("chown,", &bits) ||
+	             capabilities_parse("cap_", &bits) || capabilities_parse("chow", &bits) ||
+	             capabilities_parse("all", &bits) || capabilities_parse("chown, kill", &bits));
+	capabilities_add(&t, bits, ",");
+	assert_string_equal(names, "bpf,checkpoint_restore");
+	assert_true(capabilities_parse(names, &bits));
+	assert_null(capability_name(CAPABILITY_COUNT));
+	assert_int_equal(capabilities_lost(UINT64_MAX), 0);
+	assert_int_equal(capabilities_lost(~CAPABILITY_BIT(BPF)), 0);
+	assert_int_equal(capabilities_lost(0), capabilities_own());
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -143,6 +166,7 @@ int main(void)
 	        cmocka_unit_test(test_timers_come_in_order),
 	        cmocka_unit_test(test_backoff),
 	        cmocka_unit_test(test_numbers_and_text),
+	        cmocka_unit_test(test_capabilities),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -678,16 +678,14 @@ static void test_capabilities_are_applied(void **state)
 
 	need_root();
 	w->service->user = "nobody";
-	w->service->capabilities = "^cap_net_bind_service,cap_net_raw,!cap_sys_boot";
+	w->service->capabilities = "net_bind_service,^cap_net_raw";
 	command(w, "grep", "^Cap", "/proc/self/status", NULL);
 	run(w);
 	assert_line(w, "CapInh:\t0000000000002400");
-	assert_line(w, "CapPrm:\t0000000000000400");
-	assert_line(w, "CapEff:\t0000000000000400");
-	assert_line(w, "CapAmb:\t0000000000000400");
-	assert_non_null(strstr(w->out, "CapBnd:"));
-	assert_int_equal(
-	        strtoull(strstr(w->out, "CapBnd:") + 7, NULL, 16) & (1ull << 22), 0); /* sys_boot */
+	assert_line(w, "CapPrm:\t0000000000002400");
+	assert_line(w, "CapEff:\t0000000000002400");
+	assert_line(w, "CapAmb:\t0000000000002400");
+	assert_line(w, "CapBnd:\t0000000000002400");
 }
 
 static void test_directory_is_entered_as_the_user(void **state)
@@ -719,8 +717,7 @@ static void test_unknown_names_have_words(void **state)
 	assert_start_fails(w, -ESRCH, "there is no group \"no-such-group\"");
 	w->service->group = NULL;
 	w->service->capabilities = "^cap_fly";
-	assert_start_fails(w, -EINVAL,
-	        "\"^cap_fly\" is not a list of capabilities (like ^cap_net_bind_service)");
+	assert_start_fails(w, -EINVAL, "\"^cap_fly\" is not a list of capabilities");
 }
 
 static void test_user_needs_root(void **state)

@@ -102,7 +102,7 @@ static int bind_to(struct listener_set *set, int fd, const char *ip, int port, s
 	socklen_t n;
 	struct sockaddr_storage to = address_to(ip, port, &n);
 
-	return listener_set_bind(set, fd, (struct socket_holder){getpid(), -1}, &to, n, e);
+	return listener_set_bind(set, fd, (struct socket_holder){getpid(), -1}, &to, n, false, e);
 }
 
 static void program_listens(struct listener_set *set, const struct program *p, const char *ip)
@@ -299,7 +299,11 @@ static void test_forms(void **state)
 	        {"::", true, "::", PORT, false, 0},
 	        {"::", true, "::", PORT, true, 0},
 	        {"::", true, "0.0.0.0", PORT, false, 0},
-	        {"::", true, "127.0.0.1", PORT, false, -EADDRINUSE},
+	        {"::", true, "127.0.0.1", PORT, false, 0},
+	        {"::", true, "::ffff:127.0.0.1", PORT, false, 0},
+	        {"127.0.0.1", false, "::ffff:127.0.0.1", PORT, false, 0},
+	        {"127.0.0.1", false, "::ffff:127.0.0.2", PORT, false, 1},
+	        {"0.0.0.0", false, "::ffff:127.0.0.1", PORT, false, -EADDRINUSE},
 	        {"::1", false, "::1", PORT, false, 0},
 	};
 
@@ -342,7 +346,7 @@ static void test_form_is_kept(void **state)
 	b = open_set(&world, 2);
 	other = program_start(AF_INET6);
 	assert_int_equal(bind_to(b, other.fd, "::", PORT, &e), -EADDRINUSE);
-	assert_non_null(strstr(e.text, "is tcp:0.0.0.0:8080 already"));
+	assert_non_null(strstr(e.text, "before it listens on tcp:0.0.0.0:8080"));
 	q = program_start(AF_INET);
 	program_listens(b, &q, "0.0.0.0");
 	steer(&world, b, SHARE_ALL, a, false);

@@ -240,6 +240,62 @@ def dual():
     server.serve_forever()
 
 
+def wrapped():
+    """Told to leave, it leaves its server behind: as npm does."""
+    if os.fork():
+        signal.pause()
+    serve()
+
+
+def listening(address, port=PORT):
+    """IPv6 alone where it is IPv6, as a program does that binds both."""
+    s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if ":" in address:
+        s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not address.startswith("::ffff:"))
+    s.bind((address, port))
+    s.listen(128)
+    return s
+
+
+def serve_at(*addresses):
+    """One socket for each, in this order."""
+    sockets = [listening(address) for address in addresses]
+    servers = []
+    for s in sockets:
+        servers.append(http.server.ThreadingHTTPServer(("", 0), Handler, bind_and_activate=False))
+        servers[-1].socket.close()
+        servers[-1].socket = s
+        in_thread(servers[-1])
+    signal.pause()
+
+
+def any_two():
+    serve_at("0.0.0.0", "::")
+
+
+def loopback_two():
+    serve_at("127.0.0.1", "::1")
+
+
+def loopback_mapped():
+    """As Java does."""
+    serve_at("::ffff:127.0.0.1")
+
+
+def tests_forms():
+    """Is the port free everywhere? As development servers find out."""
+    for address in ("::", "0.0.0.0", "127.0.0.1", "::1"):
+        listening(address).close()
+    serve_at("127.0.0.1")
+
+
+def two_then_one():
+    """The first generation has one address more than the later ones."""
+    first = os.environ["HANDOFF_GENERATION"] == "1"
+    serve_at(*(["127.0.0.1", "::1"] if first else ["127.0.0.1"]))
+
+
 def loopback():
     serve("127.0.0.1")
 
