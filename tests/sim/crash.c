@@ -219,6 +219,9 @@ static void end_stray(struct world *w, struct sim_generation *g, unsigned k)
 {
 	struct sim_worker *o = &g->workers[k];
 
+	if (g->share && o->alive)
+		fault(w, "nobody knows worker %u of generation %u, which takes connections", k,
+		        g->id);
 	o->alive = o->rest_alive = false;
 	drop_later(w, g, (int)k);
 	if (!has_processes(g))
@@ -270,6 +273,20 @@ static void find_worker(struct world *w, struct sim_generation *g, struct worker
 	}
 }
 
+/* It runs, and when the state was written it had not been started. */
+static void know_stray(
+        struct world *w, struct sim_generation *g, unsigned k, const struct worker *cw)
+{
+	struct sim_worker *o = &g->workers[k];
+
+	if (!g->id || (!o->alive && !o->rest_alive) || o->written == o->serial)
+		return;
+	if (o->alive && cw && cw->state == WORKER_STARTING && cw->serial == o->serial)
+		o->written = o->serial; /* it was about to be */
+	else
+		end_stray(w, g, k);
+}
+
 /* Listeners that nobody has written down are closed by now. */
 static void lose(struct world *w, struct sim_generation *g, bool forget)
 {
@@ -307,10 +324,8 @@ static void find_shells(struct world *w, bool channels)
 		cg->adopted = g->adopted = g->written_adopted;
 		g->resumed = true;
 		take_share(w, g, g->written_share); /* as group_loaded() does */
-		for (unsigned k = 0; g->id && k < MAX_WORKERS; k++)
-			if ((g->workers[k].alive || g->workers[k].rest_alive) &&
-			        g->workers[k].written != g->workers[k].serial)
-				end_stray(w, g, k);
+		for (unsigned k = 0; k < MAX_WORKERS; k++)
+			know_stray(w, g, k, k < cg->n_workers ? &cg->workers[k] : NULL);
 		for (unsigned k = 0; k < cg->n_workers && k < MAX_WORKERS; k++)
 			find_worker(w, g, &cg->workers[k], channels);
 	}
