@@ -47,20 +47,49 @@ static void note_written(struct world *w)
 	}
 }
 
+/* As snapshot.c joins it of its pieces. */
 static json_t *make_state(struct world *w, bool crash)
 {
-	json_t *doc = json_object();
-	struct saver v;
+	json_t *doc = json_object(), *core, *services = json_array(), *configs = json_array();
+	struct saver *v = &w->saver;
+	char number[24];
 
-	saver_begin(&v, false);
-	v.brief = crash;
-	save_member(&v, doc, "core", supervisor_to_json(&v, w->s));
-	save_member(&v, doc, "configs", json_incref(v.configs));
-	if (v.failed)
+	saver_begin(v, false);
+	v->brief = crash;
+	core = supervisor_to_json(v, w->s);
+	for (size_t i = 0; i < w->s->n_slots; i++)
+		if (w->s->services[i])
+			save_item(v, services, service_to_json(v, w->s->services[i]));
+	for (size_t i = 0; i < json_object_size(v->configs); i++) {
+		(void)snprintf(number, sizeof number, "%zu", i);
+		save_item(v, configs, json_incref(json_object_get(v->configs, number)));
+	}
+	save_member(v, core, "services", services);
+	save_member(v, doc, "core", core);
+	save_member(v, doc, "configs", configs);
+	if (v->failed)
 		fault(w, "the state cannot be written");
-	saver_done(&v);
 	note_written(w);
 	return doc;
+}
+
+/* Only what is said to have changed is written again. */
+static void check_changes(struct world *w)
+{
+	const json_t *before,
+	        *services = json_object_get(json_object_get(w->state, "core"), "services");
+	size_t k;
+
+	json_array_foreach(services, k, before)
+	{
+		const struct service *sv =
+		        supervisor_service(w->s, (uint32_t)load_number(before, "id"));
+		json_t *now = sv && !sv->changed ? service_to_json(&w->saver, sv) : NULL;
+
+		if (now && !json_equal(before, now))
+			fault(w, "service %s has changed and nobody says so", sv->name);
+		json_decref(now);
+	}
 }
 
 void write_state(struct world *w)
@@ -70,6 +99,7 @@ void write_state(struct world *w)
 		return;
 	}
 	w->changed = w->touched = false;
+	supervisor_forget_changes(w->s);
 	if (!w->writes_left || --w->writes_left)
 		return;
 	w->state = make_state(w, true);
@@ -198,6 +228,13 @@ static void let_some_die(struct world *w)
 }
 
 /* ---- the next one ---- */
+
+void drop_state(struct world *w)
+{
+	json_decref(w->state);
+	w->state = NULL;
+	saver_done(&w->saver);
+}
 
 static void read_state(struct world *w, bool development)
 {
@@ -338,6 +375,8 @@ static void recover(struct world *w, bool crashed)
 	if (w->options->trace)
 		fprintf(w->options->trace, "%12.6f ======== %s\n", (double)w->now / 1e6,
 		        crashed ? "crash" : "upgrade");
+	if (crashed)
+		check_changes(w);
 	drop_supervisor(w);
 	if (crashed) {
 		let_some_die(w);
@@ -355,8 +394,7 @@ static void recover(struct world *w, bool crashed)
 	w->changed = true;
 	w->acts_left = 1 + pick(&w->chance, 10);
 	if (!crashed || !one_in(&w->chance, 4)) { /* else the next one comes before another state */
-		json_decref(w->state);
-		w->state = NULL;
+		drop_state(w);
 		plan_crash(w);
 	}
 	w->resuming = true;

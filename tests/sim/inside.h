@@ -6,7 +6,7 @@
 #include "chance.h"
 #include "world.h"
 
-#include <jansson.h>
+#include "state/fields.h"
 
 enum { MAX_EVENTS = 4096, MAX_GENS = 512, MAX_REQUESTS = 256, SIGNAL_ABRT = 6 };
 
@@ -90,6 +90,7 @@ struct world {
 	bool changed, touched; /* as in events.c */
 	usec_t write_by;       /* touched: when it is written down at last */
 	json_t *state; /* that was written; kept only where a crash is to come before the next */
+	struct saver saver;   /* of it */
 	unsigned writes_left; /* until one is kept; 0: none will be */
 	unsigned acts_left;   /* until the crash */
 	bool crashing;        /* nothing is done any more */
@@ -128,7 +129,7 @@ void before_waiting(struct world *w, usec_t until);
 void finish_crash(struct world *w);
 /* Another handoffd takes over in place, if that is possible at the moment. */
 void upgrade(struct world *w);
-/* The supervisor with all that hangs on it. */
 void drop_events(struct world *w);
+void drop_state(struct world *w);
 
 #endif

@@ -1244,7 +1244,7 @@ struct world_result world_live(struct chance chance, const struct world_options 
 		finish(w);
 	result = w->result;
 	drop_events(w);
-	json_decref(w->state);
+	drop_state(w);
 	for (unsigned i = 0; i < w->n_gens; i++)
 		config_unref(w->gens[i].config);
 	supervisor_free(w->s);
