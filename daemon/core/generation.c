@@ -709,8 +709,8 @@ static void record_exit(struct generation *g, struct worker *w, int code, int st
 }
 
 /* What its main process left behind: nothing of a failed start may stay; in a serving generation it
- * is told to leave before a new worker comes, as many programs do not run beside their own remains.
- */
+ * is told to leave before a new worker comes, as many programs do not run beside their own remains;
+ * in one that leaves, when it has no connection. */
 static void handle_rest(struct generation *g, struct worker *w)
 {
 	struct supervisor *s = g->service->supervisor;
@@ -719,7 +719,8 @@ static void handle_rest(struct generation *g, struct worker *w)
 	if (g->state == GENERATION_FAILED || g->killed) {
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
-	} else if (!g->taken && (g->told ? s->development : g->state == GENERATION_SERVING)) {
+	} else if (!g->taken &&
+	           (g->told ? s->development || g->drained : g->state == GENERATION_SERVING)) {
 		/* in development what a shell has started leaves with the shell */
 		generation_signal_worker(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);

@@ -325,7 +325,9 @@ class Daemon:
             for key, value in os.environ.items()
             if not key.startswith(("HANDOFF", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_"))
         }
-        self.environment.update(TEST_MARK=self.mark, PYTHONDONTWRITEBYTECODE="1")
+        self.environment.update(
+            TEST_MARK=self.mark, PYTHONDONTWRITEBYTECODE="1", HANDOFF_CHECK_STATE="1"
+        )
         self.environment.update(environment or {})
         self.argv = argv
         self.stdin = subprocess.DEVNULL
