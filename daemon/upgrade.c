@@ -133,7 +133,7 @@ void upgrade_begin(struct daemon *d)
 		return;
 	}
 	saver_begin(&v, false);
-	doc = snapshot_make(d, &v, true);
+	doc = snapshot_make(d, &v);
 	fd = write_document(doc);
 	json_decref(doc);
 	saver_done(&v);
@@ -166,7 +166,7 @@ void upgrade_if_ready(struct daemon *d)
 		return;
 	saver_begin(&v, true);
 	store_hand_on(d, &v);
-	doc = snapshot_make(d, &v, true);
+	doc = snapshot_make(d, &v);
 	fd = write_document(doc);
 	json_decref(doc);
 	error = fd < 0 ? -fd : 0;

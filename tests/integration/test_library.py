@@ -133,7 +133,7 @@ def test_idle_and_signal_are_obeyed(daemon):
     assert not any("heard DRAIN" in line for line in daemon.log.items)
 
 
-@pytest.mark.parametrize("mode", ["plain", "late_word", "hostile", "shrinks"])
+@pytest.mark.parametrize("mode", ["plain", "late_word", "hostile", "shrinks", "begins_anew"])
 def test_any_language(daemon, mode):
     daemon.configure(service(command=[*HELLO, mode], address=daemon.target, extra=AUTO)).start()
     daemon.wait_log("heard HELLO=1")
