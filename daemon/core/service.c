@@ -393,6 +393,7 @@ static bool finish_stop(struct service *sv)
 	if (sv->start_again && !sv->remove) {
 		sv->start_again = false;
 		service_roll(sv, "restart");
+		sv->waiting_roll.kind = REQUEST_RESTART;
 	}
 	return true;
 }
