@@ -55,23 +55,28 @@ bool daemon_sweep(struct live_generation *g, bool starting)
 	return g->set && listener_set_sweep(g->set, live_generation_processes, g, starting);
 }
 
-static void tell_of_orphan(const struct live_generation *g, const char *address)
+static void tell_of_socket(const struct live_generation *g, enum record_type type, const char *text)
 {
 	const struct service *sv = supervisor_service(g->daemon->supervisor, g->service);
-	struct record r = {.type = RECORD_SOCKET_CLOSED, RECORD_NONE, .generation = g->generation};
-	char text[240];
-	struct text t = TEXT_ON(text);
+	struct record r = {.type = type, RECORD_NONE, .generation = g->generation};
 
-	text_add(&t,
-	        "the program has closed its socket at %s: clients wait in its queue until it "
-	        "listens "
-	        "again",
-	        address);
 	r.service = sv ? sv->name : NULL;
 	r.text = text;
 	log_record(&r);
 	if (g->daemon->control)
 		control_publish(g->daemon->control, &r);
+}
+
+static void tell_of_orphan(const struct live_generation *g, const char *address)
+{
+	char text[240];
+	struct text t = TEXT_ON(text);
+
+	text_add(&t,
+	        "the program has closed its socket at %s: clients wait in its queue until it "
+	        "listens again",
+	        address);
+	tell_of_socket(g, RECORD_SOCKET_CLOSED, text);
 }
 
 static bool on_seek(void *data)
@@ -107,12 +112,13 @@ void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation
 
 /* ---- calls ---- */
 
-static int on_bind(
-        struct live_generation *g, const struct socket_call *call, struct ho_error *error)
+static int on_bind(struct live_generation *g, const struct socket_call *call, bool starting,
+        struct ho_error *error)
 {
 	const struct socket_holder holder = {call->caller, call->theirs};
 
-	return listener_set_bind(g->set, call->fd, holder, &call->address, call->length, error);
+	return listener_set_bind(
+	        g->set, call->fd, holder, &call->address, call->length, starting, error);
 }
 
 /* A path or an abstract name. */
@@ -160,6 +166,27 @@ static void note_elsewhere(struct live_generation *g, int fd)
 		text_add(&t, "%s%s", t.len ? ", " : "", where);
 }
 
+/* Why the generation does not get ready, if it does not. */
+static void tell_trouble(struct daemon *d, const struct live_worker *w, const char *text)
+{
+	daemon_post(d, &(struct event){.type = EVENT_WORKER_SAID,
+	                       .service = w->service,
+	                       .generation = w->generation,
+	                       .worker = w->index,
+	                       .serial = w->serial,
+	                       .text = text,
+	                       .said.word = WORD_TROUBLE});
+}
+
+/* An empty text: what was refused does not matter any more. */
+static void note_refused(struct live_generation *g, const struct live_worker *w, const char *why)
+{
+	if (!g->refused[0] && !why[0])
+		return;
+	(void)copy_string(g->refused, sizeof g->refused, why);
+	tell_trouble(g->daemon, w, g->refused);
+}
+
 static int on_listen(struct live_generation *g, const struct live_worker *w,
         const struct socket_call *call, struct ho_error *error)
 {
@@ -179,6 +206,7 @@ static int on_listen(struct live_generation *g, const struct live_worker *w,
 		        adopt_describe(call->fd, where, sizeof where))
 			at = where;
 		text_add(&t, "the program listens on %s", at ? at : "");
+		note_refused(g, w, "");
 		tell(g->daemon, RECORD_SOCKET_ADOPTED, w, text);
 		daemon_post(g->daemon, &(struct event){.type = EVENT_SOCKET_ADOPTED,
 		                               .service = g->service,
@@ -198,18 +226,6 @@ static void describe_blind(int error, struct text *t)
 	        strerror(-error));
 }
 
-/* Why the generation does not get ready, if it does not. */
-static void tell_trouble(struct daemon *d, const struct live_worker *w, const char *text)
-{
-	daemon_post(d, &(struct event){.type = EVENT_WORKER_SAID,
-	                       .service = w->service,
-	                       .generation = w->generation,
-	                       .worker = w->index,
-	                       .serial = w->serial,
-	                       .text = text,
-	                       .said.word = WORD_TROUBLE});
-}
-
 static void tell_blind(struct live_generation *g, const struct live_worker *w, int error)
 {
 	char text[480];
@@ -223,13 +239,6 @@ static void tell_blind(struct live_generation *g, const struct live_worker *w, i
 	tell_trouble(g->daemon, w,
 	        "handoffd cannot take over the sockets that the program binds "
 	        "(see the event \"adoption-impossible\")");
-}
-
-static void tell_refused(struct live_generation *g, const struct live_worker *w, const char *why)
-{
-	tell(g->daemon, RECORD_SOCKET_REFUSED, w, why);
-	(void)copy_string(g->refused, sizeof g->refused, why);
-	tell_trouble(g->daemon, w, g->refused);
 }
 
 int daemon_on_asked(void *data, struct process *p, const struct socket_call *call)
@@ -253,16 +262,19 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 	losing = may_lose_sockets(cg);
 	if (losing && call->kind == CALL_BIND)
 		(void)daemon_sweep(g, cg->state == GENERATION_STARTING);
-	r = call->kind == CALL_LISTEN            ? on_listen(g, w, call, &error)
-	    : call->address.ss_family == AF_UNIX ? on_bind_unix(g, call, &error)
-	                                         : on_bind(g, call, &error);
+	r = call->kind == CALL_LISTEN ? on_listen(g, w, call, &error)
+	    : call->address.ss_family == AF_UNIX
+	            ? on_bind_unix(g, call, &error)
+	            : on_bind(g, call, cg->state == GENERATION_STARTING, &error);
 	if (losing && call->kind == CALL_LISTEN && r == 0)
 		(void)daemon_sweep(g, cg->state == GENERATION_STARTING);
 	if (r <= 0)
 		hurry_probes(g);
 	d->changed |= r == 0;
 	if (r < 0 && error.text[0])
-		tell_refused(g, w, error.text);
+		tell(d, RECORD_SOCKET_REFUSED, w, error.text);
+	if (error.text[0])
+		note_refused(g, w, error.text);
 	return r;
 }
 
@@ -290,6 +302,7 @@ static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
 {
 	struct live_generation *g = timer->data;
 	struct generation *cg = core_generation(g->daemon, g->service, g->generation);
+	struct ho_error error = {0};
 
 	(void)events;
 	if (!cg || cg->state != GENERATION_STARTING) {
@@ -298,6 +311,13 @@ static void on_sweep(struct ev_loop *loop, ev_timer *timer, int events)
 	}
 	if (listener_set_sweep(g->set, live_generation_processes, g, true))
 		hurry_probes(g);
+	if (listener_set_apart(g->set, &error)) {
+		tell_of_socket(g, RECORD_SOCKET_REFUSED, error.text);
+		daemon_post(g->daemon, &(struct event){.type = EVENT_PROBE_DONE,
+		                               .service = g->service,
+		                               .generation = g->generation,
+		                               .text = error.text});
+	}
 }
 
 int daemon_check_adoption(const struct process *p, struct ho_error *reterr)

@@ -175,7 +175,7 @@ void daemon_answer_connections(
 	struct browsing *b;
 
 	if (!sv) {
-		control_answer_error(call, CODE_USAGE, "no service has this name");
+		daemon_refuse_service(d, call, service);
 		return;
 	}
 	if (generation && !service_find(sv, generation)) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Watchers and builds of services: what they tell becomes events. */
 #include "daemon.h"
+#include "process/save.h"
 #include "system/log.h"
 #include "watch/watch.h"
 
@@ -206,6 +207,64 @@ void daemon_start_build(struct daemon *d, const struct action *a, struct release
 	if (b)
 		drop_build(b);
 	tell_ended(&lost, (struct exit_info){0}, error.text);
+}
+
+/* ---- from one handoffd to the next ---- */
+
+/* clang-format off */
+static const struct field build_fields[] = {
+        FIELD(live_build, service),
+        FIELD(live_build, generation),
+        FIELD(live_build, name),
+        FIELD_NOT(live_build, daemon),
+        FIELD_NOT(live_build, next),
+        FIELD_NOT(live_build, build),
+};
+/* clang-format on */
+
+json_t *changes_save(const struct daemon *d, struct saver *v)
+{
+	json_t *list = json_array();
+
+	for (const struct live_build *b = d->builds; b; b = b->next) {
+		json_t *j = save_fields(v, build_fields, ARRAY_SIZE(build_fields), b);
+
+		save_member(v, j, "process", build_save(b->build, v));
+		save_item(v, list, j);
+	}
+	return list;
+}
+
+static void load_build(struct daemon *d, const json_t *from, struct loader *l)
+{
+	struct build_handlers handlers = {.output = on_build_output, .ended = on_build_ended};
+	struct live_build *b = calloc(1, sizeof *b);
+	const struct live_generation *g;
+	const struct generation *cg;
+	struct service *sv;
+
+	if (!b) {
+		load_failed(l, "memory is short");
+		return;
+	}
+	load_fields(l, from, build_fields, ARRAY_SIZE(build_fields), b);
+	b->daemon = d;
+	b->next = d->builds;
+	d->builds = handlers.data = b;
+	sv = supervisor_service(d->supervisor, b->service);
+	cg = sv ? service_find(sv, b->generation) : NULL;
+	g = cg ? cg->shell : NULL;
+	if (g && g->release)
+		b->build = process_load_build(
+		        d->processes, g->release, &handlers, json_object_get(from, "process"), l);
+	if (!b->build) /* it was ended with the handoffd that had begun it */
+		drop_build(b);
+}
+
+void changes_load(struct daemon *d, const json_t *from, struct loader *l)
+{
+	for (size_t i = json_array_size(from); i-- > 0 && !l->failed;)
+		load_build(d, json_array_get(from, i), l);
 }
 
 void daemon_stop_build(struct daemon *d, const struct action *a)

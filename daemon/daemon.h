@@ -56,6 +56,13 @@ struct live_worker {
 	bool rest;
 };
 
+/* What became of a release link that was to go back. */
+struct link_word {
+	uint32_t service, generation;
+	char text[480];
+};
+#define LINK_WORDS_MAX 16 /* services whose generations come to nothing in one step */
+
 /* The last words of a worker that is gone. */
 struct last_words {
 	char service[CONFIG_MAX_NAME];
@@ -146,6 +153,8 @@ struct daemon {
 	struct live_build *builds;
 	struct last_words words[LAST_WORDS_MAX];
 	unsigned n_words;
+	struct link_word link_words[LINK_WORDS_MAX];
+	unsigned n_link_words;
 	struct kept_fd *kept;
 	size_t n_kept;
 	uint64_t last_kept;
@@ -180,6 +189,8 @@ void daemon_run_events(struct daemon *d);
 /* Goes on where another handoffd was: its state is loaded. */
 void daemon_resume(struct daemon *d, bool crashed);
 void daemon_watch_rests(struct daemon *d);
+/* Writes the state down after so many seconds, if it is not done before. */
+void daemon_commit_later(struct daemon *d, double seconds);
 extern const struct control_handlers daemon_control_handlers;
 extern const struct process_handlers daemon_process_handlers;
 void daemon_on_drain(void *data, const struct inflight *now);
@@ -212,12 +223,16 @@ void daemon_restore_link(struct daemon *d, const struct action *a);
 json_t *deploy_save(const struct daemon *d, struct saver *v);
 void deploy_load(const json_t *from, struct loader *l);
 void daemon_point_back(struct daemon *d, const struct action *a);
+/* What became of the link when the result's request came to nothing; NULL: nothing. */
+const char *daemon_link_word(const struct daemon *d, const struct result *r);
 
 /* effects.c: what the core wants, as calls */
 /* Makes the shares of the service's generations true; 0, or negative errno with words. */
 int daemon_steer(struct daemon *d, const struct service *sv, struct ho_error *reterr);
 void daemon_describe_worker(struct live_generation *g, unsigned worker,
         struct passed_fd fds[CONFIG_MAX_LISTENERS], struct process_spec *ret);
+/* Those who wait for the service and asked to be told. */
+void daemon_tell_waiting(struct daemon *d, uint32_t service, const struct record *r);
 void daemon_carry_out(struct daemon *d, const struct action *a);
 void live_generation_free(struct live_generation *g);
 /* A process_lister of a struct live_generation. */
@@ -227,6 +242,9 @@ void live_generation_processes(void *data, void (*each)(pid_t pid, void *arg), v
 /* Finds them and refuses with words what cannot be taken. */
 int take_over_find(struct daemon *d, const pid_t *pids, size_t n, struct ho_error *reterr);
 void take_over_free(struct daemon *d);
+/* Is there one that does not serve under us yet? Whoever came after a crash could not go on with
+ * that, but begin it anew. Never when nothing is at hand. */
+bool take_over_is_under_way(const struct daemon *d);
 /* The listeners and the processes of generation 0. */
 int take_over_prepare(struct daemon *d, const struct generation *cg, struct listener_set **ret,
         struct ho_error *reterr);
@@ -250,8 +268,14 @@ void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 /* store.c: what outlives a crash */
 /* `control_path` NULL: no file; `doc` and `l` of an upgrade, or NULL. */
 void store_open(struct daemon *d, const char *control_path, const json_t *doc, struct loader *l);
-/* Writes the state as it is now. */
+/* Writes the state as it is now: what has changed of it. */
 void store_commit(struct daemon *d);
+/* Nothing else is at hand: also puts in order what was written. */
+void store_commit_calmly(struct daemon *d);
+/* What the shell has for the service is not as it was written down. An event or action that names
+ * the service says so by itself. */
+void store_note_change(struct daemon *d, uint32_t service);
+void store_forget_service(struct daemon *d, uint32_t service);
 /* `forget`: nothing is left to go on with. */
 void store_close(struct daemon *d, bool forget);
 void store_hand_on(struct daemon *d, struct saver *v);
@@ -269,6 +293,9 @@ void daemon_forget_watch(struct daemon *d, uint32_t service);
 void daemon_start_build(struct daemon *d, const struct action *a, struct release *release);
 void daemon_stop_build(struct daemon *d, const struct action *a);
 void changes_free(struct daemon *d);
+json_t *changes_save(const struct daemon *d, struct saver *v);
+/* After the generations. */
+void changes_load(struct daemon *d, const json_t *from, struct loader *l);
 
 /* develop.c: development mode */
 int develop_new(struct daemon *d, struct ho_error *reterr);
@@ -283,7 +310,7 @@ void develop_stranded(void *data, int fd, const char *path);
 
 /* live.c: connections passed from one generation to another, by workers that can do that */
 void live_door_open(struct live_worker *w, const struct notify_message *m);
-json_t *live_save(const struct daemon *d, struct saver *v);
+json_t *live_save(const struct daemon *d, struct saver *v, uint32_t service);
 /* After the workers. */
 void live_load(struct daemon *d, const json_t *from, struct loader *l);
 /* A worker is gone. */
@@ -295,6 +322,8 @@ void live_introduce(struct daemon *d);
 void config_source_load(struct daemon *d);
 
 /* status.c */
+/* Says that there is none of that name, and which there are. */
+void daemon_refuse_service(struct daemon *d, struct control_call *call, const char *service);
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service);
 /* Keeps the client told until it goes. */
 void daemon_answer_monitor(struct daemon *d, struct control_call *call);

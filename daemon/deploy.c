@@ -11,6 +11,30 @@
 #include <string.h>
 #include <unistd.h>
 
+static void remember(const struct live_generation *g, const char *text)
+{
+	struct daemon *d = g->daemon;
+	struct link_word *w = &d->link_words[d->n_link_words++ % LINK_WORDS_MAX];
+
+	(void)copy_string(w->text, sizeof w->text, text);
+	w->service = g->service;
+	w->generation = g->generation;
+}
+
+const char *daemon_link_word(const struct daemon *d, const struct result *r)
+{
+	const struct service *sv = supervisor_find(d->supervisor, r->service);
+	bool moves = r->request == REQUEST_DEPLOY || r->request == REQUEST_ROLLBACK;
+
+	for (unsigned i = 0; sv && moves && i < LINK_WORDS_MAX; i++) {
+		const struct link_word *w = &d->link_words[i];
+
+		if (w->service == sv->id && w->generation == r->generation)
+			return w->text;
+	}
+	return NULL;
+}
+
 static void tell(struct live_generation *g, enum record_type type, const char *format, ...)
         _printf_(3, 4);
 static void tell(struct live_generation *g, enum record_type type, const char *format, ...)
@@ -30,6 +54,9 @@ static void tell(struct live_generation *g, enum record_type type, const char *f
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
+	daemon_tell_waiting(d, g->service, &r);
+	if (type == RECORD_RELEASE_RESTORED)
+		remember(g, text);
 }
 
 /* A program that is named by a path can be looked at before it is started. */
@@ -196,7 +223,6 @@ static int point(
 {
 	const struct service_config *s = g->release->service;
 	_cleanup_free_ char *directory = NULL;
-	_cleanup_free_ char *now = NULL;
 	_cleanup_free_ char *link = NULL;
 	_cleanup_free_ char *target = NULL;
 	_cleanup_free_ char *there = NULL;
@@ -204,8 +230,7 @@ static int point(
 
 	if (r < 0)
 		return r;
-	now = realpath(directory, NULL);
-	if (!now || strcmp(now, from) != 0)
+	if (!link_leads_to(directory, from))
 		return 1; /* it leads elsewhere: somebody knows better */
 	link = link_find(directory);
 	target = link ? without_rest(g->release->directory, directory, link) : NULL;

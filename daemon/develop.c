@@ -201,10 +201,8 @@ static void reload(struct develop *v, const char *name)
 		daemon_request(d, NULL, &spec);
 		return;
 	}
-	for (size_t i = 0; i < d->supervisor->n_slots; i++)
-		if (d->supervisor->services[i])
-			text_add(&t, "%s%s", t.len ? ", " : "", d->supervisor->services[i]->name);
-	say(v, TERMINAL_BAD, "no service is named \"%s\"; there are %s", name, names);
+	requests_no_service(d->supervisor, name, &t);
+	say(v, TERMINAL_BAD, "%s", names);
 }
 
 static void obey(struct develop *v, char *line)

@@ -137,12 +137,15 @@ static void do_prepare(struct daemon *d, const struct action *a)
 	if (a->prepare.link) {
 		cg->shell = g;
 		store_commit(d); /* so that it can be put back after a crash */
+		store_note_change(d, a->service);
 		r = daemon_move_link(g, &error);
 		if (r < 0)
 			goto fail;
 	}
 done:
 	cg->shell = g;
+	if (g->set)
+		listener_set_own(g->set, a->service);
 	describe_listeners(g, cg->service->n_generations == 1, &ev);
 	daemon_post(d, &ev);
 	return;
@@ -347,6 +350,17 @@ static void do_measure(struct daemon *d, const struct action *a)
 	daemon_post(d, &ev);
 }
 
+static void do_last_words(struct daemon *d, const struct action *a)
+{
+	const struct generation *cg = core_generation(d, a);
+	const struct live_worker *w =
+	        cg && a->worker < cg->n_workers ? cg->workers[a->worker].shell : NULL;
+	struct event ev = of(a, EVENT_LAST_WORDS);
+
+	ev.text = w ? process_tail(w->process) : NULL;
+	daemon_post(d, &ev);
+}
+
 static void do_name_cut(struct daemon *d, const struct action *a)
 {
 	struct live_generation *g = a->shell;
@@ -537,7 +551,7 @@ static void do_watch_exec(struct daemon *d, const struct action *a)
 
 /* ---- answers and words ---- */
 
-static void do_answer(const struct action *a)
+static void do_answer(struct daemon *d, const struct action *a)
 {
 	struct request *r = a->request;
 	struct control_call *call = r ? r->caller : a->shell;
@@ -558,19 +572,19 @@ static void do_answer(const struct action *a)
 		control_answer_error(
 		        call, CODE_FAILED, "handoffd is short of memory; the work was done");
 	} else {
-		for (size_t i = 0; i < r->n_targets; i++)
+		for (size_t i = 0; i < r->n_targets; i++) {
 			target_result(&r->targets[i], &results[i]);
+			results[i].release_link = daemon_link_word(d, &results[i]);
+		}
 		control_answer(call, results, r->n_targets);
 	}
 	free(results);
 	request_free(r);
 }
 
-/* Those who wait for the service and asked to be told. */
-static void tell_waiting(struct daemon *d, const struct action *a, const struct record *r)
+void daemon_tell_waiting(struct daemon *d, uint32_t service, const struct record *r)
 {
-	const struct service *sv =
-	        a->service ? supervisor_service(d->supervisor, a->service) : NULL;
+	const struct service *sv = service ? supervisor_service(d->supervisor, service) : NULL;
 
 	for (const struct target *t = sv ? sv->targets : NULL; t; t = t->next)
 		if (t->request->caller)
@@ -588,7 +602,7 @@ static void do_record(struct daemon *d, const struct action *a)
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
-	tell_waiting(d, a, &r);
+	daemon_tell_waiting(d, a->service, &r);
 	daemon_hasten_monitors(d);
 }
 
@@ -661,6 +675,9 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 	case ACTION_FORGET_WORKER:
 		do_forget_worker(d, a);
 		break;
+	case ACTION_LAST_WORDS:
+		do_last_words(d, a);
+		break;
 	case ACTION_WATCH_EXEC:
 		do_watch_exec(d, a);
 		break;
@@ -698,7 +715,7 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		do_release(d, a->shell, a->leave);
 		break;
 	case ACTION_ANSWER:
-		do_answer(a);
+		do_answer(d, a);
 		break;
 	case ACTION_RECORD:
 		do_record(d, a);
@@ -724,6 +741,7 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_FORGET_SERVICE:
 		kept_remove(d, a->service, NULL);
+		store_forget_service(d, a->service);
 		daemon_forget_watch(d, a->service);
 		break;
 	case ACTION_TYPE_COUNT:

@@ -51,7 +51,7 @@ static int start_over(struct daemon *d, struct past *p, const char *why)
 {
 	log_line(RECORD_ERROR,
 	        "cannot go on where the former handoffd was, everything is started anew: %s", why);
-	processes_kill_strays(NULL, (pid_t)load_number(p->doc, "pid"), 0);
+	processes_settle_strays(NULL, (pid_t)load_number(p->doc, "pid"), 0, NULL, NULL);
 	store_open(d, d->control ? control_path(d->control) : NULL, p->doc, p->loader);
 	store_close(d, true);
 	d->control = control_free(d->control);
@@ -63,10 +63,6 @@ int past_load(struct daemon *d, struct past *p, struct ho_error *reterr)
 {
 	int r = snapshot_check_format(p->doc, reterr);
 
-	/* before the sockets, as theirs are beside those that we know */
-	if (r == 0 && p->crashed)
-		processes_kill_strays(json_object_get(p->doc, "workers"),
-		        (pid_t)load_number(p->doc, "pid"), load_number(p->doc, "ticks") - 2);
 	if (r == 0 && snapshot_load(d, p->doc, p->loader) < 0)
 		r = ho_error_set(reterr, -EBADMSG, "%s", p->loader->error.text);
 	if (r < 0 && p->crashed)

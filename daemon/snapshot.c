@@ -48,6 +48,8 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, rests),
         FIELD_NOT(daemon, words),
         FIELD_NOT(daemon, n_words),
+        FIELD_NOT(daemon, link_words),
+        FIELD_NOT(daemon, n_link_words),
         FIELD_NOT(daemon, kept),
         FIELD_NOT(daemon, n_kept),
         FIELD_NOT(daemon, refusals),
@@ -56,10 +58,10 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, monitors_told),
         FIELD_NOT(daemon, develop),
         FIELD_NOT(daemon, watches),
-        FIELD_NOT(daemon, builds),
+        FIELD_NOT(daemon, builds), /* see changes_save() */
         FIELD_NOT(daemon, doors),
         FIELD(daemon, last_door),
-        FIELD_NOT(daemon, servers), /* see snapshot_impossible() */
+        FIELD_NOT(daemon, servers), /* see take_over_is_under_way() */
         FIELD_NOT(daemon, n_servers),
         FIELD_NOT(daemon, taken),
         FIELD_NOT(daemon, n_taken),
@@ -103,7 +105,7 @@ static const struct field live_worker_fields[] = {
         FIELD(live_worker, generation),
         FIELD(live_worker, serial),
         FIELD(live_worker, index),
-        FIELD(live_worker, rest),
+        FIELD_NOT(live_worker, rest), /* as the core knows it */
         FIELD_NOT(live_worker, daemon),
         FIELD_NOT(live_worker, next),
         FIELD_NOT(live_worker, process),
@@ -136,13 +138,39 @@ static json_t *save_generation(struct saver *v, const struct live_generation *g)
 {
 	json_t *j = SAVE(v, live_generation_fields, g);
 
-	save_member(v, j, "release", release_save(g->release, v));
+	if (g->release) /* else a server that was taken over */
+		save_member(v, j, "release", release_save(g->release, v));
 	if (g->set)
 		save_member(v, j, "set", listener_set_save(g->set, v));
 	return j;
 }
 
-static void save_service(
+static json_t *save_words(struct saver *v, const struct daemon *d)
+{
+	unsigned n = d->n_words < LAST_WORDS_MAX ? d->n_words : LAST_WORDS_MAX;
+	json_t *list = json_array();
+
+	for (unsigned i = d->n_words - n; i < d->n_words; i++)
+		save_item(v, list, SAVE(v, words_fields, &d->words[i % LAST_WORDS_MAX]));
+	return list;
+}
+
+static json_t *save_kept(struct saver *v, const struct daemon *d, uint32_t service)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < d->n_kept; i++) {
+		if (d->kept[i].service != service)
+			continue;
+		save_item(v, list, SAVE(v, kept_fields, &d->kept[i]));
+		save_fd(v, d->kept[i].fd, "kept-%" PRIu64, d->kept[i].serial);
+	}
+	return list;
+}
+
+/* ---- pieces ---- */
+
+static void save_shell(
         struct saver *v, const struct service *sv, json_t *generations, json_t *workers)
 {
 	for (unsigned i = 0; i < sv->n_generations; i++) {
@@ -162,81 +190,166 @@ static void save_service(
 	}
 }
 
-static json_t *save_words(struct saver *v, const struct daemon *d)
+/* Is there something that a handoffd of the first format would not go on with? */
+static json_int_t format_of(const struct service *sv)
 {
-	unsigned kept = d->n_words < LAST_WORDS_MAX ? d->n_words : LAST_WORDS_MAX;
-	unsigned n = v->brief ? 0 : kept;
-	json_t *list = json_array();
+	bool newer = false;
 
-	for (unsigned i = d->n_words - n; i < d->n_words; i++)
-		save_item(v, list, SAVE(v, words_fields, &d->words[i % LAST_WORDS_MAX]));
-	return list;
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		newer |= sv->generations[i]->taken || sv->generations[i]->building;
+	return newer ? SNAPSHOT_FORMAT : SNAPSHOT_FIRST_FORMAT;
 }
 
-static json_t *save_kept(struct saver *v, const struct daemon *d)
+static json_t *save_service(const struct daemon *d, struct saver *v, const struct service *sv)
 {
-	json_t *list = json_array();
+	json_t *j = json_object(), *generations = json_array(), *workers = json_array();
 
-	for (size_t i = 0; i < d->n_kept; i++) {
-		save_item(v, list, SAVE(v, kept_fields, &d->kept[i]));
-		save_fd(v, d->kept[i].fd, "kept-%" PRIu64, d->kept[i].serial);
-	}
-	return list;
+	save_shell(v, sv, generations, workers);
+	save_member(v, j, "format", json_integer(format_of(sv)));
+	save_member(v, j, "core", service_to_json(v, sv));
+	save_member(v, j, "generations", generations);
+	save_member(v, j, "workers", workers);
+	save_member(v, j, "kept", save_kept(v, d, sv->id));
+	save_member(v, j, "doors", live_save(d, v, sv->id));
+	return j;
 }
 
-const char *snapshot_impossible(const struct daemon *d, bool crash)
+static json_t *save_rest(const struct daemon *d, struct saver *v)
 {
-	const struct supervisor *s = d->supervisor;
+	json_t *doc = SAVE(v, daemon_fields, d);
 
-	if (d->source.development)
-		return "development mode is not handed on; start it again";
-	for (size_t i = 0; i < s->n_slots; i++) {
-		const struct service *sv = s->services[i];
-
-		if (sv && (sv->taking || (sv->n_generations && sv->generations[0]->taken)))
-			return "a server that was taken over is still there (generation 0); try "
-			       "again when it has gone";
-		for (unsigned k = 0; sv && !crash && k < sv->n_generations; k++)
-			if (sv->generations[k]->building)
-				return "a build is under way; try again when it has ended";
-	}
-	return NULL;
-}
-
-json_t *snapshot_make(const struct daemon *d, struct saver *v, bool whole)
-{
-	json_t *doc = SAVE(v, daemon_fields, d), *generations = json_array(),
-	       *workers = json_array();
-
-	save_member(v, doc, "format", json_integer(SNAPSHOT_FORMAT));
+	save_member(v, doc, "format",
+	        json_integer(d->source.development ? SNAPSHOT_FORMAT : SNAPSHOT_FIRST_FORMAT));
 	save_member(v, doc, "version", json_string(HANDOFF_VERSION));
 	save_member(v, doc, "pid", json_integer(getpid()));
 	save_member(v, doc, "boot", json_string(boot_id()));
 	save_member(v, doc, "ticks", json_integer((json_int_t)boot_ticks()));
 	save_member(v, doc, "core", supervisor_to_json(v, d->supervisor));
 	save_member(v, doc, "sockets", sockets_save(d->sockets, v));
-	for (size_t i = 0; i < d->supervisor->n_slots; i++)
-		if (d->supervisor->services[i])
-			save_service(v, d->supervisor->services[i], generations, workers);
-	save_member(v, doc, "generations", generations);
-	save_member(v, doc, "workers", workers);
-	save_member(v, doc, "kept", save_kept(v, d));
-	save_member(v, doc, "doors", live_save(d, v));
+	save_member(v, doc, "builds", changes_save(d, v));
 	if (v->brief)
 		save_member(v, doc, "links", deploy_save(d, v));
 	if (d->control)
-		save_member(v, doc, "control", control_save(d->control, v, whole));
-	if (whole)
+		save_member(v, doc, "control", control_save(d->control, v, !v->brief));
+	if (!v->brief)
 		save_member(v, doc, "words", save_words(v, d));
-	save_member(v, doc, "configs", json_incref(v->configs));
-	if (whole && v->fds) {
+	return doc;
+}
+
+struct pieces {
+	snapshot_taker *take;
+	void *data;
+};
+
+static void take_numbered(const struct pieces *p, const char *kind, uint64_t number, json_t *piece)
+{
+	char name[SNAPSHOT_NAME_MAX];
+
+	(void)snprintf(name, sizeof name, "%s%" PRIu64, kind, number);
+	p->take(p->data, name, piece);
+}
+
+static void take_group(void *data, uint64_t id, json_t *group)
+{
+	take_numbered(data, SNAPSHOT_GROUP, id, group);
+}
+
+void snapshot_pieces(
+        const struct daemon *d, struct saver *v, bool changed, snapshot_taker *take, void *data)
+{
+	const struct supervisor *s = d->supervisor;
+	struct pieces p = {take, data};
+	const char *number;
+	json_t *config;
+
+	for (const struct service *sv = changed ? s->changed : NULL; sv; sv = sv->next_changed)
+		take_numbered(&p, SNAPSHOT_SERVICE, sv->id, save_service(d, v, sv));
+	for (size_t i = 0; !changed && i < s->n_slots; i++)
+		if (s->services[i])
+			take_numbered(&p, SNAPSHOT_SERVICE, s->services[i]->id,
+			        save_service(d, v, s->services[i]));
+	sockets_save_groups(d->sockets, changed, v, take_group, &p);
+	take(data, SNAPSHOT_REST, save_rest(d, v));
+	json_object_foreach(v->configs, number, config)
+	{
+		char name[SNAPSHOT_NAME_MAX];
+
+		(void)snprintf(name, sizeof name, SNAPSHOT_CONFIG "%s", number);
+		take(data, name, json_incref(config));
+	}
+}
+
+static void collect(void *data, const char *name, json_t *piece)
+{
+	(void)json_object_set_new(data, name, piece);
+}
+
+json_t *snapshot_make(const struct daemon *d, struct saver *v)
+{
+	json_t *pieces = json_object(), *doc;
+
+	snapshot_pieces(d, v, false, collect, pieces);
+	doc = v->failed ? NULL : snapshot_join(pieces);
+	json_decref(pieces);
+	if (doc && v->fds) {
 		save_member(v, doc, "fds", json_incref(v->fds));
 		save_member(v, doc, "stored", store_names(d));
 	}
-	if (v->failed) {
-		json_decref(doc);
-		return NULL;
+	if (doc && !v->failed)
+		return doc;
+	json_decref(doc);
+	return NULL;
+}
+
+/* ---- joining ---- */
+
+static bool is_of(const char *name, const char *kind)
+{
+	return !strncmp(name, kind, strlen(kind));
+}
+
+/* Configurations go by their numbers: what has none is null. */
+static void put_config(json_t *configs, const char *number, json_t *config)
+{
+	uint64_t n;
+
+	if (!parse_number(number, CONFIGS_MAX - 1, &n))
+		return;
+	while (json_array_size(configs) <= n)
+		if (json_array_append_new(configs, json_null()) < 0)
+			return;
+	(void)json_array_set(configs, n, config);
+}
+
+json_t *snapshot_join(const json_t *pieces)
+{
+	static const char *const lists[] = {"generations", "workers", "kept", "doors"};
+	json_t *doc = json_incref(json_object_get(pieces, SNAPSHOT_REST)), *piece;
+	json_t *services = json_array(), *groups = json_array(), *configs = json_array();
+	json_int_t format = json_integer_value(json_object_get(doc, "format"));
+	const char *name;
+
+	for (size_t i = 0; i < ARRAY_SIZE(lists); i++)
+		(void)json_object_set_new(doc, lists[i], json_array());
+	(void)json_object_set_new(json_object_get(doc, "core"), "services", services);
+	(void)json_object_set_new(json_object_get(doc, "sockets"), "groups", groups);
+	(void)json_object_set_new(doc, "configs", configs);
+	json_object_foreach((json_t *)(uintptr_t)pieces, name, piece)
+	{
+		json_int_t needs = json_integer_value(json_object_get(piece, "format"));
+
+		format = needs > format ? needs : format;
+		if (is_of(name, SNAPSHOT_GROUP))
+			(void)json_array_append(groups, piece);
+		else if (is_of(name, SNAPSHOT_CONFIG))
+			put_config(configs, name + strlen(SNAPSHOT_CONFIG), piece);
+		else if (is_of(name, SNAPSHOT_SERVICE))
+			(void)json_array_append(services, json_object_get(piece, "core"));
+		for (size_t i = 0; is_of(name, SNAPSHOT_SERVICE) && i < ARRAY_SIZE(lists); i++)
+			(void)json_array_extend(
+			        json_object_get(doc, lists[i]), json_object_get(piece, lists[i]));
 	}
+	(void)json_object_set_new(doc, "format", json_integer(format));
 	return doc;
 }
 
@@ -249,11 +362,11 @@ int snapshot_check_format(const json_t *doc, struct ho_error *reterr)
 
 	if (!json_is_integer(format))
 		return ho_error_set(reterr, -EBADMSG, "this is no state of handoffd");
-	if (n != SNAPSHOT_FORMAT)
+	if (n < SNAPSHOT_FIRST_FORMAT || n > SNAPSHOT_FORMAT)
 		return ho_error_set(reterr, -EPROTO,
 		        "the state has format %" JSON_INTEGER_FORMAT
-		        ", handoffd %s understands %d only",
-		        n, HANDOFF_VERSION, SNAPSHOT_FORMAT);
+		        ", handoffd %s understands %d to %d only",
+		        n, HANDOFF_VERSION, SNAPSHOT_FIRST_FORMAT, SNAPSHOT_FORMAT);
 	return 0;
 }
 
@@ -285,12 +398,17 @@ static void load_generation(struct daemon *d, const json_t *from, struct loader 
 		return;
 	}
 	cg->shell = g;
-	g->release =
-	        release_load(cg->config, cg->settings, cg->id, json_object_get(from, "release"), l);
-	if (g->release)
+	if (!cg->taken) {
+		g->release = release_load(
+		        cg->config, cg->settings, cg->id, json_object_get(from, "release"), l);
+		if (!g->release)
+			return;
 		processes_make_cgroup(d->processes, g->release);
-	if (set && g->release)
+	}
+	if (set)
 		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
+	if (g->set)
+		listener_set_own(g->set, g->service);
 }
 
 /* That it was is not written down yet. */
@@ -326,8 +444,12 @@ static void load_worker(struct daemon *d, const json_t *from, struct loader *l)
 		free(w);
 		return;
 	}
-	daemon_describe_worker(cg->shell, w->index, fds, &spec);
-	w->process = process_load(d->processes, &spec, w, json_object_get(from, "process"), l);
+	if (!cg->taken)
+		daemon_describe_worker(cg->shell, w->index, fds, &spec);
+	/* what handoffd had seen of its end, and the core had not, is seen again */
+	w->rest = cg->workers[w->index].state == WORKER_REST;
+	w->process =
+	        process_load(d->processes, &spec, w, w->rest, json_object_get(from, "process"), l);
 	if (!w->process) {
 		free(w);
 		return;
@@ -408,6 +530,7 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	json_array_foreach(json_object_get(doc, "workers"), i, item) if (!l->failed)
 	        load_worker(d, item, l);
 	live_load(d, json_object_get(doc, "doors"), l);
+	changes_load(d, json_object_get(doc, "builds"), l);
 	deploy_load(json_object_get(doc, "links"), l);
 	return l->failed ? -EBADMSG : 0;
 }

@@ -121,6 +121,7 @@ static void show_workers(struct picture *p, const struct generation *g, struct v
 		        .started = w->started,
 		        .restarts = w->restarts,
 		        .status = w->status,
+		        .ended = w->ended,
 		};
 		if (!live_worker || !process_counts(live_worker->process, &counts))
 			continue;
@@ -148,6 +149,8 @@ static void show_generation(
 	        .in_flight_known = count || !generation_has_listeners(g),
 	        .deadline_in = USEC_INFINITY,
 	        .promote_in = USEC_INFINITY,
+	        .baked_in = USEC_INFINITY,
+	        .drains_in = USEC_INFINITY,
 	        .observed = -1,
 	        .oldest = count ? count->oldest
 	                  : old ? g->oldest
@@ -161,6 +164,10 @@ static void show_generation(
 	}
 	if (g->state == GENERATION_CANARY && g->promote_at != USEC_INFINITY)
 		v->promote_in = usec_sub(g->promote_at, now_usec());
+	if (g->state == GENERATION_SERVING && g->baking)
+		v->baked_in = usec_sub(g->bake_until, now_usec());
+	if (g->state == GENERATION_WARM)
+		v->drains_in = usec_sub(g->hold_until, now_usec());
 	v->sent_known = live(g) && live(g)->set && listener_set_sent(live(g)->set, &v->sent) == 0;
 	v->sent_now = v->sent_known ? v->sent - live(g)->sent_before : 0;
 	show_workers(p, g, v);
@@ -344,16 +351,21 @@ static bool picture_take(struct daemon *d, const char *service, struct picture *
 	return true;
 }
 
+void daemon_refuse_service(struct daemon *d, struct control_call *call, const char *service)
+{
+	char text[400];
+	struct text t = TEXT_ON(text);
+
+	requests_no_service(d->supervisor, service, &t);
+	control_answer_error(call, CODE_USAGE, text);
+}
+
 void daemon_answer_status(struct daemon *d, struct control_call *call, const char *service)
 {
 	struct picture p;
 
 	if (service && !supervisor_find(d->supervisor, service)) {
-		char text[160];
-		struct text t = TEXT_ON(text);
-
-		text_add(&t, "no service is named \"%s\"", service);
-		control_answer_error(call, CODE_USAGE, text);
+		daemon_refuse_service(d, call, service);
 		return;
 	}
 	if (!picture_take(d, service, &p)) {
@@ -501,7 +513,7 @@ void daemon_answer_logs(
 		}
 	}
 	if (!sv && !n)
-		control_answer_error(call, CODE_USAGE, "no service has this name");
+		daemon_refuse_service(d, call, service);
 	else
 		control_answer_logs(call, service, logs, n, follow);
 	free(logs);

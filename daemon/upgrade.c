@@ -126,13 +126,14 @@ void upgrade_begin(struct daemon *d)
 	d->upgrade = calloc(1, sizeof *d->upgrade);
 	why = !d->upgrade                                   ? "memory is short"
 	      : d->supervisor->state == SUPERVISOR_STOPPING ? "handoffd is stopping"
-	                                                    : snapshot_impossible(d, false);
+	      : d->source.development ? "development mode is not handed on; start it again"
+	                              : NULL;
 	if (why) {
 		refuse(d, "%s", why);
 		return;
 	}
 	saver_begin(&v, false);
-	doc = snapshot_make(d, &v, true);
+	doc = snapshot_make(d, &v);
 	fd = write_document(doc);
 	json_decref(doc);
 	saver_done(&v);
@@ -159,19 +160,13 @@ void upgrade_if_ready(struct daemon *d)
 	struct saver v;
 	json_t *doc;
 	char number[16];
-	const char *why;
 	int fd, error;
 
 	if (!d->upgrade || !d->upgrade->ready)
 		return;
-	why = snapshot_impossible(d, false);
-	if (why) {
-		refuse(d, "%s", why);
-		return;
-	}
 	saver_begin(&v, true);
 	store_hand_on(d, &v);
-	doc = snapshot_make(d, &v, true);
+	doc = snapshot_make(d, &v);
 	fd = write_document(doc);
 	json_decref(doc);
 	error = fd < 0 ? -fd : 0;

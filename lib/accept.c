@@ -142,7 +142,7 @@ static int prepare(int fd)
 int handoff_accept(struct handoff *h, int fd, handoff_accepted accepted, void *data)
 {
 	struct acceptor *a = NULL;
-	int r = prepare(fd);
+	int r = fd < 0 ? fd : prepare(fd); /* an error of handoff_listen() is handed on */
 
 	if (r == 0) {
 		a = calloc(1, sizeof *a);

@@ -60,6 +60,7 @@ static void on_word(struct handoff *h, const char *key, const char *value)
 
 	if (!strcmp(key, "HELLO")) {
 		h->introduced = true;
+		h->alone = false;
 		h->again_after = AGAIN_FIRST;
 	} else if (!strcmp(key, "SERVING")) {
 		if (read_number(value, UINT_MAX, &n) && n)
@@ -101,11 +102,10 @@ static void on_channel(struct ev_loop *loop, ev_io *w, int events)
 		if (n > 0) {
 			words[n] = '\0';
 			on_words(h, words);
-		} else if (h->introduced) { /* handoffd is being replaced, or has crashed */
-			h->introduced = false;
+		} else {                    /* handoffd is being replaced, or has crashed */
+			if (!h->introduced) /* or does not want to know, or is older than this */
+				go_alone(h);
 			try_again_later(h);
-		} else { /* it does not want to know, or is older than this */
-			go_alone(h);
 		}
 	}
 }

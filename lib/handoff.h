@@ -155,8 +155,9 @@ typedef void (*handoff_accepted)(struct handoff_connection *c, int fd, void *dat
 
 /* Accepts on the stream listener `fd`, some at each turn of the loop. When descriptors or memory
  * are short it rests for a moment. When the generation drains it takes what is still queued, stops,
- * and closes `fd`, which from here on belongs to the library, also if this fails. -ENOMEM;
- * -ENOTSOCK, -EBADF, -EINVAL: not a listener. */
+ * and closes `fd`, which from here on belongs to the library, also if this fails. What is negative
+ * is returned as it is: the error of handoff_listen(). -ENOMEM; -ENOTSOCK, -EBADF, -EINVAL: not a
+ * listener. */
 int handoff_accept(struct handoff *h, int fd, handoff_accepted accepted, void *data);
 
 /* -- In flight -- */

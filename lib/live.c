@@ -16,6 +16,7 @@
 
 #include <errno.h>
 #include <ev.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -93,13 +94,29 @@ struct handoff_live {
 
 /* ---- giving ---- */
 
-static void giver_free(struct giver *g)
+static void unlink_giver(struct giver *g)
 {
 	struct giver **at = &g->live->givers;
 
 	while (*at != g)
 		at = &(*at)->next;
 	*at = g->next;
+}
+
+/* Behind so many others. */
+static void link_giver(struct giver *g, unsigned place)
+{
+	struct giver **at = &g->live->givers;
+
+	for (; *at && place; place--)
+		at = &(*at)->next;
+	g->next = *at;
+	*at = g;
+}
+
+static void giver_free(struct giver *g)
+{
+	unlink_giver(g);
 	ev_io_stop(g->live->loop, &g->readable);
 	ev_io_stop(g->live->loop, &g->writable);
 	ev_timer_stop(g->live->loop, &g->retry);
@@ -258,6 +275,7 @@ static void on_giver_retry(struct ev_loop *loop, ev_timer *timer, int events)
 static void giver_new(struct handoff_live *live, int fd)
 {
 	struct giver *g = calloc(1, sizeof *g);
+	unsigned n = 1;
 
 	if (!g) {
 		(void)close(fd);
@@ -268,8 +286,10 @@ static void giver_new(struct handoff_live *live, int fd)
 	ev_io_init(&g->writable, on_giver_writable, fd, EV_WRITE);
 	ev_timer_init(&g->retry, on_giver_retry, RETRY, 0.);
 	g->readable.data = g->writable.data = g->retry.data = g;
-	g->next = live->givers;
-	live->givers = g;
+	for (const struct giver *other = live->givers; other; other = other->next)
+		n++;
+	/* workers with few connections each should not all give them to the same one */
+	link_giver(g, handoff_worker() > 0 ? (unsigned)handoff_worker() % n : 0);
 	ev_io_start(live->loop, &g->readable);
 	want_later(live);
 }
@@ -280,7 +300,7 @@ static bool has_room(const struct giver *g, size_t size)
 	       g->n_bytes + size <= BYTES_MAX;
 }
 
-/* The one with a batch begun, or else the one with the least on its way. */
+/* The one with the least on its way, and of equal ones the one whose turn it is. */
 static struct giver *find_giver(const struct handoff_live *live, size_t size)
 {
 	struct giver *found = NULL;
@@ -288,8 +308,7 @@ static struct giver *find_giver(const struct handoff_live *live, size_t size)
 	for (struct giver *g = live->givers; g; g = g->next) {
 		if (!has_room(g, size) || ev_is_active(&g->writable) || ev_is_active(&g->retry))
 			continue;
-		if (!found || g->n > found->n ||
-		        (g->n == found->n && g->n_offered < found->n_offered))
+		if (!found || g->n_offered + g->n < found->n_offered + found->n)
 			found = g;
 	}
 	return found;
@@ -311,6 +330,8 @@ int handoff_pass(
 		live->starved = true;
 		return -EAGAIN;
 	}
+	unlink_giver(g);
+	link_giver(g, UINT_MAX);
 	g->batch[g->n] = connection;
 	g->fds[g->n] = fd;
 	g->sizes[g->n++] = (uint32_t)size;

@@ -30,7 +30,7 @@ struct handoff {
 
 	/* channel.c */
 	bool alone;      /* nobody tells which generation serves */
-	bool introduced; /* handoffd has answered */
+	bool introduced; /* handoffd has answered, once */
 	bool hello_due, ready_due;
 	bool drains; /* can be told to drain by message */
 	int channel_fd, notify_fd;

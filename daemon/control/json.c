@@ -118,10 +118,15 @@ json_t *connection_to_json(const struct control_connection *c)
 
 json_t *result_to_json(const struct result *r)
 {
-	return json_pack("{s:o, s:s, s:o, s:o, s:i, s:I, s:o}", "service", wire_string(r->service),
-	        "request", request_kind_to_string(r->request), "generation",
-	        generation_to_json(r->generation, false), "outcome", wire_string(r->outcome),
-	        "exit_code", (int)r->code, "cut", (json_int_t)r->cut, "text", wire_string(r->text));
+	json_t *j = json_pack("{s:o, s:s, s:o, s:o, s:i, s:I, s:o}", "service",
+	        wire_string(r->service), "request", request_kind_to_string(r->request),
+	        "generation", generation_to_json(r->generation, false), "outcome",
+	        wire_string(r->outcome), "exit_code", (int)r->code, "cut", (json_int_t)r->cut,
+	        "text", wire_string(r->text));
+
+	if (j && r->release_link)
+		(void)json_object_set_new(j, "release_link", wire_string(r->release_link));
+	return j;
 }
 
 json_t *results_to_json(const struct result *results, size_t n)

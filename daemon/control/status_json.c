@@ -31,13 +31,14 @@ static json_t *worker_to_json(const void *item, usec_t offset)
 {
 	const struct view_worker *w = item;
 
-	return json_pack("{s:i, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:o}", "index", (int)w->index,
-	        "pid", w->pid ? json_integer(w->pid) : json_null(), "state", w->state, "in_flight",
-	        count_to_json(w->in_flight, w->in_flight_known), "started",
+	return json_pack("{s:i, s:o, s:s, s:o, s:o, s:i, s:o, s:o, s:o, s:o}", "index",
+	        (int)w->index, "pid", w->pid ? json_integer(w->pid) : json_null(), "state",
+	        w->state, "in_flight", count_to_json(w->in_flight, w->in_flight_known), "started",
 	        time_to_json(w->started + offset), "restarts", (int)w->restarts, "status",
 	        wire_string(w->status ? w->status : ""), "busy",
 	        count_to_json(w->busy, w->in_flight_known), "requests",
-	        count_to_json(w->requests, w->in_flight_known));
+	        count_to_json(w->requests, w->in_flight_known), "last_exit",
+	        wire_string(w->ended ? w->ended : ""));
 }
 
 static json_t *drain_to_json(const struct view_generation *g)
@@ -55,7 +56,8 @@ static json_t *view_generation_to_json(const void *item, usec_t offset)
 {
 	const struct view_generation *g = item;
 
-	return json_pack("{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+	return json_pack(
+	        "{s:I, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
 	        "id", (json_int_t)g->id, "state", g->state, "share", g->share / (SHARE_ALL / 100.0),
 	        "share_observed", g->observed < 0 ? json_null() : json_real(g->observed), "sent",
 	        count_to_json(g->sent, g->sent_known), "promote_in",
@@ -65,7 +67,8 @@ static json_t *view_generation_to_json(const void *item, usec_t offset)
 	        "reason", wire_string(g->reason ? g->reason : ""), "workers",
 	        list_to_json(g->workers, g->n_workers, sizeof *g->workers, worker_to_json, offset),
 	        "requests", count_to_json(g->requests, g->requests_known), "memory",
-	        count_to_json(g->memory, g->memory > 0));
+	        count_to_json(g->memory, g->memory > 0), "baked_in", duration_to_json(g->baked_in),
+	        "drains_in", duration_to_json(g->drains_in));
 }
 
 static json_t *listener_to_json(const void *item, usec_t offset)

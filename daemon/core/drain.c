@@ -146,6 +146,14 @@ static void overdue(struct generation *g)
 	begin_stopping(g, "the deadline has passed");
 }
 
+/* What a main process left behind when it was told, and need not stay any more. */
+static void end_rest(struct generation *g)
+{
+	for (unsigned i = 0; i < g->n_workers; i++)
+		if (g->workers[i].state == WORKER_REST && !g->taken)
+			generation_signal_worker(g, &g->workers[i]);
+}
+
 static void drained(struct generation *g)
 {
 	struct supervisor *s = g->service->supervisor;
@@ -155,8 +163,10 @@ static void drained(struct generation *g)
 	r->duration = s->now - g->since;
 	r->connections = g->in_flight;
 	r->has_connections = true;
-	if (g->told)
-		return; /* it was told already and leaves by itself */
+	if (g->told) { /* already, and leaves by itself */
+		end_rest(g);
+		return;
+	}
 	generation_tell(g);
 	begin_stopping(g, "drained");
 }

@@ -21,6 +21,7 @@
 	X(WORKER_EXITED)    /* its main process; others of its tree may be left */                 \
 	X(WORKER_TREE_GONE) /* none of them is left either */                                      \
 	X(WORKER_SAID)      /* a word of sd_notify, or a sign of readiness */                      \
+	X(LAST_WORDS)       /* of a worker that is not ready in time */                            \
 	X(PROBE_DONE)                                                                              \
 	X(STEERED)                                                                                 \
 	X(STEER_FAILED)                                                                            \

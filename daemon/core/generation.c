@@ -402,16 +402,40 @@ static bool is_ready(struct generation *g, usec_t now)
 	return false;
 }
 
-static void fail_unready(struct generation *g)
+void generation_unready(struct generation *g, const char *last_words)
 {
-	char timeout[32];
 	const struct ready_config *r = &g->settings->ready;
+	char why[sizeof g->reason];
+	struct text t = TEXT_ON(why);
 
-	(void)snprintf(timeout, sizeof timeout, "%.3gs", (double)r->timeout / USEC_PER_SEC);
+	text_add(&t, "not ready within %.3gs (ready by %s%s%s)%s%s",
+	        (double)r->timeout / USEC_PER_SEC, ready_by_to_string(r->by),
+	        r->argument ? ": " : "", r->argument ? r->argument : "", g->trouble[0] ? ": " : "",
+	        g->trouble);
+	add_last_words(&t, last_words);
 	generation_fail(g, service_serving(g->service) ? CODE_GENERATION_FAILED : CODE_FAILED,
-	        "failed", "not ready within %s (ready by %s%s%s)%s%s", timeout,
-	        ready_by_to_string(r->by), r->argument ? ": " : "", r->argument ? r->argument : "",
-	        g->trouble[0] ? ": " : "", g->trouble);
+	        "failed", "%s", why);
+}
+
+/* It has had its time. What a worker says that is not ready may tell why: it is asked for once, and
+ * waited for a little. */
+static bool too_late(struct generation *g)
+{
+	struct supervisor *s = g->service->supervisor;
+	struct worker *w = g->workers;
+
+	if (s->now >= g->ready_deadline && !g->late) {
+		g->late = true;
+		g->ready_deadline = usec_add(s->now, USEC_PER_SEC);
+		while (w < g->workers + g->n_workers && w->state != WORKER_RUNNING)
+			w++;
+		w = w < g->workers + g->n_workers ? w : g->workers;
+		supervisor_act(s, ACTION_LAST_WORDS, g->service, g, w);
+	} else if (s->now >= g->ready_deadline) {
+		generation_unready(g, NULL);
+		return true;
+	}
+	return false;
 }
 
 /* One probe at a time for a service: this one goes before a check of what serves. */
@@ -438,10 +462,8 @@ static bool starting_advance(struct generation *g)
 		return false;
 	if (!g->begun)
 		return gate_begin(g);
-	if (s->now >= g->ready_deadline) {
-		fail_unready(g);
-		return true;
-	}
+	if (g->late || s->now >= g->ready_deadline)
+		return too_late(g);
 	if (!all_workers(g, false))
 		return false;
 	if (wants_probe(g) && !g->probing && !g->probed)
@@ -658,28 +680,13 @@ void generation_worker_start_failed(struct generation *g, struct worker *w, cons
 		        "failed", "worker %u could not be started: %s", w->index, why);
 		return;
 	}
+	(void)snprintf(w->ended, sizeof w->ended, "could not be started: %s", why);
 	supervisor_record(s, RECORD_WORKER_CRASHED, g->service, g, w)->text =
 	        action_text(s->out, "could not be started: %s", why);
 	if (g->state == GENERATION_SERVING) {
 		w->started = s->now;
 		schedule_restart(g, w);
 	}
-}
-
-void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost)
-{
-	enum { EXITED = 1, DUMPED = 3 }; /* CLD_EXITED, CLD_DUMPED */
-
-	if (code == EXITED)
-		(void)snprintf(buffer, size, "exited with status %d", status);
-	else if (code)
-		(void)snprintf(buffer, size, "was ended by signal %d%s", status,
-		        code == DUMPED ? " (core dumped)" : "");
-	else
-		(void)snprintf(buffer, size, "is gone");
-	if (lost)
-		(void)snprintf(buffer + strlen(buffer), size - strlen(buffer),
-		        " with %llu connection%s", (unsigned long long)lost, lost == 1 ? "" : "s");
 }
 
 static void record_exit(struct generation *g, struct worker *w, int code, int status,
@@ -702,8 +709,8 @@ static void record_exit(struct generation *g, struct worker *w, int code, int st
 }
 
 /* What its main process left behind: nothing of a failed start may stay; in a serving generation it
- * is told to leave before a new worker comes, as many programs do not run beside their own remains.
- */
+ * is told to leave before a new worker comes, as many programs do not run beside their own remains;
+ * in one that leaves, when it has no connection. */
 static void handle_rest(struct generation *g, struct worker *w)
 {
 	struct supervisor *s = g->service->supervisor;
@@ -712,26 +719,12 @@ static void handle_rest(struct generation *g, struct worker *w)
 	if (g->state == GENERATION_FAILED || g->killed) {
 		supervisor_act(s, ACTION_KILL_WORKER, g->service, g, w);
 		w->killed = true;
-	} else if (!g->taken && (g->told ? s->development : g->state == GENERATION_SERVING)) {
+	} else if (!g->taken &&
+	           (g->told ? s->development || g->drained : g->state == GENERATION_SERVING)) {
 		/* in development what a shell has started leaves with the shell */
 		generation_signal_worker(g, w);
 		w->kill_at = usec_add(s->now, g->settings->drain.kill_after);
 	}
-}
-
-void add_last_words(struct text *t, const char *words)
-{
-	size_t room = t->size - 1 - t->len, n = words ? strlen(words) : 0;
-	const char *line;
-
-	if (!n || room < 3)
-		return;
-	if (n > room - 2) {
-		words += n - (room - 2);
-		line = strchr(words, '\n');
-		words = line ? line + 1 : words;
-	}
-	text_add(t, ":\n%s", words);
 }
 
 void generation_worker_exited(struct generation *g, struct worker *w, int code, int status,
@@ -744,6 +737,7 @@ void generation_worker_exited(struct generation *g, struct worker *w, int code, 
 
 	describe_exit(how, sizeof how, code, status, w->lost);
 	record_exit(g, w, code, status, how, last_words);
+	(void)copy_string(w->ended, sizeof w->ended, how);
 	text_add(&told, "worker %u (pid %d) %s %.3gs after its start%s", w->index, w->pid, how,
 	        (double)(s->now - w->started) / USEC_PER_SEC,
 	        g->state == GENERATION_STARTING ? ", before it was ready" : "");

@@ -86,6 +86,7 @@ struct generation {
 	bool probing, probed;
 	bool speaks_notify;
 	char trouble[300]; /* what the last probe saw */
+	bool late;         /* past the deadline: a worker's last words are awaited */
 
 	/* how it is rolled out */
 	struct roll roll; /* owned */
@@ -154,6 +155,8 @@ bool generation_advance(struct generation *g);
 /* The earliest time at which generation_advance() would do more. */
 usec_t generation_next_deadline(const struct generation *g);
 
+/* It was not ready in time; `last_words` of a worker may tell why, or NULL. */
+void generation_unready(struct generation *g, const char *last_words);
 /* STARTING or READY only. `code` and `outcome` for those who wait for it. */
 void generation_fail(struct generation *g, enum outcome_code code, const char *outcome,
         const char *format, ...) _printf_(4, 5);
@@ -176,11 +179,6 @@ void generation_signal_worker(struct generation *g, struct worker *w);
 void generation_tell(struct generation *g);
 /* Are its workers told to drain by message? */
 bool generation_by_message(const struct generation *g);
-
-/* "exited with status 1" */
-void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost);
-/* The last lines tell most: what does not fit is left out in front. */
-void add_last_words(struct text *t, const char *words);
 
 /* What happened to its workers. */
 void generation_worker_started(struct generation *g, struct worker *w, int pid);

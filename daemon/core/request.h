@@ -73,6 +73,7 @@ struct result {
 	                        "aborted" */
 	uint64_t cut;        /* connections */
 	char text[1024];     /* cause in one sentence, then perhaps the last lines of the worker */
+	const char *release_link; /* the shell's: what became of it in a failure, or NULL */
 };
 
 #endif

@@ -415,19 +415,25 @@ int requests_put(struct supervisor *s, struct request *r)
 	return 0;
 }
 
-static const char *names_of_services(struct supervisor *s)
+void requests_no_service(const struct supervisor *s, const char *name, struct text *t)
 {
-	char buffer[300];
-	struct text t = TEXT_ON(buffer);
+	const char *between = "there are";
 
-	for (size_t i = 0; i < s->n_slots; i++)
-		if (s->services[i])
-			text_add(&t, "%s\"%s\"", t.len ? ", " : "", s->services[i]->name);
-	return action_text(s->out, "%s%s", buffer, t.cut ? " …" : "");
+	text_add(t, "no service is named \"%s\"; ", name);
+	for (size_t i = 0; i < s->n_slots; i++) {
+		if (!s->services[i])
+			continue;
+		text_add(t, "%s \"%s\"", between, s->services[i]->name);
+		between = ",";
+	}
+	if (*between == 't')
+		text_add(t, "there is none");
 }
 
 static bool add_targets(struct supervisor *s, struct request *r)
 {
+	char text[400];
+	struct text unknown = TEXT_ON(text);
 	size_t n = 0;
 
 	if (r->all)
@@ -435,9 +441,8 @@ static bool add_targets(struct supervisor *s, struct request *r)
 			n += s->services[i] != NULL;
 	for (char **name = r->names; *name; name++, n++)
 		if (!supervisor_find(s, *name)) {
-			requests_refuse(s, r, CODE_USAGE,
-			        "no service is named \"%s\"; there are %s", *name,
-			        names_of_services(s));
+			requests_no_service(s, *name, &unknown);
+			requests_refuse(s, r, CODE_USAGE, "%s%s", text, unknown.cut ? " …" : "");
 			return false;
 		}
 	r->targets = calloc(n ? n : 1, sizeof *r->targets);
@@ -611,6 +616,7 @@ static void begin_target(struct target *t)
 			return;
 		}
 		service_roll(sv, "start");
+		sv->waiting_roll.kind = REQUEST_START;
 		break;
 	case REQUEST_STOP:
 	case REQUEST_SHUTDOWN:
@@ -621,6 +627,7 @@ static void begin_target(struct target *t)
 	case REQUEST_RESTART:
 		if (stopped) {
 			service_roll(sv, "restart");
+			sv->waiting_roll.kind = REQUEST_RESTART;
 			break;
 		}
 		sv->start_again = true;

@@ -97,7 +97,7 @@ static void recover_service(struct service *sv)
 {
 	struct supervisor *s = sv->supervisor;
 	struct generation *g = sv->rolling;
-	bool special = g && (g->roll.kind == REQUEST_DEPLOY || g->roll.back);
+	bool special = g && (g->roll.kind == REQUEST_DEPLOY || g->roll.back), again;
 
 	turn_again(sv);
 	for (unsigned i = 0; i < sv->n_generations; i++) {
@@ -111,12 +111,13 @@ static void recover_service(struct service *sv)
 		g->preparing = false;
 		g->prepared = g->shell != NULL;
 	}
-	generation_fail(g, CODE_SUPERSEDED, "superseded",
-	        "handoffd died while it was starting; it is started again");
 	/* whoever deployed it was told that we are gone, and finds the release of before, unless
 	 * that has been sent away already */
-	if (!sv->stop_wanted && sv->state != SERVICE_STOPPING &&
-	        (!special || sv->turn == TURN_STOP || !service_serving(sv)))
+	again = !sv->stop_wanted && sv->state != SERVICE_STOPPING &&
+	        (!special || sv->turn == TURN_STOP || !service_serving(sv));
+	generation_fail(g, CODE_SUPERSEDED, "superseded", "handoffd died while it was starting%s",
+	        again ? "; it is started again" : "");
+	if (again)
 		service_roll(sv, "recovery");
 }
 

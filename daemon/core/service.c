@@ -52,7 +52,28 @@ struct service *service_new(struct supervisor *s, uint32_t id, const char *name)
 	sv->retry_at = sv->measure_at = USEC_INFINITY;
 	sv->timer = (struct timer){.at = USEC_INFINITY, .owner = TIMER_OF_SERVICE};
 	(void)copy_string(sv->name, sizeof sv->name, name);
+	service_note_change(sv);
 	return sv;
+}
+
+void service_note_change(struct service *sv)
+{
+	if (sv->changed)
+		return;
+	sv->changed = true;
+	sv->next_changed = sv->supervisor->changed;
+	sv->supervisor->changed = sv;
+}
+
+static void unlink_changed(struct service *sv)
+{
+	struct service **at = &sv->supervisor->changed;
+
+	if (!sv->changed)
+		return;
+	while (*at != sv)
+		at = &(*at)->next_changed;
+	*at = sv->next_changed;
 }
 
 struct service *service_free(struct service *sv)
@@ -66,6 +87,7 @@ struct service *service_free(struct service *sv)
 		(void)supervisor_reserve(s, -actions_of(sv->generations[i]), 0);
 		generation_free(sv->generations[i]);
 	}
+	unlink_changed(sv);
 	timer_set(&s->timers, &sv->timer, USEC_INFINITY);
 	(void)supervisor_reserve(s, -ACTIONS_OF_SERVICE, -1);
 	config_unref(sv->wanted);
@@ -160,6 +182,7 @@ bool service_roll_as(struct service *sv, enum request_kind kind, const struct ro
 		r->release = release;
 		r->options.confined = o->confined;
 		r->kind = kind;
+		r->cause = request_kind_to_string(kind);
 	}
 	if (o->has_canary) {
 		r->options.has_canary = true;
@@ -370,6 +393,7 @@ static bool finish_stop(struct service *sv)
 	if (sv->start_again && !sv->remove) {
 		sv->start_again = false;
 		service_roll(sv, "restart");
+		sv->waiting_roll.kind = REQUEST_RESTART;
 	}
 	return true;
 }
@@ -533,6 +557,7 @@ void service_settle(struct service *sv)
 	struct supervisor *s = sv->supervisor;
 	bool changed = true, rolling;
 
+	service_note_change(sv);
 	for (unsigned rounds = 0; changed && sv->turn == TURN_NONE; rounds++) {
 		HO_ASSERT(rounds < 10000);
 		changed = false;

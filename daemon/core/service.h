@@ -82,6 +82,9 @@ struct service {
 	struct target *targets; /* those who wait for this service */
 	bool has_result;
 	struct result last_result;
+
+	struct service *next_changed; /* of those that changed, see service_note_change() */
+	bool changed;
 };
 
 /* NULL when memory is short. */
@@ -119,6 +122,11 @@ void service_result(struct service *sv, enum request_kind kind, uint32_t generat
 
 /* The memory of an old generation is known: are they too many? */
 void service_measured(struct service *sv);
+
+/* It, or what the shell has for it, is not what was written down last: it joins the supervisor's
+ * list of those, which supervisor_forget_changes() empties. Every service that an event touches
+ * does. */
+void service_note_change(struct service *sv);
 
 /* Does all that can be done now and sets the timer; called at the end of every event that touched
  * it. */

@@ -51,6 +51,13 @@ struct supervisor *supervisor_free(struct supervisor *s)
 	return NULL;
 }
 
+void supervisor_forget_changes(struct supervisor *s)
+{
+	for (struct service *sv = s->changed; sv; sv = sv->next_changed)
+		sv->changed = false;
+	s->changed = NULL;
+}
+
 struct service *supervisor_service(const struct supervisor *s, uint32_t id)
 {
 	size_t slot = id & SLOT_MASK;
@@ -477,6 +484,10 @@ static void generation_event(struct generation *g, const struct event *ev)
 	case EVENT_WATCH_FAILED:
 		drain_uncountable(g, ev->text);
 		break;
+	case EVENT_LAST_WORDS:
+		if (g->state == GENERATION_STARTING && g->late)
+			generation_unready(g, ev->text);
+		break;
 	case EVENT_MEASURED:
 		g->memory = ev->memory;
 		service_measured(g->service);
@@ -702,6 +713,7 @@ void supervisor_step(
 	case EVENT_WORKER_EXITED:
 	case EVENT_WORKER_TREE_GONE:
 	case EVENT_WORKER_SAID:
+	case EVENT_LAST_WORDS:
 	case EVENT_PROBE_DONE:
 	case EVENT_STEERED:
 	case EVENT_STEER_FAILED:

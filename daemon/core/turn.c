@@ -284,13 +284,15 @@ static void turned_back(struct service *sv, struct generation *g)
 	generation_set_state(g, GENERATION_SERVING);
 	r = supervisor_record(s, RECORD_ROLLED_BACK, sv, bad, NULL);
 	r->text = action_text(s->out, "back to generation %u: %s", g->id, bad->reason);
+	if (asked)
+		point_back(sv, g, bad);
+	else
+		generation_restore_link(bad);
 	targets_failed(sv, bad->id, CODE_GENERATION_FAILED, "rolled-back", bad->reason);
 	if (asked) {
-		point_back(sv, g, bad);
 		service_result(sv, REQUEST_ROLLBACK, g->id, CODE_DONE, "serving", bad->reason);
 		targets_turned(sv, g->id, "serving");
 	} else {
-		generation_restore_link(bad);
 		service_result(sv, bad->roll.kind, bad->id, CODE_GENERATION_FAILED, "rolled-back",
 		        bad->reason);
 	}

@@ -16,6 +16,7 @@ struct view_worker {
 	usec_t started;
 	unsigned restarts;
 	const char *status; /* text of STATUS=, or "" */
+	const char *ended;  /* how its process before this one ended, or NULL */
 	/* with in_flight_known: connections with a request, and requests, under way */
 	uint64_t busy, requests;
 };
@@ -29,6 +30,8 @@ struct view_generation {
 	bool sent_known;
 	double observed;     /* its part of them in per cent; negative: unknown */
 	usec_t promote_in;   /* of a canary; USEC_INFINITY: by command only */
+	usec_t baked_in;     /* until it is watched no more; USEC_INFINITY: it is not */
+	usec_t drains_in;    /* of a warm one; USEC_INFINITY: of another */
 	const char *release; /* or NULL */
 	usec_t started;
 	uint64_t in_flight;

@@ -43,6 +43,7 @@ struct worker {
 	bool messaged;     /* it was told so, and not by a signal */
 	uint64_t lost;     /* connections that it had at its end, by its own count */
 	char status[160];  /* its own words */
+	char ended[160];   /* how the process before it ended, or why none could be started */
 	void *shell;       /* the shell's object of the process */
 };
 
@@ -53,5 +54,10 @@ static inline bool worker_alive(const struct worker *w)
 
 /* Back-off before start number `failures` in a row: 100 ms doubling to 30 s. */
 usec_t worker_backoff(unsigned failures);
+
+/* "exited with status 1" */
+void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost);
+/* The last lines tell most: what does not fit is left out in front. */
+void add_last_words(struct text *t, const char *words);
 
 #endif

@@ -9,6 +9,8 @@ const struct ctl_option ctl_options[] = {
         {"help", 'h', TAKES_ALL, NULL, "this help, or that of a command"},
         {"version", 'V' + 256, TAKES_ALL, NULL, "print the version"},
         {"wait", 'w' + 256, TAKES_WAIT, "serving|drained|none", "what to wait for"},
+        {"wait", 'w' + 256, TAKES_WAIT_SERVING, "serving|none", "what to wait for"},
+        {"wait", 'w' + 256, TAKES_WAIT_DRAINED, "drained|none", "what to wait for"},
         {"timeout", 't' + 256, TAKES_TIMEOUT, "DURATION", "how long to wait; the work goes on"},
         {"release", 'r' + 256, TAKES_RELEASE, "DIR",
                 "directory that the release link shall lead to"},
@@ -47,14 +49,14 @@ const struct command commands[] = {
                 "undo a held canary, or a start that is under way"},
         {"rollback", "SERVICE", 1, 1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_rollback,
                 "go back to the generation before, at once where it is still there"},
-        {"scale", "SERVICE N", 2, 2, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_scale,
+        {"scale", "SERVICE N", 2, 2, TAKES_JSON | TAKES_WAIT_SERVING | TAKES_TIMEOUT, command_scale,
                 "run N workers, without a new generation"},
-        {"stop", "SERVICE...", 1, -1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_stop,
+        {"stop", "SERVICE...", 1, -1, TAKES_JSON | TAKES_WAIT_DRAINED | TAKES_TIMEOUT, command_stop,
                 "finish the connections, then stop"},
-        {"start", "SERVICE...", 1, -1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_start,
-                "start what was stopped"},
-        {"restart", "SERVICE...", 1, -1, TAKES_JSON | TAKES_WAIT | TAKES_TIMEOUT, command_restart,
-                "stop, then start; reload does it without a gap"},
+        {"start", "SERVICE...", 1, -1, TAKES_JSON | TAKES_WAIT_SERVING | TAKES_TIMEOUT,
+                command_start, "start what was stopped"},
+        {"restart", "SERVICE...", 1, -1, TAKES_JSON | TAKES_WAIT_SERVING | TAKES_TIMEOUT,
+                command_restart, "stop, then start; reload does it without a gap"},
         {"wait", "SERVICE", 1, 1, TAKES_JSON | TAKES_FOR | TAKES_TIMEOUT, command_wait,
                 "wait until a service serves or is drained"},
         {"events", "", 0, 0, TAKES_JSON | TAKES_FOLLOW | TAKES_LINES, command_events,
@@ -76,6 +78,11 @@ const struct command commands[] = {
         {"help", "[COMMAND]", 0, 1, TAKES_ALL, command_help, "this help"},
         {0},
 };
+
+bool command_takes(const struct command *c, const struct ctl_option *o)
+{
+	return !o->takes || (c && o->takes & c->takes);
+}
 
 const struct command *find_command(const char *name)
 {
@@ -103,13 +110,14 @@ int unknown_command(const char *name)
 	        near ? ", did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 }
 
-static void print_options(unsigned takes, bool all)
+/* Of a command, or those that stand before any. */
+static void print_options(const struct command *c)
 {
 	for (const struct ctl_option *o = ctl_options; o->name; o++) {
 		char left[64];
 		struct text t = TEXT_ON(left);
 
-		if (all ? o->takes & ~(unsigned)TAKES_JSON : !(o->takes & takes))
+		if (c ? !o->takes || !command_takes(c, o) : o->takes & ~(unsigned)TAKES_JSON)
 			continue;
 		if (o->letter < 256)
 			text_add(&t, "-%c, ", o->letter);
@@ -137,14 +145,14 @@ int command_help(struct ctl *ctl)
 		(void)printf("handoffctl [-s PATH] %s%s%s%s\n  %s\n", c->name,
 		        c->takes ? " [options]" : "", *c->arguments ? " " : "", c->arguments,
 		        c->help);
-		print_options(c->takes, false);
+		print_options(c);
 		return 0;
 	}
 	(void)printf("handoffctl [-s PATH] [--json] COMMAND [options] [arguments]\n\n");
 	for (c = commands; c->name; c++)
 		print_command(c);
 	(void)putchar('\n');
-	print_options(0, true);
+	print_options(NULL);
 	(void)printf("\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 the new "
 	             "generation\n"
 	             "failed and the old one goes on, 4 timed out, 5 handoffd cannot be reached, 6 "

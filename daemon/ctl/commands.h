@@ -10,7 +10,9 @@
 enum {
 	TAKES_ALL = 0,
 	TAKES_JSON = 1 << 0,
-	TAKES_WAIT = 1 << 1,
+	TAKES_WAIT = 1 << 1, /* of any kind, */
+	TAKES_WAIT_SERVING = 1 << 13,
+	TAKES_WAIT_DRAINED = 1 << 14, /* or of these alone */
 	TAKES_TIMEOUT = 1 << 2,
 	TAKES_FOR = 1 << 3,
 	TAKES_FOLLOW = 1 << 4,
@@ -24,7 +26,8 @@ enum {
 	TAKES_LISTEN = 1 << 12,
 };
 
-/* `value` names what the option takes, and so how it is completed: words with | between them, PATH,
+/* An option that takes other words with other commands has a line for each.
+ * `value` names what the option takes, and so how it is completed: words with | between them, PATH,
  * FILE or DIR, and other capitals for what nobody can guess. */
 struct ctl_option {
 	const char *name;
@@ -48,6 +51,8 @@ struct command {
 extern const struct ctl_option ctl_options[];
 extern const struct command commands[];
 
+/* Does the command take it? A command of NULL takes what all take. */
+bool command_takes(const struct command *c, const struct ctl_option *o);
 /* NULL: there is none. */
 const struct command *find_command(const char *name);
 /* Complains, and says which was perhaps meant. */

@@ -44,12 +44,6 @@ static void print_commands(void)
 		(void)printf("%s%s", c == commands ? "" : " ", c->name);
 }
 
-/* Does the command take it? A command of NULL takes what all take. */
-static bool takes(const struct command *c, const struct ctl_option *o)
-{
-	return !o->takes || (c && o->takes & c->takes);
-}
-
 /* What completes `what`, as a line of bash. */
 static void bash_offer(const char *what)
 {
@@ -81,14 +75,33 @@ static void bash_option_name(const struct ctl_option *o, const char *between)
 	(void)printf("--%s", o->name);
 }
 
+/* Does it take other words with other commands? */
+static bool has_variants(const struct ctl_option *o)
+{
+	const struct ctl_option *next = o + 1;
+
+	return (next->name && !strcmp(next->name, o->name)) ||
+	       (o > ctl_options && !strcmp(o[-1].name, o->name));
+}
+
 static void bash_values(void)
 {
-	(void)printf("\tcase $before in\n");
+	(void)printf("\tcase $command:$before in\n");
 	for (const struct ctl_option *o = ctl_options; o->name; o++) {
+		const char *between = "\t";
+
 		if (!o->value)
 			continue;
-		(void)printf("\t");
-		bash_option_name(o, " | ");
+		for (const struct command *c = commands; has_variants(o) && c->name; c++) {
+			if (!command_takes(c, o))
+				continue;
+			(void)printf("%s%s:--%s", between, c->name, o->name);
+			between = " | ";
+		}
+		if (!has_variants(o)) {
+			(void)printf("\t*:");
+			bash_option_name(o, " | *:");
+		}
 		(void)printf(") ");
 		bash_offer(o->value);
 	}
@@ -101,7 +114,7 @@ static void bash_options(void)
 	for (const struct command *c = commands; c->name; c++) {
 		(void)printf("\t\t%s) words=\"", c->name);
 		for (const struct ctl_option *o = ctl_options; o->name; o++)
-			if (takes(c, o))
+			if (command_takes(c, o))
 				(void)printf("--%s ", o->name);
 		(void)printf("\" ;;\n");
 	}
@@ -143,7 +156,7 @@ static void print_bash(void)
 	             "\t\tcase $before in\n\t\t-s | --socket) socket=(-s \"$word\") ;;\n\t\tesac\n"
 	             "\t\tcase $before in\n\t\t");
 	for (const struct ctl_option *o = ctl_options, *first = NULL; o->name; o++) {
-		if (!o->value)
+		if (!o->value || (first && !strcmp(first->name, o->name)))
 			continue;
 		(void)printf("%s", first ? " | " : "");
 		bash_option_name(o, " | ");
@@ -218,7 +231,7 @@ static void zsh_options(const struct command *c)
 {
 	for (const struct ctl_option *o = ctl_options; o->name; o++) {
 		/* --json stands before the command as well. */
-		if (!takes(c, o) && (c || strcmp(o->name, "json")))
+		if (!command_takes(c, o) && (c || strcmp(o->name, "json")))
 			continue;
 		(void)printf(" \\\n\t\t\t");
 		if (o->letter < 256)

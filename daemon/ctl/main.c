@@ -30,11 +30,8 @@ static int take_option(struct ctl *ctl, const struct ctl_option *o, const char *
 		return 0;
 	case 'w' + 256:
 	case 'F' + 256:
-		ctl->wait = value;
-		if (!strcmp(value, "serving") || !strcmp(value, "drained") ||
-		        (!strcmp(value, "none") && !strcmp(o->name, "wait")))
-			return 0;
-		return complain(CODE_USAGE, "--%s takes %s, not \"%s\"", o->name, o->value, value);
+		ctl->wait = value; /* see check_usage() */
+		return 0;
 	case 't' + 256:
 		return take_duration(o, value, &ctl->timeout, NULL);
 	case 'H' + 256:
@@ -119,17 +116,42 @@ static int parse_options(struct ctl *ctl, struct parsed *p, int argc, char **arg
 	return 0;
 }
 
+/* Its line for the command; NULL: there is none. */
+static const struct ctl_option *line_for(const struct command *c, const char *name)
+{
+	for (const struct ctl_option *o = ctl_options; o->name; o++)
+		if (!strcmp(o->name, name) && command_takes(c, o))
+			return o;
+	return NULL;
+}
+
+static bool is_one_of(const char *words, const char *word)
+{
+	size_t n = strlen(word);
+
+	for (const char *at = words; n && *at; at += strcspn(at, "|"), at += *at == '|')
+		if (strcspn(at, "|") == n && !strncmp(at, word, n))
+			return true;
+	return false;
+}
+
 static int check_usage(const struct ctl *ctl, const struct command *c, const struct parsed *p)
 {
-	for (size_t i = 0; i < MAX_OPTIONS; i++)
-		if (p->used[i] && p->used[i]->takes && !(p->used[i]->takes & c->takes))
-			return complain(
-			        CODE_USAGE, "%s does not take --%s", c->name, p->used[i]->name);
+	for (size_t i = 0; i < MAX_OPTIONS; i++) {
+		const struct ctl_option *used = p->used[i];
+		const struct ctl_option *o = used ? line_for(c, used->name) : NULL;
+
+		if (used && !o)
+			return complain(CODE_USAGE, "%s does not take --%s", c->name, used->name);
+		if (o && o->value && strchr(o->value, '|') && !is_one_of(o->value, ctl->wait))
+			return complain(CODE_USAGE, "--%s of %s takes %s, not \"%s\"", o->name,
+			        c->name, o->value, ctl->wait);
+	}
 	if (ctl->n_arguments < c->min)
 		return complain(CODE_USAGE, "%s needs %s", c->name, c->arguments);
 	if (c->max >= 0 && ctl->n_arguments > c->max)
-		return complain(CODE_USAGE, "%s takes no \"%s\"; usage: handoffctl %s %s", c->name,
-		        ctl->arguments[c->max], c->name, c->arguments);
+		return complain(CODE_USAGE, "%s takes no \"%s\"; usage: handoffctl %s%s%s", c->name,
+		        ctl->arguments[c->max], c->name, *c->arguments ? " " : "", c->arguments);
 	return 0;
 }
 

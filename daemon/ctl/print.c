@@ -29,6 +29,25 @@ void put_text(FILE *f, const char *text, unsigned columns)
 	}
 }
 
+size_t text_fitting(const char *text, unsigned columns)
+{
+	const char *s = text;
+
+	for (unsigned used = 0; *s; s++)
+		if ((*s & 0xc0) != 0x80 && used++ == columns)
+			break;
+	return (size_t)(s - text);
+}
+
+unsigned text_columns(const char *text)
+{
+	unsigned n = 0;
+
+	for (; *text; text++)
+		n += (*text & 0xc0) != 0x80;
+	return n;
+}
+
 void put_lines(FILE *f, const char *indent, const char *text)
 {
 	while (*text) {
@@ -42,6 +61,13 @@ void put_lines(FILE *f, const char *indent, const char *text)
 	}
 }
 
+static char complaint[1024];
+
+const char *last_complaint(void)
+{
+	return complaint;
+}
+
 int complain(int code, const char *format, ...)
 {
 	_cleanup_free_ char *text = NULL;
@@ -53,7 +79,8 @@ int complain(int code, const char *format, ...)
 	va_end(ap);
 	screen_restore();
 	(void)fputs("handoffctl: ", stderr);
-	put_text(stderr, text ? text : "memory is short", 0);
+	(void)copy_string(complaint, sizeof complaint, text ? text : "memory is short");
+	put_text(stderr, text ? text : complaint, 0);
 	(void)fputc('\n', stderr);
 	return code;
 }

@@ -13,7 +13,8 @@ struct phase {
 	char service[CONFIG_MAX_NAME];
 	json_int_t generation; /* the one that starts; 0: none */
 	unsigned started, ready;
-	char then[48]; /* what became of it after it was ready, or "" */
+	char then[48];     /* what became of it after it was ready, or "" */
+	double left_of_it; /* seconds of that; negative: no end is known */
 	bool draining;
 	json_int_t at_first, left; /* connections of those that drain; negative: unknown */
 	double deadline;           /* seconds; negative: none */
@@ -46,7 +47,8 @@ static struct phase *find_phase(struct progress *p, const char *service)
 			return &p->phases[i];
 	if (p->n_phases == MAX_SHOWN)
 		return NULL;
-	p->phases[p->n_phases] = (struct phase){.at_first = -1, .left = -1, .deadline = -1};
+	p->phases[p->n_phases] =
+	        (struct phase){.at_first = -1, .left = -1, .deadline = -1, .left_of_it = -1};
 	(void)copy_string(p->phases[p->n_phases].service, CONFIG_MAX_NAME, service);
 	return &p->phases[p->n_phases++];
 }
@@ -92,13 +94,21 @@ static void count(struct phase *f, const json_t *service)
 	size_t i;
 
 	f->left = 0;
-	f->deadline = -1;
+	f->deadline = f->left_of_it = -1;
 	json_array_foreach(json_object_get(service, "generations"), i, g)
 	{
 		const json_t *drain = json_object_get(g, "drain");
 		const json_t *deadline = json_object_get(drain, "deadline_in");
 		double seconds = json_is_number(deadline) ? json_number_value(deadline) : -1;
 
+		if (json_integer_value(json_object_get(g, "id")) == f->generation) {
+			const json_t *end = json_object_get(g, "promote_in");
+
+			if (!json_is_number(end))
+				end = json_object_get(g, "baked_in");
+			if (json_is_number(end))
+				f->left_of_it = json_number_value(end);
+		}
 		if (!json_is_object(drain))
 			continue;
 		f->draining = true;
@@ -121,6 +131,9 @@ static void add_phase(struct text *t, const struct progress *p, const struct pha
 	}
 	if (f->generation && *f->then) {
 		text_add(t, "%s%s", p->dot, f->then);
+		if (f->left_of_it >= 0)
+			text_add(t, ", %s for %.0f s",
+			        !strcmp(f->then, "canary") ? "held" : "watched", f->left_of_it);
 		between = p->dot;
 	}
 	if (!f->draining)
@@ -178,18 +191,24 @@ void progress_expect(struct progress *p, const char *service)
 static void print_event(const json_t *event)
 {
 	const json_t *generation = json_object_get(event, "generation");
+	const json_t *worker = json_object_get(event, "worker");
+	const char *text = member(event, "text");
+	size_t n = strcspn(text, "\n");
 	char line[2048];
 	struct text t = TEXT_ON(line);
 
 	add_local_time(&t, member(event, "time"));
 	text_add(&t, " %s %s", member(event, "service"), member(event, "event"));
 	if (json_is_integer(generation))
-		text_add(&t, " (generation %" JSON_INTEGER_FORMAT ")",
-		        json_integer_value(generation));
-	if (*member(event, "text"))
-		text_add(&t, ": %s", member(event, "text"));
+		text_add(&t, " (generation %" JSON_INTEGER_FORMAT, json_integer_value(generation));
+	if (json_is_integer(generation) && json_is_integer(worker))
+		text_add(&t, ", worker %" JSON_INTEGER_FORMAT, json_integer_value(worker));
+	text_add(&t, "%s%s", json_is_integer(generation) ? ")" : "", n ? ": " : "");
+	text_add_bytes(&t, text, n);
 	put_text(stdout, line, 0);
 	(void)fputc('\n', stdout);
+	if (text[n])
+		put_lines(stdout, "    ", text + n + 1);
 }
 
 void progress_show(struct progress *p, const json_t *event)

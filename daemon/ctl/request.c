@@ -2,6 +2,7 @@
 /* The commands that ask for something and wait until it is so: reload, deploy, rollback, stop, wait
  * and their like. */
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -9,7 +10,9 @@
 #include "ctl/ctl.h"
 #include "wire/interface.h"
 
-/* One line for a result that is well, else the cause and what else its text says. */
+static bool terminal; /* for a handler of signals */
+
+/* One line; of one that is not well also what else its text says, and where the link leads. */
 static void print_result(const json_t *r)
 {
 	json_int_t code = json_integer_value(json_object_get(r, "exit_code"));
@@ -20,13 +23,15 @@ static void print_result(const json_t *r)
 	char line[2048];
 	struct text t = TEXT_ON(line);
 
-	text_add(&t, "%s: ", member(r, "service"));
-	if (*text)
-		text_add_bytes(&t, text, rest ? (size_t)(rest - text) : strlen(text));
-	else
-		text_add(&t, "%s -> %s", member(r, "request"), member(r, "outcome"));
-	if (json_is_integer(generation) && !*text)
+	text_add(&t, "%s: %s -> %s", member(r, "service"), member(r, "request"),
+	        member(r, "outcome"));
+	if (json_is_integer(generation))
 		text_add(&t, ", generation %" JSON_INTEGER_FORMAT, json_integer_value(generation));
+	if (code == CODE_GENERATION_FAILED)
+		text_add(&t, "; the old one goes on serving");
+	if (*text)
+		text_add(&t, ": ");
+	text_add_bytes(&t, text, rest ? (size_t)(rest - text) : strlen(text));
 	if (cut)
 		text_add(&t, " (%" JSON_INTEGER_FORMAT " connection%s cut)", cut,
 		        cut == 1 ? "" : "s");
@@ -34,6 +39,10 @@ static void print_result(const json_t *r)
 	(void)fputc('\n', f);
 	if (rest)
 		put_lines(f, "    ", rest + 1);
+	if (*member(r, "release_link")) {
+		(void)fputs("release link: ", f);
+		put_lines(f, "", member(r, "release_link"));
+	}
 }
 
 /* `document` is what a good reply and the error Failed have in common. */
@@ -59,6 +68,19 @@ static void print_results(const struct ctl *ctl, const json_t *document, int cod
 	}
 	if (code && !json_array_size(results))
 		(void)complain(code, "%s", *text ? text : "handoffd did not say why it failed");
+}
+
+/* A failure of our own, which was told in words: a document for those who want one. */
+static int explained(const struct ctl *ctl, int code)
+{
+	_cleanup_json_ json_t *j = NULL;
+
+	if (ctl->json)
+		j = json_pack("{s:i, s:i, s:[], s:o}", "version", 1, "exit_code", code, "results",
+		        "text", wire_string(last_complaint()));
+	if (j)
+		put_json(j);
+	return code;
 }
 
 /* The status as it comes, while the line of a terminal shows it. */
@@ -104,6 +126,32 @@ static int follow(const struct ctl *ctl, struct client *c, struct progress *p, j
 	return r;
 }
 
+/* Whoever goes away, by Ctrl-C perhaps, has not undone anything. */
+static void on_end(int signo)
+{
+	static const char words[] =
+	        "\nhandoffctl: not waited for any more; the work goes on: `handoffctl status` "
+	        "shows it, `handoffctl abort` undoes a roll-out\n";
+	size_t skip = terminal ? 0 : 1; /* the line of the progress ends */
+
+	if (write(STDERR_FILENO, words + skip, sizeof words - 1 - skip) < 0) {
+		/* nobody reads it */
+	}
+	(void)raise(signo); /* the handler was for one time */
+}
+
+static void catch_end(void)
+{
+	static const int ends[] = {SIGINT, SIGTERM};
+	const struct sigaction end = {.sa_handler = on_end, .sa_flags = (int)SA_RESETHAND};
+	struct sigaction before;
+
+	terminal = terminal_columns() > 0;
+	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+		if (!sigaction(ends[i], NULL, &before) && before.sa_handler == SIG_DFL)
+			(void)sigaction(ends[i], &end, NULL);
+}
+
 /* Takes the reference to `parameters`. */
 static int run(struct ctl *ctl, const char *method, json_t *parameters)
 {
@@ -117,10 +165,12 @@ static int run(struct ctl *ctl, const char *method, json_t *parameters)
 	if (ctl->timeout != USEC_INFINITY)
 		(void)json_object_set_new(parameters, "timeout",
 		        json_real((double)ctl->timeout / (double)USEC_PER_SEC));
+	if (strcmp(ctl->command, "wait") != 0)
+		catch_end();
 	r = client_follow(&c, ctl, method, parameters);
 	if (r) {
 		(void)progress_free(progress);
-		return r;
+		return explained(ctl, r);
 	}
 	r = follow(ctl, &c, progress, &reply, &failure);
 	progress = progress_free(progress);
@@ -129,9 +179,10 @@ static int run(struct ctl *ctl, const char *method, json_t *parameters)
 	if (!r && (!json_is_integer(json_object_get(reply, "exit_code")) ||
 	                  json_integer_value(json_object_get(reply, "exit_code")) != CODE_DONE ||
 	                  !json_is_array(json_object_get(reply, "results"))))
-		return complain(CODE_FAILED, "handoffd answered without a result");
-	if (!r || failure)
-		print_results(ctl, failure ? failure : reply, r);
+		return explained(ctl, complain(CODE_FAILED, "handoffd answered without a result"));
+	if (r && !failure)
+		return explained(ctl, r);
+	print_results(ctl, failure ? failure : reply, r);
 	return r;
 }
 

@@ -24,6 +24,30 @@ static void end(struct out *o)
 	(void)fputc('\n', o->f);
 }
 
+/* Nothing of it is cut off: it is broken between words. */
+static void end_wrapped(struct out *o)
+{
+	const unsigned indent = 8;
+	unsigned room = o->columns;
+	char *at = o->line;
+
+	while (o->columns > 2 * indent && text_columns(at) > room) {
+		size_t n = text_fitting(at, room);
+		char *blank = memrchr(at, ' ', n);
+
+		if (blank && blank > at && text_columns(at) - text_columns(blank) > indent) {
+			*blank = '\0';
+			n = (size_t)(blank + 1 - at);
+		}
+		put_text(o->f, at, room);
+		(void)fprintf(o->f, "\n%*s", (int)indent, "");
+		at += n;
+		room = o->columns - indent;
+	}
+	put_text(o->f, at, 0);
+	(void)fputc('\n', o->f);
+}
+
 static json_int_t number(const json_t *object, const char *key)
 {
 	return json_integer_value(json_object_get(object, key));
@@ -56,10 +80,17 @@ static void print_worker(struct out *o, const json_t *w)
 	text_add(t, "  %s", member(w, "state"));
 	add_in_flight(t, w);
 	if (number(w, "restarts"))
-		text_add(t, "  %" JSON_INTEGER_FORMAT " restarts", number(w, "restarts"));
+		text_add(t, "  %" JSON_INTEGER_FORMAT " restart%s", number(w, "restarts"),
+		        number(w, "restarts") == 1 ? "" : "s");
 	if (*member(w, "status"))
 		text_add(t, "  %s", member(w, "status"));
 	end(o);
+	if (!*member(w, "last_exit") ||
+	        (!number(w, "restarts") && strcmp(member(w, "state"), "starting") != 0))
+		return;
+	t = begin(o);
+	text_add(t, "       the one before %s", member(w, "last_exit"));
+	end_wrapped(o);
 }
 
 static void print_generation(struct out *o, const json_t *g)
@@ -77,6 +108,8 @@ static void print_generation(struct out *o, const json_t *g)
 			        json_number_value(json_object_get(g, "share_observed")));
 		add_time(t, "promoted in", json_object_get(g, "promote_in"));
 	}
+	add_time(t, "watched for", json_object_get(g, "baked_in"));
+	add_time(t, "warm for", json_object_get(g, "drains_in"));
 	if (json_is_object(drain)) {
 		add_time(t, "oldest", json_object_get(drain, "oldest"));
 		add_time(t, "deadline in", json_object_get(drain, "deadline_in"));
@@ -96,6 +129,7 @@ static void print_generation(struct out *o, const json_t *g)
 static void print_last(struct out *o, const json_t *last)
 {
 	const char *text = member(last, "text");
+	size_t n = strcspn(text, "\n");
 	struct text *t;
 
 	if (!json_is_object(last))
@@ -108,9 +142,9 @@ static void print_last(struct out *o, const json_t *last)
 	        number(last, "exit_code"));
 	if (number(last, "exit_code") && *text) {
 		text_add(t, ": ");
-		text_add_bytes(t, text, strcspn(text, "\n"));
+		text_add_bytes(t, text, n - (n && text[n] && text[n - 1] == ':'));
 	}
-	end(o);
+	end_wrapped(o);
 }
 
 static void print_service(struct out *o, const json_t *s)

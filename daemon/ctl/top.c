@@ -186,6 +186,7 @@ static uint64_t generation_memory(const json_t *g)
 
 static void set_numbers(struct libscols_line *line, const json_t *g, time_t now)
 {
+	static const char *const ends[] = {"promote_in", "baked_in", "drains_in"};
 	const json_t *drain = json_object_get(g, "drain");
 	char text[32];
 	struct text t;
@@ -214,11 +215,14 @@ static void set_numbers(struct libscols_line *line, const json_t *g, time_t now)
 		add_duration(&t, age);
 		set(line, COLUMN_AGE, text);
 	}
-	if (!json_is_object(drain))
-		return;
 	t = TEXT_ON(text);
-	add_duration(&t, json_object_get(drain, "deadline_in"));
-	set(line, COLUMN_LEFT, text);
+	if (json_is_object(drain))
+		add_duration(&t, json_object_get(drain, "deadline_in"));
+	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+		if (json_is_number(json_object_get(g, ends[i])))
+			add_duration(&t, json_object_get(g, ends[i]));
+	if (t.len)
+		set(line, COLUMN_LEFT, text);
 }
 
 static void set_trace(struct libscols_line *line, const struct top *top, const struct trace *trace)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <ev.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,8 @@ struct build {
 	struct release *release;
 	struct assembly assembly;
 	pid_t pid;
-	int pidfd; /* -1: not started, or reaped */
+	uint64_t start; /* with the pid an identity */
+	int pidfd;      /* -1: not started, or reaped */
 	ev_io exit_io;
 	ev_timer kill;
 	bool told;
@@ -92,6 +94,7 @@ static int start(struct build *b, struct ho_error *reterr)
 	struct fdmap_plan fds;
 	struct spawn_plan plan;
 	struct spawned spawned;
+	struct tree_entry self;
 
 	if (null_fd < 0)
 		return ho_error_set(reterr, -errno, "cannot open /dev/null: %s", strerror(errno));
@@ -102,6 +105,7 @@ static int start(struct build *b, struct ho_error *reterr)
 		environment_unset(&b->assembly.environment, "NOTIFY_SOCKET");
 		environment_unset(&b->assembly.environment, "WATCHDOG_USEC");
 		environment_unset(&b->assembly.environment, "WATCHDOG_PID");
+		environment_set(&b->assembly.environment, BUILD_VARIABLE, "%ld", (long)getpid());
 		(void)fdmap_add(&map, null_fd, 0);
 		(void)fdmap_add(&map, theirs[0], 1);
 		(void)fdmap_add(&map, theirs[1], 2);
@@ -120,17 +124,19 @@ static int start(struct build *b, struct ho_error *reterr)
 		return r;
 	b->pid = spawned.pid;
 	b->pidfd = spawned.pidfd;
+	if (tree_entry_read(b->pid, &self) == 0)
+		b->start = self.start;
 	return 0;
 }
 
-int build_start(struct ev_loop *loop, struct build **list, size_t *running, struct release *release,
-        const struct build_handlers *handlers, struct build **ret, struct ho_error *reterr)
+/* NULL when memory is short. */
+static struct build *new_build(struct ev_loop *loop, struct build **list, size_t *running,
+        struct release *release, const struct build_handlers *handlers)
 {
 	struct build *b = calloc(1, sizeof *b);
-	int r;
 
 	if (!b)
-		return ho_error_set(reterr, -ENOMEM, "no memory for a build");
+		return NULL;
 	*b = (struct build){.next = *list,
 	        .list = list,
 	        .running = running,
@@ -148,16 +154,110 @@ int build_start(struct ev_loop *loop, struct build **list, size_t *running, stru
 		b->outputs[i].lines.data = b;
 		b->outputs[i].lines.is_stderr = i == 1;
 	}
+	return b;
+}
+
+static void watch(struct build *b)
+{
+	++*b->running;
+	ev_io_set(&b->exit_io, b->pidfd, EV_READ);
+	ev_io_start(b->loop, &b->exit_io);
+}
+
+int build_start(struct ev_loop *loop, struct build **list, size_t *running, struct release *release,
+        const struct build_handlers *handlers, struct build **ret, struct ho_error *reterr)
+{
+	struct build *b = new_build(loop, list, running, release, handlers);
+	int r;
+
+	if (!b)
+		return ho_error_set(reterr, -ENOMEM, "no memory for a build");
 	r = start(b, reterr);
 	if (r < 0) {
 		(void)build_free(b);
 		return r;
 	}
-	++*running;
-	ev_io_set(&b->exit_io, b->pidfd, EV_READ);
-	ev_io_start(loop, &b->exit_io);
+	watch(b);
 	*ret = b;
 	return 0;
+}
+
+/* ---- from one handoffd to the next ---- */
+
+/* clang-format off */
+static const struct field build_fields[] = {
+        FIELD(build, pid),
+        FIELD(build, start),
+        FIELD(build, told),
+        FIELD_NOT(build, next),
+        FIELD_NOT(build, list),
+        FIELD_NOT(build, running),
+        FIELD_NOT(build, loop),
+        FIELD_NOT(build, handlers),
+        FIELD_NOT(build, release),
+        FIELD_NOT(build, assembly),
+        FIELD_NOT(build, pidfd),
+        FIELD_NOT(build, exit_io),
+        FIELD_NOT(build, kill),
+        FIELD_NOT(build, outputs),
+        FIELD_NOT(build, tail),
+};
+/* clang-format on */
+
+json_t *build_save(const struct build *b, struct saver *v)
+{
+	json_t *j = save_fields(v, build_fields, ARRAY_SIZE(build_fields), b), *begun;
+
+	if (v->brief) /* after a crash it is ended: see processes_end_builds() */
+		return j;
+	begun = json_array();
+	for (int i = 0; i < 2; i++) {
+		const struct output *o = &b->outputs[i];
+
+		save_item(v, begun, save_text(o->lines.bytes, o->lines.length));
+		if (o->loop)
+			save_fd(v, o->fd, "build-%d-%" PRIu64 ".output%d", (int)b->pid, b->start,
+			        i);
+	}
+	save_fd(v, b->pidfd, "build-%d-%" PRIu64 ".pidfd", (int)b->pid, b->start);
+	save_member(v, j, "begun", begun);
+	save_member(v, j, "log", save_text(b->tail.text, b->tail.length));
+	return j;
+}
+
+static void load_output(struct build *b, int i, const json_t *begun, struct loader *l)
+{
+	int fd = load_fd(l, "build-%d-%" PRIu64 ".output%d", (int)b->pid, b->start, i);
+
+	lines_load(&b->outputs[i].lines, l, begun);
+	if (fd >= 0)
+		output_start(&b->outputs[i], b->loop, fd, on_readable);
+}
+
+struct build *build_load(struct ev_loop *loop, struct build **list, size_t *running,
+        struct release *release, const struct build_handlers *handlers, const json_t *from,
+        struct loader *l)
+{
+	struct build *b = new_build(loop, list, running, release, handlers);
+	const json_t *begun = json_object_get(from, "begun");
+
+	if (!b) {
+		load_failed(l, "memory is short");
+		return NULL;
+	}
+	load_fields(l, from, build_fields, ARRAY_SIZE(build_fields), b);
+	b->pidfd = load_fd(l, "build-%d-%" PRIu64 ".pidfd", (int)b->pid, b->start);
+	if (b->pidfd < 0) {
+		(void)build_free(b);
+		return NULL;
+	}
+	watch(b);
+	tail_load(&b->tail, l, json_object_get(from, "log"));
+	for (int i = 0; i < 2; i++)
+		load_output(b, i, json_array_get(begun, (size_t)i), l);
+	if (b->told)
+		ev_timer_start(loop, &b->kill);
+	return b;
 }
 
 struct build *build_find(struct build *list, pid_t pid)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -11,11 +12,12 @@
 #include "../lib/page.h"
 #include "system/fd.h"
 
+/* Whatever either side has not read. */
 static bool has_ended(int fd)
 {
-	char byte;
+	struct pollfd p = {.fd = fd};
 
-	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+	return poll(&p, 1, 0) == 1 && p.revents & POLLHUP;
 }
 
 static bool is_seqpacket(int fd)

@@ -78,6 +78,28 @@ static char *folder_of(const char *path)
 	return strndup(path, slash == path ? 1 : (size_t)(slash - path));
 }
 
+bool link_leads_to(const char *directory, const char *release)
+{
+	_cleanup_free_ char *now = realpath(directory, NULL);
+	_cleanup_free_ char *path = tidy(directory);
+	size_t n = path ? find_link(path) : 0;
+	_cleanup_free_ char *link = n ? strndup(path, n) : NULL;
+	_cleanup_free_ char *text = link ? read_link(link) : NULL;
+	_cleanup_free_ char *folder = link ? folder_of(link) : NULL;
+	_cleanup_free_ char *real = folder ? realpath(folder, NULL) : NULL;
+	bool absolute = text && *text == '/';
+
+	if (now)
+		return !strcmp(now, release);
+	if (!text || !real)
+		return false;
+	/* it is gone: by its name */
+	if (asprintf(&now, "%s%s%s%s", absolute ? "" : real, absolute ? "" : "/", text, path + n) <
+	        0)
+		now = NULL;
+	return now && !strcmp(now, release);
+}
+
 /* Is the release beside the one that the link leads to now? */
 static bool is_neighbour(const char *link, const char *release)
 {

@@ -16,6 +16,8 @@ void link_change_done(struct link_change *c);
 
 /* The path of the release link in `directory`; NULL: there is none, or memory is short. */
 char *link_find(const char *directory);
+/* Does `directory` lead to the release, or did it until that was deleted? */
+bool link_leads_to(const char *directory, const char *release);
 /* Finds the release link in `directory` (the last of its components that is a link; or itself, if
  * there is nothing yet) and works out what it has to hold in order to lead to `release`. Nothing is
  * changed. *ret_directory is where the service's directory will be then, links resolved. With

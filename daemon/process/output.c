@@ -122,3 +122,29 @@ void output_stop(struct output *o)
 	ev_io_stop(o->loop, &o->io);
 	o->fd = close_fd(o->fd);
 }
+
+/* ---- from one handoffd to the next ---- */
+
+void tail_load(struct tail *t, struct loader *l, const json_t *from)
+{
+	size_t n = 0;
+	_cleanup_free_ char *text = load_text(l, from, &n);
+
+	for (const char *at = text; at && *at;) {
+		size_t line = strcspn(at, "\n");
+
+		tail_add(t, at, line);
+		at += line + (at[line] == '\n');
+	}
+}
+
+void lines_load(struct lines *to, struct loader *l, const json_t *from)
+{
+	size_t n = 0;
+	_cleanup_free_ char *text = load_text(l, from, &n);
+
+	if (!text || n > sizeof to->bytes)
+		return;
+	memcpy(to->bytes, text, n);
+	to->length = n;
+}

@@ -8,6 +8,7 @@
 #include <ev.h>
 
 #include "core/base.h"
+#include "state/fields.h"
 
 #define OUTPUT_MAX_LINE 8192
 #define OUTPUT_READ_BYTES ((size_t)64 << 10)
@@ -27,6 +28,9 @@ void tail_add(struct tail *t, const char *line, size_t length);
 /* The last of its text: so many whole lines and bytes at most, of the last line as much as that. */
 const char *tail_last(const struct tail *t, unsigned lines, size_t bytes);
 
+/* What another handoffd has kept of it. */
+void tail_load(struct tail *t, struct loader *l, const json_t *from);
+
 struct lines {
 	char bytes[OUTPUT_MAX_LINE];
 	size_t length; /* of the line begun */
@@ -37,6 +41,8 @@ struct lines {
 };
 /* Both return false if the callback did. */
 bool lines_feed(struct lines *l, const char *bytes, size_t n);
+/* The line that was begun when another handoffd read. */
+void lines_load(struct lines *to, struct loader *l, const json_t *from);
 /* Passes on the line begun, if any. */
 bool lines_flush(struct lines *l);
 

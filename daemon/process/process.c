@@ -527,7 +527,7 @@ struct process *process_new(struct processes *ps, struct release *release, void 
 		return NULL;
 	p->ps = ps;
 	p->user = user;
-	p->release = release_ref(release);
+	p->release = release ? release_ref(release) : NULL;
 	p->pidfd = p->ready_fd = p->notify.fd = p->channel.fd = p->channel.page_fd = -1;
 	p->notify.accepts = accepts_sender;
 	p->notify.message = on_message;
@@ -591,22 +591,23 @@ int process_start_build(struct processes *ps, struct release *release,
 int process_attach(struct processes *ps, pid_t pid, int pidfd, void *user, struct process **ret,
         struct ho_error *reterr)
 {
-	struct process *p = calloc(1, sizeof *p);
+	struct process *p = process_new(ps, NULL, user);
+	struct tree_entry self;
 	int r = p ? tree_known_update(&p->known, pid) : -ENOMEM;
 
+	if (r == 0)
+		r = tree_entry_read(pid, &self);
 	if (r < 0) {
 		(void)close_fd(pidfd);
-		free(p);
+		if (p)
+			process_destroy(p);
 		return ho_error_set(
 		        reterr, r, "cannot watch process %d: %s", (int)pid, strerror(-r));
 	}
-	p->ps = ps;
-	p->user = user;
 	p->pid = pid;
+	p->start = self.start;
 	p->pidfd = pidfd;
 	p->attached = true;
-	p->ready_fd = p->notify.fd = p->outputs[0].fd = p->outputs[1].fd = -1;
-	p->channel.fd = p->channel.page_fd = -1;
 	process_add(p);
 	*ret = p;
 	return 0;
@@ -631,7 +632,7 @@ bool process_is(pid_t pid, uint64_t start)
 
 bool process_is_foreign(const struct process *p)
 {
-	return p->foreign;
+	return p->foreign || p->attached;
 }
 
 void *process_user(const struct process *p)

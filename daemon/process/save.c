@@ -30,8 +30,9 @@ static const struct field process_fields[] = {
         FIELD(process, pid),
         FIELD(process, start),
         FIELD(process, foreign),
+        FIELD(process, attached),
         FIELD(process, calls_error),
-        FIELD(process, ended),
+        FIELD_NOT(process, ended), /* as the core knows it */
         FIELD(process, notify.name),
         FIELD(process, notify.strangers),
         FIELD(process, channel.drains),
@@ -47,7 +48,6 @@ static const struct field process_fields[] = {
         FIELD_NOT(process, notify),
         FIELD_NOT(process, channel),
         FIELD_NOT(process, einhorn),
-        FIELD_NOT(process, attached),
         FIELD_NOT(process, known),
         FIELD_NOT(process, cgroup),
         FIELD_NOT(process, outputs),
@@ -164,6 +164,36 @@ static int open_pipe_again(const struct process *p, int i, uint64_t inode)
 	return close_fd(fd);
 }
 
+/* Of a server that was taken over, whose tree cannot be found once its main process is gone. */
+static json_t *save_known(struct saver *v, const struct tree_known *k)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < k->n; i++) {
+		save_item(v, list, json_integer(k->entries[i].pid));
+		save_item(v, list, json_integer((json_int_t)k->entries[i].start));
+	}
+	return list;
+}
+
+static void load_known(struct loader *l, const json_t *from, struct process *p)
+{
+	size_t n = json_array_size(from) / 2;
+	struct tree_known *k = &p->known;
+
+	k->entries = calloc(n + 1, sizeof *k->entries);
+	if (!k->entries) {
+		load_failed(l, "memory is short");
+		return;
+	}
+	for (; k->n < n; k->n++)
+		k->entries[k->n] = (struct tree_entry){
+		        .pid = (pid_t)json_integer_value(json_array_get(from, 2 * k->n)),
+		        .start = (uint64_t)json_integer_value(json_array_get(from, 2 * k->n + 1))};
+	if (p->pidfd >= 0)
+		(void)tree_known_update(k, p->pid);
+}
+
 json_t *process_save(const struct process *p, struct saver *v)
 {
 	json_t *j = save_fields(v, process_fields, ARRAY_SIZE(process_fields), p);
@@ -182,6 +212,8 @@ json_t *process_save(const struct process *p, struct saver *v)
 	}
 	save_member(v, j, "begun", begun);
 	save_member(v, j, "pipes", pipes);
+	if (p->attached)
+		save_member(v, j, "known", save_known(v, &p->known));
 	save_fd(v, p->pidfd, "worker-%d-%" PRIu64 ".pidfd", (int)p->pid, p->start);
 	save_fd(v, p->notify.fd, "worker-%d-%" PRIu64 ".notify", (int)p->pid, p->start);
 	save_fd(v, p->ready_fd, "worker-%d-%" PRIu64 ".ready", (int)p->pid, p->start);
@@ -221,15 +253,9 @@ static void load_outputs(
         struct process *p, const json_t *begun, const json_t *pipes, struct loader *l)
 {
 	for (int i = 0; i < 2; i++) {
-		struct lines *lines = &p->outputs[i].lines;
-		size_t n = 0;
-		_cleanup_free_ char *text = load_text(l, json_array_get(begun, (size_t)i), &n);
 		int fd = load_fd(l, "worker-%d-%" PRIu64 ".output%d", (int)p->pid, p->start, i);
 
-		if (text && n <= sizeof lines->bytes) {
-			memcpy(lines->bytes, text, n);
-			lines->length = n;
-		}
+		lines_load(&p->outputs[i].lines, l, json_array_get(begun, (size_t)i));
 		if (fd < 0)
 			fd = open_pipe_again(p, i,
 			        (uint64_t)json_integer_value(json_array_get(pipes, (size_t)i)));
@@ -261,21 +287,8 @@ static void load_ends(struct process *p, struct loader *l)
 		process_read_calls(p, fd);
 }
 
-static void load_log(struct loader *l, const json_t *from, struct tail *ret)
-{
-	size_t n = 0;
-	_cleanup_free_ char *text = load_text(l, from, &n);
-
-	for (const char *at = text; at && *at;) {
-		size_t line = strcspn(at, "\n");
-
-		tail_add(ret, at, line);
-		at += line + (at[line] == '\n');
-	}
-}
-
 struct process *process_load(struct processes *ps, const struct process_spec *spec, void *user,
-        const json_t *from, struct loader *l)
+        bool ended, const json_t *from, struct loader *l)
 {
 	struct process *p = process_new(ps, spec->release, user);
 	struct ho_error error = {0};
@@ -285,8 +298,10 @@ struct process *process_load(struct processes *ps, const struct process_spec *sp
 		return NULL;
 	}
 	load_fields(l, from, process_fields, ARRAY_SIZE(process_fields), p);
-	load_log(l, json_object_get(from, "log"), &p->tail);
-	if (p->pid <= 1 || assembly_make(spec, p->notify.name, &p->assembly, &error) < 0)
+	tail_load(&p->tail, l, json_object_get(from, "log"));
+	p->ended = ended;
+	if (p->pid <= 1 || p->attached == (spec->release != NULL) ||
+	        (!p->attached && assembly_make(spec, p->notify.name, &p->assembly, &error) < 0))
 		load_failed(l, "worker %d cannot be taken over: %s", (int)p->pid, error.text);
 	if (l->failed) {
 		process_destroy(p);
@@ -295,18 +310,22 @@ struct process *process_load(struct processes *ps, const struct process_spec *sp
 	p->pidfd = load_fd(l, "worker-%d-%" PRIu64 ".pidfd", (int)p->pid, p->start);
 	if (!p->ended && p->pidfd < 0)
 		p->pidfd = open_pidfd(p);
-	p->foreign |= !is_child(p);
-	process_find_cgroup(p, spec->worker);
-	load_ends(p, l);
-	load_outputs(p, json_object_get(from, "begun"), json_object_get(from, "pipes"), l);
+	if (p->attached) {
+		load_known(l, json_object_get(from, "known"), p);
+	} else {
+		p->foreign |= !is_child(p);
+		process_find_cgroup(p, spec->worker);
+		load_ends(p, l);
+		load_outputs(p, json_object_get(from, "begun"), json_object_get(from, "pipes"), l);
+	}
 	process_add(p);
 	return p;
 }
 
 /* ---- strays ---- */
 
-/* Did this handoffd start it? Its notify socket tells. */
-static bool has_mark(pid_t pid, const char *mark)
+/* NULL: it is gone, or not to be read. */
+static char *read_environ(pid_t pid, size_t *ret_n)
 {
 	_cleanup_free_ char *text = malloc(ENVIRON_MAX + 1);
 	_cleanup_close_ int fd = -1;
@@ -316,14 +335,46 @@ static bool has_mark(pid_t pid, const char *mark)
 
 	(void)snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
-	while (text && fd >= 0 && got > 0 && n < ENVIRON_MAX) {
+	if (!text || fd < 0)
+		return NULL;
+	while (got > 0 && n < ENVIRON_MAX) {
 		got = read(fd, text + n, ENVIRON_MAX - n);
 		n += got > 0 ? (size_t)got : 0;
 	}
-	for (const char *p = text; p && p < text + n; p += strnlen(p, (size_t)(text + n - p)) + 1)
-		if ((size_t)(text + n - p) > strlen(mark) && !strncmp(p, mark, strlen(mark)))
-			return true;
-	return false;
+	text[n] = '\0';
+	*ret_n = n;
+	return take_ptr(text);
+}
+
+const char *stray_variable(const struct stray *s, const char *name)
+{
+	const char *end = s->environ + s->n;
+	size_t length = strlen(name);
+
+	for (const char *p = s->environ; p < end; p += strlen(p) + 1)
+		if (!strncmp(p, name, length) && p[length] == '=')
+			return p + length + 1;
+	return "";
+}
+
+/* Of the pipe that is its standard output or error; 0: it is none. */
+static uint64_t pipe_of(pid_t pid, int fd)
+{
+	char path[64], target[64] = "";
+	struct stat st;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)pid, fd);
+	if (readlink(path, target, sizeof target - 1) < 0 || strncmp(target, "pipe:", 5) != 0 ||
+	        stat(path, &st) < 0)
+		return 0;
+	return st.st_ino;
+}
+
+json_t *stray_to_json(const struct stray *s)
+{
+	return json_pack("{s:i, s:I, s:s, s:[I, I]}", "pid", (int)s->pid, "start",
+	        (json_int_t)s->start, "notify.name", stray_variable(s, "NOTIFY_SOCKET"), "pipes",
+	        (json_int_t)pipe_of(s->pid, 1), (json_int_t)pipe_of(s->pid, 2));
 }
 
 static bool is_known(const json_t *workers, pid_t pid)
@@ -362,19 +413,63 @@ static void end_stray(pid_t pid)
 		(void)poll(&p, 1, STRAY_MSEC);
 }
 
-void processes_kill_strays(const json_t *workers, pid_t former, uint64_t since)
+void processes_end_builds(const json_t *builds)
+{
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(builds, i, item)
+	{
+		const json_t *build = json_object_get(item, "process");
+		pid_t pid = (pid_t)load_number(build, "pid");
+
+		if (pid > 1 && process_is(pid, load_number(build, "start")))
+			end_stray(pid);
+		else if (pid > 1) /* what it has left behind; of another process nothing */
+			(void)tree_signal(pid, true, SIGKILL, false);
+	}
+}
+
+struct build *process_load_build(struct processes *ps, struct release *release,
+        const struct build_handlers *handlers, const json_t *from, struct loader *l)
+{
+	return build_load(ps->loop, &ps->builds, &ps->running, release, handlers, from, l);
+}
+
+/* Was it started by this handoffd? A worker has its notify socket, a build its pid. */
+static bool is_worker_of(const struct stray *s, pid_t former)
+{
+	char mark[64];
+
+	(void)snprintf(mark, sizeof mark, "@handoffd/%d/", (int)former);
+	return !strncmp(stray_variable(s, "NOTIFY_SOCKET"), mark, strlen(mark));
+}
+
+static bool is_build_of(const struct stray *s, pid_t former)
+{
+	uint64_t pid;
+
+	return parse_number(stray_variable(s, BUILD_VARIABLE), INT32_MAX, &pid) &&
+	       (pid_t)pid == former;
+}
+
+void processes_settle_strays(const json_t *workers, pid_t former, uint64_t since,
+        bool (*keeps)(void *data, const struct stray *s), void *data)
 {
 	struct tree_entry *entries = NULL;
 	ssize_t n = tree_scan(0, false, &entries);
-	char mark[64];
-
-	(void)snprintf(mark, sizeof mark, "NOTIFY_SOCKET=@handoffd/%d/", (int)former);
 	for (ssize_t i = 0; i < n; i++) {
 		const struct tree_entry *e = &entries[i];
+		struct stray s = {.pid = e->pid, .start = e->start};
+		_cleanup_free_ char *text = NULL;
 
 		/* a worker leads its session; older ones are known, or were left alone before */
-		if (e->pid == e->session && e->start >= since && e->state != 'Z' &&
-		        has_mark(e->pid, mark) && !is_of_known(entries, (size_t)n, workers, e->pid))
+		if (e->pid != e->session || e->start < since || e->state == 'Z' ||
+		        is_of_known(entries, (size_t)n, workers, e->pid))
+			continue;
+		s.environ = text = read_environ(e->pid, &s.n);
+		if (text && (is_build_of(&s, former) ||
+		                    (is_worker_of(&s, former) && !(keeps && keeps(data, &s)))))
 			end_stray(e->pid);
 	}
 	free(entries);

@@ -103,6 +103,7 @@ static int reform(struct address_group *g, struct member *m, const struct addres
 	bool ebpf;
 	int r;
 
+	group_note_change(g);
 	form_copy(&g->ip, form);
 	r = reuseport_open(&g->ip, g->context, -1, true, &fresh, &ebpf);
 	if (r >= 0) {
@@ -160,6 +161,7 @@ static int bind_for(struct member *m, int fd, const struct sockaddr_storage *to,
 
 	if (r < 0)
 		return r;
+	group_note_change(m->group);
 	ours = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	r = ours < 0 ? -errno : reuseport_prepare(m->group->reuseport, ours);
 	if (r < 0)
@@ -190,8 +192,8 @@ static int refuse(const struct member *m, const struct address *form, struct ho_
 	if (!is_alone(m))
 		return ho_error_set(reterr, -EADDRINUSE,
 		        "the program binds %s, but the generation before it listens on %s, and "
-		        "connections could not be handed over between the two: it is told that the "
-		        "address is in use; to change it, stop and start the service",
+		        "connections cannot be handed over between the two; to change it, stop and "
+		        "start the service",
 		        want, have);
 	return ho_error_set(reterr, -EADDRINUSE,
 	        "the program binds %s, but it listens on %s already: it is told that the address "
@@ -219,7 +221,8 @@ static int add_form(struct listener_set *set, const struct listener_config *c,
 
 /* Makes a place for a form of an address that the configuration leaves to the program. */
 static int take_form(struct listener_set *set, const struct member *like,
-        const struct address *form, struct member **ret, struct ho_error *reterr)
+        const struct address *form, bool starting, struct member **ret, bool *ret_apart,
+        struct ho_error *reterr)
 {
 	struct member *unused = NULL;
 	int r;
@@ -231,6 +234,11 @@ static int take_form(struct listener_set *set, const struct member *like,
 
 		if (m->config != like->config)
 			continue;
+		if (starting && !is_alone(m)) {
+			*ret_apart = true;
+			*ret = m;
+			return 0;
+		}
 		if (!is_alone(m) || (m->n_adopted && form_collides(form, &m->group->ip)))
 			return refuse(m, form, reterr);
 		if (m->n_adopted == 0 && !unused)
@@ -254,11 +262,12 @@ static bool is_meant(const struct address_group *g, const struct address *form)
 }
 
 int listener_set_bind(struct listener_set *set, int fd, struct socket_holder holder,
-        const struct sockaddr_storage *to, socklen_t length, struct ho_error *reterr)
+        const struct sockaddr_storage *to, socklen_t length, bool starting, struct ho_error *reterr)
 {
 	struct member *m = NULL, *like = NULL;
 	const struct adopted *known = find(set, adopt_cookie(fd), &m);
 	const struct address form = form_of(fd, to);
+	bool apart = false;
 	int r = 0;
 
 	if (known) /* the call was interrupted, and comes again */
@@ -276,13 +285,14 @@ int listener_set_bind(struct listener_set *set, int fd, struct socket_holder hol
 	if ((!m && !like) || !form_in_our_network(fd))
 		return 1;
 	if (!m)
-		r = take_form(set, like, &form, &m, reterr);
+		r = take_form(set, like, &form, starting, &m, &apart, reterr);
 	if (r >= 0)
 		r = bind_for(m, fd, to, length, reterr);
 	if (r < 0)
 		return r;
 	m->adopted[m->n_adopted - 1].holder = holder.pid;
 	m->adopted[m->n_adopted - 1].theirs = holder.fd;
+	m->adopted[m->n_adopted - 1].apart = apart;
 	return 0;
 }
 
@@ -336,6 +346,7 @@ static int bind_path(struct member *m, int fd, struct socket_holder holder,
 	        .theirs = holder.fd};
 	int r = ours < 0 ? -errno : 0;
 
+	group_note_change(m->group);
 	if (r >= 0)
 		r = unix_name_bind(m->group->name, ours, a.serial, m->config, look,
 		        (struct sockaddr_un *)&a.address);
@@ -386,6 +397,37 @@ static bool is_with_holder(const struct adopted *a)
 	link[n] = '\0';
 	(void)snprintf(want, sizeof want, "socket:[%llu]", (unsigned long long)st.st_ino);
 	return strcmp(link, want) == 0;
+}
+
+bool adopt_is_apart(const struct member *m, struct ho_error *reterr)
+{
+	for (size_t k = 0; k < m->n_adopted; k++) {
+		const struct adopted *a = &m->adopted[k];
+		const struct address form = form_of(a->fd, &a->address);
+
+		if (!a->apart || !is_with_holder(a))
+			continue;
+		(void)refuse(m, &form, reterr);
+		return true;
+	}
+	return false;
+}
+
+bool listener_set_apart(struct listener_set *set, struct ho_error *reterr)
+{
+	bool kept = false;
+
+	for (size_t i = 0; i < set->n; i++)
+		for (size_t k = 0; k < set->members[i].n_adopted; k++) {
+			struct adopted *a = &set->members[i].adopted[k];
+
+			kept |= a->apart && a->told;
+			a->told |= a->apart;
+		}
+	for (size_t i = 0; kept && i < set->n; i++)
+		if (adopt_is_apart(&set->members[i], reterr))
+			return true;
+	return false;
 }
 
 /* What is watched for its hang-up anyway tells of a client as well, once. */
@@ -478,6 +520,12 @@ int listener_set_listen(
 
 	if (!a)
 		return 1;
+	*ret_fresh = false;
+	if (a->apart) {
+		(void)adopt_is_apart(m, reterr);
+		return 0;
+	}
+	group_note_change(g);
 	/* As the kernel takes it: a negative one is the greatest. */
 	if ((unsigned)backlog < (unsigned)m->config->backlog)
 		backlog = m->config->backlog;
@@ -555,6 +603,7 @@ static void give_up(struct member *m, size_t k)
 	struct address_group *g = m->group;
 	struct adopted *a = &m->adopted[k];
 
+	group_note_change(g);
 	group_unwatch(g->context, a->fd);
 	if (g->name) {
 		m->n_listening -= a->listening;
@@ -580,8 +629,10 @@ static bool sweep_member(struct member *m, const struct cookie_set *inodes, bool
 			continue;
 		else if (starting || left > 0 || !m->adopted[k].listening)
 			give_up(m, k);
-		else
+		else if (!m->adopted[k].orphan) {
+			group_note_change(m->group);
 			m->adopted[k].orphan = true;
+		}
 	return m->n_adopted < before;
 }
 
@@ -593,6 +644,7 @@ const char *listener_set_orphan(struct listener_set *set)
 
 			if (!a->orphan || a->told)
 				continue;
+			group_note_change(set->members[i].group);
 			a->told = true;
 			return set->members[i].config->address.text;
 		}

@@ -28,9 +28,16 @@ struct unix_target {
 
 /* A process of the generation wants to bind its TCP socket `fd` (borrowed) to an address with a
  * port. 0: done; negative errno: what it is to be told, with words in `reterr` if an operator
- * should know; 1: no address of the set, the kernel may do it. */
+ * should know; 1: no address of the set, the kernel may do it. While the generation is `starting` a
+ * socket in another form than earlier ones have is bound, as it may be closed again at once: so
+ * development servers find out whether a port is free. It never listens, whatever the program is
+ * told; see listener_set_apart(). */
 int listener_set_bind(struct listener_set *set, int fd, struct socket_holder holder,
-        const struct sockaddr_storage *to, socklen_t length, struct ho_error *reterr);
+        const struct sockaddr_storage *to, socklen_t length, bool starting,
+        struct ho_error *reterr);
+/* Has the program kept such a socket since the last look, so that it was no test? The words for it
+ * are in `reterr`. */
+bool listener_set_apart(struct listener_set *set, struct ho_error *reterr);
 /* The same for the path or abstract name of a UNIX stream socket. An abstract name can be had only
  * once, and we have it: then *ret_give is the socket (borrowed) that is to take the place of the
  * program's. `directory` and `name`: of a path. */
@@ -74,6 +81,9 @@ const char *listener_set_address(struct listener_set *set, int fd);
 bool adopt_describe(int fd, char *ret, size_t size);
 
 /* For the sockets room: a client has arrived at the listener; and from now on, tell the next. */
+/* Has its program a socket that listener_set_bind() let be though it cannot be used? Words in
+ * `reterr`. */
+bool adopt_is_apart(const struct member *m, struct ho_error *reterr);
 void adopt_on_arrival(struct group_context *x, int fd);
 void adopt_look_again(struct group_context *x);
 

@@ -409,3 +409,11 @@ int listener_failed(struct ho_error *reterr, int code, const struct listener_con
 		        c->origin.line);
 	return code;
 }
+
+bool listener_kernel_migrates(void)
+{
+	_cleanup_close_ int fd = open("/proc/sys/net/ipv4/tcp_migrate_req", O_RDONLY | O_CLOEXEC);
+	char value = '0';
+
+	return fd >= 0 && read(fd, &value, 1) == 1 && value != '0';
+}

@@ -50,5 +50,8 @@ int listener_took(int client_fd);
 
 /* 'cannot listen on tcp:0.0.0.0:80 (listener "http"): Permission denied: ...; nothing changed' */
 int listener_failed(struct ho_error *reterr, int code, const struct listener_config *c);
+/* Does the kernel move what waits at a listener that closes to another one of its group without a
+ * program that says so (net.ipv4.tcp_migrate_req)? */
+bool listener_kernel_migrates(void);
 
 #endif

@@ -213,8 +213,8 @@ static int append(struct reuseport *r, int fd, struct member *m, bool adopted)
 static void remove_entry(struct reuseport *r, struct entry *e)
 {
 	/* Indexes move: whoever comes after a crash must know of every socket that is there now. */
-	if (!r->program && r->context->before_removal)
-		r->context->before_removal(r->context->before_removal_data);
+	if (!r->program && r->context->writer.write_now)
+		r->context->writer.write_now(r->context->writer.data);
 	if (e->member && r->program)
 		e->member->sent += bpf_program_sent(r->program, e->slot);
 	(void)shutdown(e->fd, SHUT_RD);
@@ -249,8 +249,20 @@ static int attach_first(const struct reuseport *r, int fd)
 	                  : bpf_classic_attach(fd, &(struct steer_rule){.rest = 0});
 }
 
+/* Closes the control listeners but for the one in use, as far as that can be done now. */
+static void drop_controls(struct reuseport *r)
+{
+	for (size_t i = r->n; i-- > 0;) {
+		struct entry *e = &r->order[i];
+
+		if (is_control(r, e) && e->fd != r->control_fd && removable(r, e))
+			remove_entry(r, e);
+	}
+}
+
 /* A new control listener, the last of the group; the program must be attached already, or be
- * attached next. */
+ * attached next. Older ones leave before: with the only one behind all others nothing moves when
+ * handoffd dies. */
 static int add_control(struct reuseport *r)
 {
 	_cleanup_close_ int fd = -1;
@@ -267,6 +279,10 @@ static int add_control(struct reuseport *r)
 		code = tag_set(fd, TAG_CONTROL);
 	if (code >= 0 && r->n == 0 && !r->beside)
 		code = attach_first(r, fd);
+	if (code >= 0 && r->n > 1 && !r->program) {
+		r->control_fd = -1;
+		drop_controls(r);
+	}
 	if (code >= 0 && listen(fd, 1) < 0)
 		code = -errno;
 	if (code >= 0 && r->n == 0 && r->beside)
@@ -278,23 +294,15 @@ static int add_control(struct reuseport *r)
 	return code;
 }
 
-/* Closes the control listeners that a newer one has made needless, as far as that can be done now.
- */
-static void drop_old_controls(struct reuseport *r)
-{
-	for (size_t i = r->n; i-- > 0;) {
-		struct entry *e = &r->order[i];
-
-		if (is_control(r, e) && e->fd != r->control_fd && removable(r, e))
-			remove_entry(r, e);
-	}
-}
-
 int reuseport_apply(struct reuseport *r, bool sticky)
 {
 	struct steer_rule rule;
 	int code = 0;
 
+	if (r->control_fd < 0 && r->passed_fd < 0) /* it has ended, or could not be replaced */
+		code = add_control(r);
+	if (code < 0)
+		return code;
 	make_rule(r, sticky, &rule);
 	if (r->program)
 		bpf_program_apply(r->program, &rule);
@@ -303,7 +311,7 @@ int reuseport_apply(struct reuseport *r, bool sticky)
 	if (code < 0)
 		return code;
 	mark_targets(r, &rule);
-	drop_old_controls(r);
+	drop_controls(r);
 	return 0;
 }
 
@@ -332,20 +340,27 @@ static int join_passed(struct reuseport *r, struct member *m, struct entry *e)
 	return 0;
 }
 
+/* Its workers can change no filter of the group by it. */
+static int listen_for(const struct member *m, int fd, int backlog)
+{
+	int one = 1, code = tag_set(fd, m->tag);
+
+	if (code >= 0 && (setsockopt(fd, SOL_SOCKET, SO_LOCK_FILTER, &one, sizeof one) < 0 ||
+	                         listen(fd, backlog) < 0))
+		code = -errno;
+	return code;
+}
+
 int reuseport_rejoin(struct reuseport *r, struct member *m)
 {
 	_cleanup_close_ int fd = -1;
-	int one = 1, code;
+	int code;
 
 	if (r->n + 1 >= ORDER_MAX)
 		return -EUSERS;
 	code = listener_tcp(r->ip, r->uid, &fd);
 	if (code >= 0)
-		code = tag_set(fd, m->tag);
-	if (code >= 0 && setsockopt(fd, SOL_SOCKET, SO_LOCK_FILTER, &one, sizeof one) < 0)
-		code = -errno;
-	if (code >= 0 && listen(fd, m->config->backlog) < 0)
-		code = -errno;
+		code = listen_for(m, fd, m->config->backlog);
 	if (code >= 0)
 		code = append(r, fd, m, false);
 	if (code < 0)
@@ -356,7 +371,7 @@ int reuseport_rejoin(struct reuseport *r, struct member *m)
 		return code;
 	}
 	m->fd = take_fd(fd);
-	drop_old_controls(r);
+	drop_controls(r);
 	return 0;
 }
 
@@ -459,14 +474,6 @@ static void withdraw(struct reuseport *r, int fd)
 		remove_entry(r, e);
 }
 
-bool reuseport_kernel_migrates(void)
-{
-	_cleanup_close_ int fd = open("/proc/sys/net/ipv4/tcp_migrate_req", O_RDONLY | O_CLOEXEC);
-	char value = '0';
-
-	return fd >= 0 && read(fd, &value, 1) == 1 && value != '0';
-}
-
 /* Without an eBPF program the kernel moves what waits at a listener to any other one of the group.
  * Are all that anybody accepts at those that get new connections as well? */
 static bool may_scatter(const struct reuseport *r)
@@ -478,7 +485,7 @@ static bool may_scatter(const struct reuseport *r)
 			return false;
 		any |= is_active(e);
 	}
-	return any && !r->program && r->passed_fd < 0 && reuseport_kernel_migrates();
+	return any && !r->program && r->passed_fd < 0 && listener_kernel_migrates();
 }
 
 static void rejoin(struct reuseport *r, struct member *m)
@@ -544,15 +551,11 @@ static void empty_own(struct reuseport *r, struct member *m, bool sticky)
 
 int reuseport_adopt(struct reuseport *r, struct member *m, int fd, int backlog, bool sticky)
 {
-	int one = 1, code = 0;
+	int code = 0;
 
 	if (r->n + 1 >= ORDER_MAX)
 		return -EUSERS;
-	code = tag_set(fd, m->tag);
-	if (code >= 0 && setsockopt(fd, SOL_SOCKET, SO_LOCK_FILTER, &one, sizeof one) < 0)
-		code = -errno;
-	if (code >= 0 && listen(fd, backlog) < 0)
-		code = -errno;
+	code = listen_for(m, fd, backlog);
 	if (code < 0)
 		return code;
 	code = append(r, fd, m, true);
@@ -738,7 +741,7 @@ int reuseport_restored(struct reuseport *r, bool sticky)
 {
 	struct entry lost[ORDER_MAX];
 	size_t n = 0;
-	int code = 0;
+	int code;
 
 	for (size_t i = r->n; i-- > 0;) {
 		struct entry *e = &r->order[i];
@@ -753,10 +756,7 @@ int reuseport_restored(struct reuseport *r, bool sticky)
 			lost[n++] = *e;
 		*e = r->order[--r->n];
 	}
-	if (r->control_fd < 0 && r->passed_fd < 0)
-		code = add_control(r);
-	if (code >= 0)
-		code = reuseport_apply(r, sticky);
+	code = reuseport_apply(r, sticky);
 	for (size_t i = 0; code >= 0 && i < n; i++)
 		(void)revive(r, lost[i].fd, lost[i].member);
 	if (code >= 0)

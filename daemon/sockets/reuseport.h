@@ -44,10 +44,6 @@ int reuseport_adopt(struct reuseport *r, struct member *m, int fd, int backlog, 
  * to whoever gets new connections if it was one of those; it is not closed. */
 void reuseport_drop(struct reuseport *r, struct member *m, int fd, bool sticky);
 
-/* Does the kernel move what waits at a listener that closes to another one of its group without a
- * program that says so (net.ipv4.tcp_migrate_req)? */
-bool reuseport_kernel_migrates(void);
-
 /* Connections sent to the member since it joined; -EOPNOTSUPP: they are not counted (classic BPF).
  */
 int reuseport_sent(const struct reuseport *r, const struct member *m, uint64_t *ret);

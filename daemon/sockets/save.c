@@ -22,8 +22,8 @@ static const struct field context_fields[] = {
         FIELD(group_context, last_serial),
         FIELD_NOT(group_context, loop),
         FIELD_NOT(group_context, look),
-        FIELD_NOT(group_context, before_removal),
-        FIELD_NOT(group_context, before_removal_data),
+        FIELD_NOT(group_context, changed),
+        FIELD_NOT(group_context, writer),
         FIELD_NOT(group_context, stranded),
         FIELD_NOT(group_context, stranded_data),
         FIELD_NOT(group_context, ebpf),
@@ -55,6 +55,8 @@ static const struct field group_fields[] = {
         FIELD(address_group, sticky),
         FIELD(address_group, taken),
         FIELD_NOT(address_group, next),
+        FIELD_NOT(address_group, next_changed),
+        FIELD_NOT(address_group, is_changed),
         FIELD_NOT(address_group, context),
         FIELD_NOT(address_group, passed_fd),
         FIELD_NOT(address_group, members),
@@ -119,6 +121,7 @@ static const struct field adopted_fields[] = {
         FIELD(adopted, holder),
         FIELD(adopted, theirs),
         FIELD(adopted, listening),
+        FIELD(adopted, apart),
         FIELD(adopted, serial),
         FIELD(adopted, orphan),
         FIELD(adopted, told),
@@ -175,27 +178,58 @@ static json_t *save_reuseport(struct saver *v, const struct address_group *g)
 
 json_t *sockets_save(const struct sockets *s, struct saver *v)
 {
-	json_t *j = SAVE(v, context_fields, &s->context), *groups = json_array(),
-	       *passed = json_array();
+	json_t *j = SAVE(v, context_fields, &s->context), *passed = json_array();
 
 	for (int i = 0; i < s->n_passed; i++) {
 		save_item(v, passed, json_string(s->passed_names[i]));
 		save_fd(v, s->passed[i], "passed-%d", i);
 	}
-	for (const struct address_group *g = s->context.groups; g; g = g->next) {
-		json_t *one = SAVE(v, group_fields, g);
-		const struct member *published = g->name ? unix_name_published(g->name) : NULL;
-
-		save_member(v, one, "published",
-		        json_integer(published ? (json_int_t)published->serial : 0));
-		if (g->reuseport)
-			save_member(v, one, "reuseport", save_reuseport(v, g));
-		save_fd(v, g->shared_fd, "shared-%" PRIu64, g->id);
-		save_item(v, groups, one);
-	}
-	save_member(v, j, "groups", groups);
 	save_member(v, j, "passed", passed);
 	return j;
+}
+
+static json_t *save_group(struct saver *v, const struct address_group *g)
+{
+	json_t *j = SAVE(v, group_fields, g);
+	const struct member *published = g->name ? unix_name_published(g->name) : NULL;
+
+	save_member(v, j, "published", json_integer(published ? (json_int_t)published->serial : 0));
+	if (g->reuseport)
+		save_member(v, j, "reuseport", save_reuseport(v, g));
+	save_fd(v, g->shared_fd, "shared-%" PRIu64, g->id);
+	return j;
+}
+
+void sockets_save_groups(const struct sockets *s, bool changed, struct saver *v,
+        void (*take)(void *data, uint64_t id, json_t *group), void *data)
+{
+	const struct address_group *g = changed ? s->context.changed : s->context.groups;
+
+	for (; g; g = changed ? g->next_changed : g->next)
+		take(data, g->id, save_group(v, g));
+}
+
+void sockets_forget_changes(struct sockets *s)
+{
+	for (struct address_group *g = s->context.changed; g; g = g->next_changed)
+		g->is_changed = false;
+	s->context.changed = NULL;
+}
+
+/* Those of a server that was taken over have a name of their own: nobody may put an end to what it
+ * listens on, whatever is not known of it. */
+static const char *owner(const struct member *m)
+{
+	return m->taken ? "taken-" : "";
+}
+
+/* The only socket of a server that was taken over where the address has no group. */
+static void save_holder(struct saver *v, const struct member *m, json_t *j)
+{
+	if (!m->taken || m->fd < 0 || !m->adopted)
+		return;
+	save_member(v, j, "holder", json_integer(m->adopted[0].holder));
+	save_member(v, j, "theirs", json_integer(m->adopted[0].theirs));
 }
 
 json_t *listener_set_save(const struct listener_set *set, struct saver *v)
@@ -208,9 +242,11 @@ json_t *listener_set_save(const struct listener_set *set, struct saver *v)
 
 		for (size_t k = 0; k < m->n_adopted; k++) {
 			save_item(v, adopted, SAVE(v, adopted_fields, &m->adopted[k]));
-			save_fd(v, m->adopted[k].fd, "adopted-%" PRIu64, m->adopted[k].cookie);
+			save_fd(v, m->adopted[k].fd, "%sadopted-%" PRIu64, owner(m),
+			        m->adopted[k].cookie);
 		}
-		save_fd(v, m->fd, "listener-%" PRIu64, m->serial);
+		save_fd(v, m->fd, "%slistener-%" PRIu64, owner(m), m->serial);
+		save_holder(v, m, j);
 		save_member(v, j, "adopted", adopted);
 		save_member(v, j, "group", json_integer((json_int_t)m->group->id));
 		save_member(
@@ -351,8 +387,8 @@ static void load_adopted(struct loader *l, const json_t *from, struct member *m)
 {
 	size_t n = json_array_size(from);
 
-	m->adopted = n ? calloc(ADOPTED_MAX, sizeof *m->adopted) : NULL;
-	if (n > ADOPTED_MAX || (n && !m->adopted)) {
+	m->adopted = n || m->taken ? calloc(ADOPTED_MAX, sizeof *m->adopted) : NULL;
+	if (n > ADOPTED_MAX || ((n || m->taken) && !m->adopted)) {
 		load_failed(l, "a listener has too many sockets, or memory is short");
 		return;
 	}
@@ -360,7 +396,7 @@ static void load_adopted(struct loader *l, const json_t *from, struct member *m)
 		struct adopted *a = &m->adopted[m->n_adopted];
 
 		LOAD(l, json_array_get(from, i), adopted_fields, a);
-		a->fd = load_fd(l, "adopted-%" PRIu64, a->cookie);
+		a->fd = load_fd(l, "%sadopted-%" PRIu64, owner(m), a->cookie);
 		if (a->fd >= 0)
 			m->n_adopted++;
 		else
@@ -383,6 +419,9 @@ static void enter(struct reuseport *r, const json_t *order, struct member *m)
 		for (size_t k = 0; e->adopted && k < m->n_adopted; k++)
 			if (m->adopted[k].cookie == load_number(from, "cookie"))
 				e->fd = m->adopted[k].fd;
+		/* the group was built around the socket of a server that ran before us */
+		if (m->taken && json_is_true(json_object_get(from, "passed")))
+			r->passed_fd = e->fd;
 	}
 	r->tags |= 1u << m->tag;
 }
@@ -415,7 +454,7 @@ static void load_member(struct listener_set *set, const json_t *from, struct loa
 		return;
 	}
 	m->config = &set->service->listeners[listener];
-	m->fd = load_fd(l, "listener-%" PRIu64, m->serial);
+	m->fd = load_fd(l, "%slistener-%" PRIu64, owner(m), m->serial);
 	m->group = g;
 	fd = m->fd >= 0 ? m->fd : g->shared_fd;
 	/* To what systemd passes it gives the mode of its unit, each time, and the worker's is the
@@ -425,6 +464,10 @@ static void load_member(struct listener_set *set, const json_t *from, struct loa
 	g->members[g->n_members++] = m;
 	set->n++;
 	load_adopted(l, json_object_get(from, "adopted"), m);
+	if (m->taken && m->fd >= 0 && m->adopted) {
+		m->adopted[0].holder = (pid_t)load_number(from, "holder");
+		m->adopted[0].theirs = (int)load_number(from, "theirs");
+	}
 	if (g->reuseport)
 		enter(g->reuseport, order_of(set->sockets->saved_groups, g->id), m);
 }

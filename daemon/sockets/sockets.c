@@ -181,10 +181,14 @@ struct sockets *sockets_free(struct sockets *s)
 	return NULL;
 }
 
-void sockets_before_removal(struct sockets *s, void (*call)(void *data), void *data)
+void sockets_set_writer(struct sockets *s, const struct sockets_writer *writer)
 {
-	s->context.before_removal = call;
-	s->context.before_removal_data = data;
+	s->context.writer = *writer;
+}
+
+void listener_set_own(struct listener_set *set, uint32_t owner)
+{
+	set->owner = owner;
 }
 
 enum steering sockets_steering(const struct sockets *s)
@@ -365,7 +369,7 @@ enum rescue listener_set_rescue(const struct listener_set *set, size_t i)
 	HO_ASSERT(i < set->n);
 	if (m->group->steering == STEERING_EBPF)
 		return RESCUE_EBPF;
-	if (m->group->steering == STEERING_CBPF && reuseport_kernel_migrates())
+	if (m->group->steering == STEERING_CBPF && listener_kernel_migrates())
 		return RESCUE_SYSCTL;
 	return m->n_listening ? RESCUE_NONE : RESCUE_HELD;
 }
@@ -517,11 +521,14 @@ static int check_listening(const struct share *shares, size_t n, struct ho_error
 	for (size_t k = 0; k < n; k++) {
 		const struct listener_set *set = shares[k].set;
 
-		for (size_t i = 0; shares[k].part > 0 && i < set->n; i++)
+		for (size_t i = 0; shares[k].part > 0 && i < set->n; i++) {
+			if (adopt_is_apart(&set->members[i], reterr))
+				return -EADDRINUSE;
 			if (must_listen(&set->members[i]))
 				return ho_error_set(reterr, -ENOTCONN,
 				        "the program does not listen on %s",
 				        group_text(set->members[i].group, text, sizeof text));
+		}
 	}
 	return 0;
 }

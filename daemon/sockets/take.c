@@ -11,6 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "sockets/adopt.h"
 #include "sockets/diag.h"
 #include "sockets/forms.h"
 #include "sockets/set.h"
@@ -178,6 +179,7 @@ static int add_socket(struct member *m, const struct taken_socket *t)
 	*a = (struct adopted){.fd = t->fd,
 	        .holder = t->holder.pid,
 	        .theirs = t->holder.fd,
+	        .cookie = adopt_cookie(t->fd),
 	        .was_alone = option(t->fd, SO_REUSEPORT) == 0};
 	if (m->config->address.kind == ADDRESS_TCP)
 		(void)setsockopt(t->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);

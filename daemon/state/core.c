@@ -25,6 +25,7 @@ static const struct field supervisor_fields[] = {
         FIELD_NOT(supervisor, n_timers),
         FIELD_NOT(supervisor, n_actions),
         FIELD_NOT(supervisor, requests),
+        FIELD_NOT(supervisor, changed),
         FIELD_NOT(supervisor, rolling),
         FIELD_NOT(supervisor, exiting),
 };
@@ -81,6 +82,8 @@ static const struct field service_fields[] = {
         FIELD_NOT(service, timer),
         FIELD_NOT(service, targets),
         FIELD_NOT(service, last_result),
+        FIELD_NOT(service, next_changed),
+        FIELD_NOT(service, changed),
 };
 
 static const struct field result_fields[] = {
@@ -91,6 +94,7 @@ static const struct field result_fields[] = {
         FIELD_OF_STATIC_TEXT(result, outcome),
         FIELD(result, cut),
         FIELD(result, text),
+        FIELD_NOT(result, release_link),
 };
 
 static const struct field generation_fields[] = {
@@ -132,6 +136,7 @@ static const struct field generation_fields[] = {
         FIELD(generation, probed),
         FIELD(generation, speaks_notify),
         FIELD(generation, trouble),
+        FIELD_NOT(generation, late),
         FIELD(generation, baking),
         FIELD(generation, died),
         FIELD(generation, ended_badly),
@@ -218,6 +223,7 @@ static const struct field worker_fields[] = {
         FIELD(worker, killed),
         FIELD(worker, surplus),
         FIELD(worker, status),
+        FIELD(worker, ended),
         FIELD(worker, hello),
         FIELD(worker, drains),
         FIELD(worker, messaged),
@@ -308,7 +314,7 @@ static json_t *save_id(const struct generation *g)
 	return json_integer(g ? (json_int_t)g->id : -1);
 }
 
-static json_t *save_service(struct saver *v, const struct service *sv)
+json_t *service_to_json(struct saver *v, const struct service *sv)
 {
 	json_t *j = SAVE(v, service_fields, sv), *generations = json_array();
 
@@ -369,19 +375,14 @@ static json_t *save_pending(struct saver *v, const struct action_list *l)
 
 json_t *supervisor_to_json(struct saver *v, const struct supervisor *s)
 {
-	json_t *j = SAVE(v, supervisor_fields, s), *services = json_array(),
-	       *requests = json_array();
+	json_t *j = SAVE(v, supervisor_fields, s), *requests = json_array();
 
-	for (size_t i = 0; i < s->n_slots; i++)
-		if (s->services[i])
-			save_item(v, services, save_service(v, s->services[i]));
 	/* the oldest one first */
 	/* nobody waits any more after a crash */
 	for (const struct request *r = v->brief ? NULL : s->requests; r; r = r->next)
 		if (json_array_insert_new(requests, 0, save_request(v, r)) < 0)
 			v->failed = true;
 	save_member(v, j, "config", save_config(v, s->config));
-	save_member(v, j, "services", services);
 	save_member(v, j, "requests", requests);
 	if (v->brief && s->out)
 		save_member(v, j, "pending", save_pending(v, s->out));

@@ -195,9 +195,9 @@ def test_never_binds(daemon, mode, why):
 def test_changed_form(daemon):
     configured(daemon, binder("loopback_from_two")).start()
     failed = daemon.reload("web", code=3)
-    assert f"but the generation before it listens on tcp:0.0.0.0:{daemon.port}" in failed["text"]
-    refused = daemon.wait_event("socket-refused", generation=2)
-    assert f"the program binds tcp:127.0.0.1:{daemon.port}" in refused["text"]
+    why = f"the program binds tcp:127.0.0.1:{daemon.port}, but the generation before it listens on tcp:0.0.0.0:{daemon.port}"
+    assert why in failed["text"]
+    assert why in daemon.wait_event("socket-refused", generation=2)["text"]
     assert generation(daemon.target) == 1
 
 
@@ -220,6 +220,16 @@ def test_ready_when_it_listens(daemon):
     daemon.kill(pid, 10)
     daemon.wait_event("generation-ready")
     daemon.wait_event("daemon-ready")
+
+
+def test_wrapper_that_does_not_pass_the_signal_on(daemon):
+    """What it leaves behind is told as soon as it has no connection, not killed at the deadline."""
+    configured(daemon, binder("wrapped")).start()
+    with Http(daemon.target) as idle:
+        assert "generation=1" in idle.get("/?n=1")
+        assert daemon.reload("web")["generation"] == 2
+        assert "generation=1" in idle.get("/?n=2")
+    assert daemon.wait_event("generation-gone", generation=1)["duration"] < 20
 
 
 def test_old_connections_are_counted(daemon):
@@ -353,7 +363,11 @@ def test_tests_all_forms_first(daemon):
     configured(daemon, binder("tests_forms")).start()
     (listener,) = daemon.service()["listeners"]
     assert (listener["form"], listener["origin"]) == (f"tcp:{daemon.target}", "adopted")
-    assert generation(daemon.target) == 1
+    with Load(daemon.target, rate=100, keepalive=1, slow=1):
+        for number in range(2, 5):
+            assert daemon.reload("web")["generation"] == number
+    assert generation(daemon.target) == 4
+    assert not daemon.seen("socket-refused")
 
 
 def test_one_form_less(daemon):

@@ -35,6 +35,22 @@ def test_code_2(daemon):
         assert daemon.ctl(*arguments, code=2).stderr
 
 
+@pytest.mark.parametrize("command", ("stop web --wait serving", "scale web 2 --wait drained", "start web --wait drained", "wait web --for none"))
+def test_what_a_command_cannot_wait_for(daemon, command):
+    """It is said in words, before handoffd is asked."""
+    words = {"stop": "drained|none", "scale": "serving|none", "start": "serving|none", "wait": "serving|drained"}
+    done = daemon.ctl(*command.split(), code=2)
+    assert f"of {command.split()[0]} takes {words[command.split()[0]]}, not" in done.stderr
+    assert words[command.split()[0]] in daemon.ctl("help", command.split()[0], code=0).stdout
+
+
+@pytest.mark.parametrize("command", ("status", "logs", "connections", "stop"))
+def test_no_such_service(daemon, command):
+    daemon.configure(service(address=daemon.target), service(name="job", command=["sleep", "1000"])).start()
+    done = daemon.ctl(command, "nobody", code=2)
+    assert done.stderr == 'handoffctl: no service is named "nobody"; there are "web", "job"\n'
+
+
 def test_code_3_tells_the_last_words(daemon):
     daemon.configure(service(address=daemon.target)).start()
     daemon.configure(service(address=daemon.target, command=[*WORKER, "last-words"]))
@@ -52,6 +68,14 @@ def test_code_4(daemon):
     daemon.configure(service("--never-ready", address=daemon.target, extra='ready { by = "notify" }'))
     daemon.reload("web", "--timeout", "100ms", code=4)
     assert daemon.generations() == {1: "serving", 2: "starting"}
+
+
+@pytest.mark.parametrize("command", ("reload", "deploy web --release /", "rollback web", "scale web 2", "wait web"))
+def test_a_document_whatever_happens(daemon, command):
+    done = daemon.ctl("--json", *command.split(), code=5)
+    document = json.loads(done.stdout)
+    SCHEMAS["result"].validate(document)
+    assert document["exit_code"] == 5 and done.stderr == f"handoffctl: {document['text']}\n"
 
 
 def test_code_5(daemon):

@@ -113,6 +113,35 @@ def test_bad(daemon, releases, case):
         assert releases.now() == "releases/2"
 
 
+def test_what_is_said(daemon, releases):
+    """The cause, the last words of a worker that only hangs too, and where the link leads now."""
+    script = f"#!/bin/sh\necho waiting for the database\nexec {SLEEPD} --never-ready\n"
+    hangs = releases.make("hangs", script=script)
+    daemon.configure(web(daemon)).start()
+    done = daemon.ctl("deploy", "web", "--release", hangs, code=3)
+    assert f"release-linked (generation 2): {releases.link} -> releases/hangs" in done.stdout
+    assert "generation-starting (generation 2): deploy" in done.stdout
+    assert "worker-started (generation 2, worker 0)" in done.stdout
+    assert done.stderr.splitlines() == [
+        "web: deploy -> failed, generation 2; the old one goes on serving: not ready within 0.5s (ready by notify):",
+        "    waiting for the database",
+        f"release link: {releases.link} -> releases/1 again",
+    ]
+    result, _ = deploy(daemon, hangs, code=3)
+    assert result["release_link"] == f"{releases.link} -> releases/1 again"
+
+
+def test_link_that_cannot_be_put_back(daemon, releases):
+    """Whoever waits is told: the next reload would start what has just failed."""
+    hangs = releases.make("hangs", "--never-ready")
+    daemon.configure(web(daemon, ready='ready { by = "notify" timeout = "20s" }')).start()
+    later = daemon.ctl_later("deploy", "web", "--release", hangs)
+    daemon.wait_event("worker-started", generation=2)
+    releases.link.unlink()
+    daemon.ctl("abort", "web", code=0)
+    assert "release link: " in (stderr := later.wait(3)) and "was not put back" in stderr
+
+
 def test_dies_in_bake(daemon, releases):
     two = releases.make("2", "--crash-after 0.4")
     daemon.configure(web(daemon, bake="20s")).start()
@@ -170,6 +199,19 @@ def test_pipeline_killed(daemon, releases):
         (two / "gate").write_text("go\n")
         daemon.wait_event("generation-serving", generation=2)
     assert releases.now() == "releases/2"
+
+
+def test_pipeline_is_ended(daemon, releases):
+    """As `timeout 5 handoffctl deploy` or Ctrl-C does it: it is said that nothing is undone by that."""
+    hangs = releases.make("hangs", "--never-ready")
+    daemon.configure(web(daemon, ready='ready { by = "notify" timeout = "20s" }')).start()
+    later = daemon.ctl_later("deploy", "web", "--release", hangs)
+    daemon.wait_event("worker-started", generation=2)
+    later.process.terminate()
+    assert "the work goes on" in later.wait(-signal.SIGTERM)
+    assert daemon.generations() == {1: "serving", 2: "starting"} and releases.now() == "releases/hangs"
+    daemon.ctl("abort", "web", code=0)
+    assert releases.now() == "releases/1"
 
 
 def test_two_pipelines(daemon, releases):
@@ -348,6 +390,18 @@ def test_rollback_of_a_release_that_is_gone(daemon, releases):
     done = daemon.ctl("rollback", "web", code=3)
     assert "releases/1" in done.stderr
     assert releases.now() == "releases/2" and generation(daemon.target) == 2
+
+
+def test_rollback_from_a_release_that_is_gone(daemon, releases):
+    """The link led to it, and leads nowhere now: it goes back all the same."""
+    two = releases.make("2")
+    daemon.configure(web(daemon)).start()
+    deploy(daemon, two, "--wait", "drained")
+    shutil.rmtree(two)
+    done = daemon.ctl("rollback", "web", code=0)
+    assert releases.now() == "releases/1" and serving_release(daemon).endswith("/1")
+    assert f"release link: {releases.link} -> releases/1" in done.stdout
+    daemon.reload()
 
 
 def test_rollback_undoes_what_starts(daemon, releases):

@@ -265,7 +265,7 @@ def test_two_services_and_the_keyboard(daemon):
         daemon.wait_output("^job +│ ends 1")
         daemon.wait_output("^job +│ begins 2")
         keyboard.write("  rs nobody \n")
-        daemon.wait_output('no service is named "nobody"; there are web, job')
+        daemon.wait_output('no service is named "nobody"; there are "web", "job"')
         keyboard.write("rs\n")
         daemon.wait_output("^job +│ begins 3")
         daemon.wait_event("generation-serving", service="web", generation=2)

@@ -80,7 +80,7 @@ def test_counted_at_a_crash(daemon):
         daemon.kill(daemon.worker(1), signal.SIGKILL)
         crash = daemon.wait_event("worker-crashed", generation=1)
         assert crash["connections"] == 2
-        assert "was ended by signal 9 with 2 connections" in crash["text"]
+        assert "was ended by signal 9 (SIGKILL) with 2 connections" in crash["text"]
     daemon.wait_count("worker-ready", 2)
     assert generation(daemon.target) == 1
 
@@ -133,7 +133,7 @@ def test_idle_and_signal_are_obeyed(daemon):
     assert not any("heard DRAIN" in line for line in daemon.log.items)
 
 
-@pytest.mark.parametrize("mode", ["plain", "late_word", "hostile", "shrinks"])
+@pytest.mark.parametrize("mode", ["plain", "late_word", "hostile", "shrinks", "begins_anew"])
 def test_any_language(daemon, mode):
     daemon.configure(service(command=[*HELLO, mode], address=daemon.target, extra=AUTO)).start()
     daemon.wait_log("heard HELLO=1")

@@ -57,6 +57,23 @@ def test_under_load(daemons, root, steering, user):
     daemon.ctl("reload", "web", code=0)
 
 
+@pytest.mark.parametrize("steering", ["ebpf", "cbpf"])
+def test_nobody_goes_astray_while_it_is_gone(daemons, steering):
+    """The kernel's group changes when handoffd's own socket leaves it."""
+    daemon = daemons(environment={"HANDOFF_STEERING": steering})
+    daemon.configure(service(address=daemon.target)).start()
+    for number in range(2, 6):
+        with Http(daemon.target) as old:
+            old.get()
+            daemon.reload("web")
+            assert daemon.generations() == {number - 1: "draining", number: "serving"}
+            die(daemon)
+            assert {generation(daemon.target) for _ in range(30)} == {number}
+            come_back(daemon)
+            assert {generation(daemon.target) for _ in range(30)} == {number}
+        daemon.ctl("wait", "web", "--for", "drained", code=0)
+
+
 def test_drain_goes_on(daemon):
     extra = 'drain { deadline = "4s" kill-after = "1s" }'
     daemon.configure(service(address=daemon.target, extra=extra)).start()

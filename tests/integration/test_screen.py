@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 
 import pytest
@@ -38,6 +39,32 @@ def test_status_watch(daemon):
         screen.type("q")
         text = screen.wait(r"(?s)ended 0.*extproc")
         assert "serving" not in text and not re.search(r"-(echo|icanon)\b", text)
+
+
+def test_status_tells_what_has_an_end(daemon):
+    """How long the new one is watched and the old one kept, and why a worker was started again."""
+    daemon.configure(service(address=daemon.target, extra='rollout { bake = "10min" keep-warm = "10min" }')).start()
+    later = daemon.ctl_later("reload", "web")
+    daemon.wait_event("generation-warm", generation=1)
+    new, old = daemon.service()["generations"]
+    assert 500 < new["baked_in"] <= 600 and new["drains_in"] is None
+    assert 500 < old["drains_in"] <= 600 and old["baked_in"] is None
+    with ctl(daemon, "status") as screen:
+        screen.wait(r"^  2  serving    100%  0 in flight  watched for 10min")
+        screen.wait(r"^  1  warm         0%  0 in flight  warm for 10min")
+    with ctl(daemon, "top") as screen:
+        screen.wait(r"^web +2 serving .* 10min ")
+        screen.wait(r"^ +1 warm .* 10min ")
+    daemon.kill(daemon.worker(2), signal.SIGSEGV)
+    assert "signal 11 (SIGSEGV" in later.wait(3)
+    daemon.wait_event("generation-gone", generation=2)
+    with ctl(daemon, "status", columns=60) as screen:  # nothing of the cause is cut off
+        assert "before" not in screen.wait(r"^  last: reload -> generation 2 rolled-back \(3\): worker 0\n        \(pid ")
+        screen.wait(r"its start$")
+    daemon.kill(daemon.worker(1), signal.SIGKILL)
+    daemon.wait_event("worker-started", daemon.now(), generation=1)
+    with ctl(daemon, "status") as screen:
+        screen.wait(r"1 restart .*\n       the one before was ended by signal 9 \(SIGKILL\)$")
 
 
 def test_status_watch_of_nobody(daemon):

@@ -4,7 +4,7 @@
 set -eu
 nm=$1
 archive=$2
-allowed='abort|calloc|malloc|realloc|free|strdup|memcpy|memset|memcmp|memmove|strlen|strcmp|strncmp|strncasecmp|strcspn|strchr|snprintf|vsnprintf|__stack_chk_fail|__(v)?snprintf_chk|__mem(cpy|set|move)_chk|__asan_.*|__ubsan_.*|_GLOBAL_OFFSET_TABLE_|__sanitizer_.*'
+allowed='abort|calloc|malloc|realloc|free|strdup|memcpy|memset|memcmp|memmove|strlen|strcmp|strncmp|strncasecmp|strcspn|strchr|snprintf|vsnprintf|sigabbrev_np|__stack_chk_fail|__(v)?snprintf_chk|__mem(cpy|set|move)_chk|__asan_.*|__ubsan_.*|_GLOBAL_OFFSET_TABLE_|__sanitizer_.*'
 defined=$(mktemp)
 trap 'rm -f "$defined"' EXIT
 "$nm" --defined-only --extern-only -f posix "$archive" | awk 'NF >= 3 {print $1}' | sort -u > "$defined"

@@ -761,6 +761,13 @@ static void do_action(struct world *w, const struct action *a)
 		ev.memory = (uint64_t)pick(&w->chance, 200) << 20;
 		soon(w, ev);
 		break;
+	case ACTION_LAST_WORDS:
+		ev = (struct event){.type = EVENT_LAST_WORDS,
+		        .service = a->service,
+		        .generation = a->generation,
+		        .text = "to be or not to be"};
+		soon(w, ev);
+		break;
 	case ACTION_NAME_CUT:
 		w->result.cut++;
 		break;

@@ -46,7 +46,7 @@ static void on_status(void *data, struct control_call *call, const char *service
 	struct view_listener listener = {
 	        "http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096, "tcp:127.0.0.1:8080"};
 	struct view_worker worker = {
-	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b", 0, 0};
+	        0, 9001, "serving", 4, true, now_usec(), 0, "\033[31mred\xc2\x9b", NULL, 0, 0};
 	struct view_generation generations[] = {
 	        {.id = 7,
 	                .state = "serving",
@@ -57,6 +57,8 @@ static void on_status(void *data, struct control_call *call, const char *service
 	                .in_flight_known = true,
 	                .deadline_in = USEC_INFINITY,
 	                .oldest = USEC_INFINITY,
+	                .baked_in = USEC_INFINITY,
+	                .drains_in = USEC_INFINITY,
 	                .workers = &worker,
 	                .n_workers = 1},
 	        {.id = 6,
@@ -66,7 +68,9 @@ static void on_status(void *data, struct control_call *call, const char *service
 	                .in_flight_known = true,
 	                .drain_by = "idle",
 	                .deadline_in = 41 * USEC_PER_SEC,
-	                .oldest = 12 * USEC_PER_SEC},
+	                .oldest = 12 * USEC_PER_SEC,
+	                .baked_in = USEC_INFINITY,
+	                .drains_in = USEC_INFINITY},
 	};
 	struct view_service web = {
 	        "web", "serving", 7, false, &last, &listener, 1, generations, 2, false};
@@ -258,8 +262,8 @@ static void test_usage(void **state)
 	        {"stop", 2, "needs SERVICE"},
 	        {"status a b", 2, "takes no \"b\""},
 	        {"status --follow", 2, "does not take --follow"},
-	        {"reload --wait never", 2, "--wait takes"},
-	        {"wait web --for none", 2, "--for takes"},
+	        {"reload --wait never", 2, "--wait of reload takes"},
+	        {"wait web --for none", 2, "--for of wait takes"},
 	        {"reload --timeout soon", 2, "--timeout takes"},
 	        {"events --lines x", 2, "--lines takes"},
 	        {"config guess", 2, "check, show and diff"},
@@ -296,12 +300,16 @@ static void test_outcomes(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(codes); i++) {
 		set_result(0, codes[i], "failed", "the cause\nlast words\033[0m");
 		assert_int_equal(ctl("reload"), codes[i]);
-		assert_string_equal(world.err, "web: the cause\n    last words?[0m\n");
+		expect_in(world.err, "web: reload -> failed, generation 7");
+		expect_in(world.err, ": the cause\n    last words?[0m\n");
+		assert_int_equal(strstr(world.err, "the old one goes on serving") != NULL,
+		        codes[i] == CODE_GENERATION_FAILED);
 		assert_string_equal(world.out, "");
 	}
 	set_result(0, CODE_CUT, "cut", "stopped");
 	assert_int_equal(ctl("stop web"), CODE_CUT);
-	assert_string_equal(world.err, "web: stopped (3 connections cut)\n");
+	assert_string_equal(
+	        world.err, "web: reload -> cut, generation 7: stopped (3 connections cut)\n");
 	assert_int_equal(world.last.kind, REQUEST_STOP);
 	set_result(0, CODE_DONE, "serving", "");
 	assert_int_equal(ctl("reload web b --wait drained --timeout 1min"), 0);
@@ -328,7 +336,8 @@ static void test_json_result(void **state)
 	        "{\"version\": 1, \"exit_code\": 3, \"results\": [{\"service\": \"web\", "
 	        "\"request\": \"reload\", \"generation\": 7, \"outcome\": \"failed\", "
 	        "\"exit_code\": 3, \"cut\": 0, \"text\": \"the cause\"}]}\n");
-	assert_string_equal(world.err, "web: the cause\n");
+	assert_string_equal(world.err,
+	        "web: reload -> failed, generation 7; the old one goes on serving: the cause\n");
 	set_result(0, CODE_DONE, "serving", "fine");
 	assert_int_equal(ctl("reload --json"), 0);
 	expect_in(world.out, "{\"version\": 1, \"exit_code\": 0, \"results\": [{");
@@ -341,7 +350,7 @@ static void test_progress_lines(void **state)
 	set_result(0, CODE_DONE, "serving", "done");
 	world.progress = true;
 	assert_int_equal(ctl("reload"), 0);
-	expect_in(world.out, " web generation-ready (generation 7): ready after 2 s\nweb: done\n");
+	expect_in(world.out, " web generation-ready (generation 7): ready after 2 s\nweb: reload -> serving, generation 7: done\n");
 }
 
 static void test_handoffd_dies(void **state)

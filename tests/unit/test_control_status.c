@@ -35,8 +35,9 @@ static void test_status(void **state)
 	struct view_listener listeners[] = {
 	        {"http", "tcp:0.0.0.0:8080", "ebpf", "bound", "ebpf", 0, 4096, "tcp:0.0.0.0:8080"}};
 	struct view_worker workers[] = {
-	        {0, 9001, "serving", 4, true, NOW - 5 * USEC_PER_SEC, 1, "caf\xff", 2, 3},
-	        {1, 0, "failed", 0, false, NOW, 0, "", 0, 0},
+	        {0, 9001, "serving", 4, true, NOW - 5 * USEC_PER_SEC, 1, "caf\xff",
+	                "exited with status 1", 2, 3},
+	        {1, 0, "failed", 0, false, NOW, 0, "", NULL, 0, 0},
 	};
 	struct view_generation generations[] = {
 	        {.id = 7,
@@ -46,6 +47,8 @@ static void test_status(void **state)
 	                .sent_known = true,
 	                .observed = 99.5,
 	                .promote_in = USEC_INFINITY,
+	                .baked_in = USEC_INFINITY,
+	                .drains_in = USEC_INFINITY,
 	                .release = "/srv/web/releases/42",
 	                .started = NOW - 60 * USEC_PER_SEC,
 	                .in_flight = 12,
@@ -63,6 +66,8 @@ static void test_status(void **state)
 	                .share = 25,
 	                .observed = -1,
 	                .promote_in = 1500 * USEC_PER_MSEC,
+	                .baked_in = 2500 * USEC_PER_MSEC,
+	                .drains_in = 3 * USEC_PER_SEC,
 	                .started = 0,
 	                .drain_by = "idle",
 	                .deadline_in = 41200 * USEC_PER_MSEC,
@@ -72,6 +77,8 @@ static void test_status(void **state)
 	                .state = "draining",
 	                .observed = -1,
 	                .promote_in = USEC_INFINITY,
+	                .baked_in = USEC_INFINITY,
+	                .drains_in = USEC_INFINITY,
 	                .in_flight_known = true,
 	                .drain_by = "signal",
 	                .deadline_in = USEC_INFINITY,
@@ -102,23 +109,25 @@ static void test_status(void **state)
 	        "\"started\":\"2026-03-01T14:01:11.250Z\",\"in_flight\":12,\"drain\":null,"
 	        "\"reason\":\"\",\"workers\":[{\"index\":0,\"pid\":9001,\"state\":\"serving\","
 	        "\"in_flight\":4,\"started\":\"2026-03-01T14:02:06.250Z\",\"restarts\":1,"
-	        "\"status\":\"caf\xef\xbf\xbd\",\"busy\":2,\"requests\":3},{\"index\":1,\"pid\":"
+	        "\"status\":\"caf\xef\xbf\xbd\",\"busy\":2,\"requests\":3,\"last_exit\":\"exited "
+	        "with status 1\"},{\"index\":1,\"pid\":"
 	        "null,\"state\":\"failed\","
 	        "\"in_flight\":null,\"started\":\"2026-03-01T14:02:11.250Z\",\"restarts\":0,"
-	        "\"status\":\"\",\"busy\":null,\"requests\":null}],\"requests\":3,"
-	        "\"memory\":4096},{\"id\":6,"
+	        "\"status\":\"\",\"busy\":null,\"requests\":null,\"last_exit\":\"\"}],\"requests\":"
+	        "3,"
+	        "\"memory\":4096,\"baked_in\":null,\"drains_in\":null},{\"id\":6,"
 	        "\"state\":\"draining\",\"share\":0.25,"
 	        "\"share_observed\":null,\"sent\":null,\"promote_in\":1.5,\"release\":null,"
 	        "\"started\":\"2026-03-01T13:45:31.250Z\",\"in_flight\":null,\"drain\":{\"by\":"
 	        "\"idle\","
 	        "\"deadline_in\":41.2,\"oldest\":12.0},\"reason\":\"\",\"workers\":[],"
-	        "\"requests\":null,\"memory\":null},{\"id\":5,"
+	        "\"requests\":null,\"memory\":null,\"baked_in\":2.5,\"drains_in\":3.0},{\"id\":5,"
 	        "\"state\":\"draining\",\"share\":0.0,\"share_observed\":null,"
 	        "\"sent\":null,\"promote_in\":null,\"release\":null,"
 	        "\"started\":\"2026-03-01T13:45:31.250Z\",\"in_flight\":0,\"drain\":{\"by\":"
 	        "\"signal\","
 	        "\"deadline_in\":null,\"oldest\":null},\"reason\":\"r\",\"workers\":[],"
-	        "\"requests\":null,\"memory\":null}]},"
+	        "\"requests\":null,\"memory\":null,\"baked_in\":null,\"drains_in\":null}]},"
 	        "{\"name\":\"idle\",\"state\":\"stopped\",\"generation\":null,\"reloading\":true,"
 	        "\"last_result\":null,\"listeners\":[],\"generations\":[]}],"
 	        "\"mode\":{\"user\":\"web\",\"capabilities\":["

@@ -65,6 +65,7 @@ static void tell(struct script *x, const struct action *a)
 	case ACTION_RETURN_HELD:
 	case ACTION_LOAD_CONFIG:
 	case ACTION_PREPARE:
+	case ACTION_LAST_WORDS:
 	case ACTION_RESTORE_LINK:
 	case ACTION_POINT_BACK:
 	case ACTION_WATCH_EXEC:
@@ -442,6 +443,7 @@ static void test_prepare_and_exec_failures(void **state)
 static void test_unready_is_failed(void **state)
 {
 	struct script *x = script_new(1);
+	struct event ev;
 
 	(void)state;
 	first_serves(x);
@@ -453,11 +455,41 @@ static void test_unready_is_failed(void **state)
 	at(x, 30 * SEC - 1);
 	expect(x, "");
 	at(x, 30 * SEC);
+	expect(x, "LAST_WORDS 2\n");
+	ev = of(x, 2, EVENT_LAST_WORDS);
+	ev.text = "waiting for the database";
+	step(x, ev);
 	expect(x, "SIGNAL_WORKER 2.0\nanswer 1: 3 failed\n");
+	assert_string_equal(supervisor_find(x->s, "web")->last_result.text,
+	        "not ready within 30s (ready by notify):\nwaiting for the database");
 	at(x, 35 * SEC);
 	expect(x, "KILL_WORKER 2.0\n");
 	exits(x, 2, 0, 9);
 	expect(x, "RELEASE 2\n");
+	script_free(x);
+}
+
+/* Whatever becomes of the question, the time that it has had is not given again. */
+static void test_unready_without_last_words(void **state)
+{
+	struct script *x = script_new(1);
+
+	(void)state;
+	first_serves(x);
+	ask(x, 1, REQUEST_RELOAD, WAIT_SERVING);
+	load(x);
+	prepared(x, 2, false);
+	started(x, 2, 0);
+	forget(x);
+	at(x, 30 * SEC);
+	expect(x, "LAST_WORDS 2\n");
+	ready(x, 2, 0);
+	expect(x, "");
+	at(x, 31 * SEC);
+	expect(x, "SIGNAL_WORKER 2.0\nanswer 1: 3 failed\n");
+	step(x, of(x, 2, EVENT_LAST_WORDS)); /* too late */
+	expect(x, "");
+	exits(x, 2, 0, 9);
 	script_free(x);
 }
 
@@ -807,6 +839,7 @@ int main(void)
 	        cmocka_unit_test(test_failed_start_changes_nothing),
 	        cmocka_unit_test(test_prepare_and_exec_failures),
 	        cmocka_unit_test(test_unready_is_failed),
+	        cmocka_unit_test(test_unready_without_last_words),
 	        cmocka_unit_test(test_steering_fails),
 	        cmocka_unit_test(test_death_in_bake_rolls_back),
 	        cmocka_unit_test(test_bake_ends_well),

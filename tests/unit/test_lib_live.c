@@ -289,6 +289,50 @@ static void all_are_passed(void **state)
 	ev_loop_destroy(loop);
 }
 
+/* Few connections of many workers do not all come to one. */
+static void takers_get_equal_parts(void **state)
+{
+	struct side *giver, *takers[3];
+	unsigned first = 0;
+
+	(void)state;
+	loop = ev_loop_new(0);
+	for (int worker = 0; worker < 3; worker++) {
+		int doors[4], ends[2];
+		char number[] = {(char)('0' + worker), '\0'};
+
+		assert_int_equal(setenv("HANDOFF_WORKER", number, 1), 0);
+		giver = side_new(&gives);
+		doors[3] = door("HANDOFF_LIVE=give-2-3");
+		for (int i = 0; i < 3; i++) {
+			takers[i] = side_new(&takes);
+			doors[i] = door("HANDOFF_LIVE=take-2-3");
+			pair(ends);
+			hand_in(doors[i], "take 3", ends[0]);
+			hand_in(doors[3], "give", ends[1]);
+		}
+		run();
+		add_connections(giver, 1);
+		on_wanted(giver->live, giver);
+		run_until(giver, 1);
+		for (unsigned i = 0; i < 3; i++)
+			first |= takers[i]->n_taken << i;
+		add_connections(giver, 29);
+		on_wanted(giver->live, giver);
+		run_until(giver, 30);
+		for (unsigned i = 0; i < 3; i++)
+			assert_int_equal(takers[i]->n_taken, 10);
+		side_free(giver);
+		for (int i = 0; i < 3; i++)
+			side_free(takers[i]);
+		for (int i = 0; i < 4; i++)
+			(void)close(doors[i]);
+	}
+	assert_int_equal(first, 7);
+	assert_int_equal(unsetenv("HANDOFF_WORKER"), 0);
+	ev_loop_destroy(loop);
+}
+
 static void refused_ones_stay(void **state)
 {
 	struct side *giver, *taker;
@@ -579,6 +623,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	        TEST(all_are_passed),
+	        TEST(takers_get_equal_parts),
 	        TEST(refused_ones_stay),
 	        TEST(taker_dies),
 	        TEST(giver_dies),

@@ -157,6 +157,26 @@ static void test_changed_by_somebody_else(void **state)
 	link_change_done(&c);
 }
 
+/* Also when the release was deleted since, be the link relative or not. */
+static void test_leads_to(void **state)
+{
+	struct place *p = *state;
+	char one[PATH_MAX], two[PATH_MAX];
+
+	(void)strcpy(one, path(p, "releases/1/app"));
+	(void)strcpy(two, path(p, "releases/2/app"));
+	assert_true(link_leads_to(path(p, "current/app"), one));
+	assert_false(link_leads_to(path(p, "current/app"), two));
+	shell("rm -r releases/1");
+	assert_true(link_leads_to(path(p, "current/app"), one));
+	assert_false(link_leads_to(path(p, "current/app"), two));
+	assert_false(link_leads_to(path(p, "current"), one));
+	shell("ln -sfn %s/releases/1 current", p->folder);
+	assert_true(link_leads_to(path(p, "current/app/"), one));
+	shell("rm current");
+	assert_false(link_leads_to(path(p, "current/app"), one));
+}
+
 /* What is refused leaves the link, and nothing beside it. */
 static void test_refused(void **state)
 {
@@ -198,6 +218,7 @@ int main(void)
 	        TEST(test_in_the_middle),
 	        TEST(test_absolute_and_elsewhere),
 	        TEST(test_first),
+	        TEST(test_leads_to),
 	        TEST(test_changed_by_somebody_else),
 	        TEST(test_refused),
 	};

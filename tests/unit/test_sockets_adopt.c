@@ -102,7 +102,7 @@ static int bind_to(struct listener_set *set, int fd, const char *ip, int port, s
 	socklen_t n;
 	struct sockaddr_storage to = address_to(ip, port, &n);
 
-	return listener_set_bind(set, fd, (struct socket_holder){getpid(), -1}, &to, n, e);
+	return listener_set_bind(set, fd, (struct socket_holder){getpid(), -1}, &to, n, false, e);
 }
 
 static void program_listens(struct listener_set *set, const struct program *p, const char *ip)

@@ -240,6 +240,13 @@ def dual():
     server.serve_forever()
 
 
+def wrapped():
+    """Told to leave, it leaves its server behind: as npm does."""
+    if os.fork():
+        signal.pause()
+    serve()
+
+
 def listening(address, port=PORT):
     """IPv6 alone where it is IPv6, as a program does that binds both."""
     s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
