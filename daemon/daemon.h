@@ -189,6 +189,8 @@ void daemon_run_events(struct daemon *d);
 /* Goes on where another handoffd was: its state is loaded. */
 void daemon_resume(struct daemon *d, bool crashed);
 void daemon_watch_rests(struct daemon *d);
+/* Writes the state down after so many seconds, if it is not done before. */
+void daemon_commit_later(struct daemon *d, double seconds);
 extern const struct control_handlers daemon_control_handlers;
 extern const struct process_handlers daemon_process_handlers;
 void daemon_on_drain(void *data, const struct inflight *now);
@@ -266,8 +268,14 @@ void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 /* store.c: what outlives a crash */
 /* `control_path` NULL: no file; `doc` and `l` of an upgrade, or NULL. */
 void store_open(struct daemon *d, const char *control_path, const json_t *doc, struct loader *l);
-/* Writes the state as it is now. */
+/* Writes the state as it is now: what has changed of it. */
 void store_commit(struct daemon *d);
+/* Nothing else is at hand: also puts in order what was written. */
+void store_commit_calmly(struct daemon *d);
+/* What the shell has for the service is not as it was written down. An event or action that names
+ * the service says so by itself. */
+void store_note_change(struct daemon *d, uint32_t service);
+void store_forget_service(struct daemon *d, uint32_t service);
 /* `forget`: nothing is left to go on with. */
 void store_close(struct daemon *d, bool forget);
 void store_hand_on(struct daemon *d, struct saver *v);
@@ -302,7 +310,7 @@ void develop_stranded(void *data, int fd, const char *path);
 
 /* live.c: connections passed from one generation to another, by workers that can do that */
 void live_door_open(struct live_worker *w, const struct notify_message *m);
-json_t *live_save(const struct daemon *d, struct saver *v);
+json_t *live_save(const struct daemon *d, struct saver *v, uint32_t service);
 /* After the workers. */
 void live_load(struct daemon *d, const json_t *from, struct loader *l);
 /* A worker is gone. */

@@ -6,6 +6,7 @@
 #include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
+#include "upgrade.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -137,12 +138,15 @@ static void do_prepare(struct daemon *d, const struct action *a)
 	if (a->prepare.link) {
 		cg->shell = g;
 		store_commit(d); /* so that it can be put back after a crash */
+		store_note_change(d, a->service);
 		r = daemon_move_link(g, &error);
 		if (r < 0)
 			goto fail;
 	}
 done:
 	cg->shell = g;
+	if (g->set)
+		listener_set_own(g->set, a->service);
 	describe_listeners(g, cg->service->n_generations == 1, &ev);
 	daemon_post(d, &ev);
 	return;
@@ -596,6 +600,10 @@ static void do_record(struct daemon *d, const struct action *a)
 
 	if (g && g->release)
 		r.release = g->release->directory;
+	if (r.type == RECORD_DAEMON_UPGRADED && upgrade_came_back()) {
+		r.type = RECORD_UPGRADE_REFUSED;
+		r.text = upgrade_came_back();
+	}
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
@@ -738,6 +746,7 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_FORGET_SERVICE:
 		kept_remove(d, a->service, NULL);
+		store_forget_service(d, a->service);
 		daemon_forget_watch(d, a->service);
 		break;
 	case ACTION_TYPE_COUNT:

@@ -86,6 +86,8 @@ static void carry_out(struct daemon *d)
 			store_commit(d);
 			wrote = true;
 		}
+		if (a->service && a->type != ACTION_RECORD)
+			store_note_change(d, a->service);
 		l->carried++;
 		daemon_carry_out(d, a);
 		again |= wrote && action_is_repeated(a);
@@ -99,14 +101,14 @@ static void on_commit(struct ev_loop *loop, ev_timer *timer, int events)
 {
 	(void)loop;
 	(void)events;
-	store_commit(timer->data);
+	store_commit_calmly(timer->data);
 }
 
-static void commit_soon(struct daemon *d)
+void daemon_commit_later(struct daemon *d, double seconds)
 {
 	if (ev_is_active(&d->commit))
 		return;
-	ev_timer_init(&d->commit, on_commit, COMMIT_AFTER, 0.);
+	ev_timer_init(&d->commit, on_commit, seconds, 0.);
 	d->commit.data = d;
 	ev_timer_start(d->loop, &d->commit);
 }
@@ -184,7 +186,7 @@ void daemon_run_events(struct daemon *d)
 		log_line(RECORD_ERROR, "memory is short: an event was lost");
 	}
 	if (d->touched)
-		commit_soon(d);
+		daemon_commit_later(d, COMMIT_AFTER);
 	upgrade_if_ready(d);
 	set_timer(d);
 	tell_status(d);
@@ -194,6 +196,7 @@ void daemon_run_events(struct daemon *d)
 
 static struct event of_worker(const struct live_worker *w, enum event_type type)
 {
+	store_note_change(w->daemon, w->service);
 	return (struct event){.type = type,
 	        .service = w->service,
 	        .generation = w->generation,
@@ -345,6 +348,7 @@ static void on_output(
 	const struct service *sv =
 	        d->develop ? supervisor_service(d->supervisor, w->service) : NULL;
 
+	store_note_change(d, w->service);
 	develop_output(data, sv ? sv->name : "", is_stderr, line, length);
 	daemon_tell_output(d, w, line, length);
 }

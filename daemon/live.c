@@ -155,14 +155,17 @@ static const struct field door_fields[] = {
         FIELD_NOT(live_door, io),
 };
 
-json_t *live_save(const struct daemon *d, struct saver *v)
+json_t *live_save(const struct daemon *d, struct saver *v, uint32_t service)
 {
 	json_t *list = json_array();
 
 	for (const struct live_door *door = d->doors; door; door = door->next) {
 		const struct live_worker *w = door->worker;
-		json_t *j = save_fields(v, door_fields, ARRAY_SIZE(door_fields), door);
+		json_t *j;
 
+		if (w->service != service)
+			continue;
+		j = save_fields(v, door_fields, ARRAY_SIZE(door_fields), door);
 		save_member(v, j, "service", json_integer(w->service));
 		save_member(v, j, "generation", json_integer(w->generation));
 		save_member(v, j, "worker", json_integer(w->index));

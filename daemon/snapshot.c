@@ -105,7 +105,7 @@ static const struct field live_worker_fields[] = {
         FIELD(live_worker, generation),
         FIELD(live_worker, serial),
         FIELD(live_worker, index),
-        FIELD(live_worker, rest),
+        FIELD_NOT(live_worker, rest), /* as the core knows it */
         FIELD_NOT(live_worker, daemon),
         FIELD_NOT(live_worker, next),
         FIELD_NOT(live_worker, process),
@@ -145,7 +145,32 @@ static json_t *save_generation(struct saver *v, const struct live_generation *g)
 	return j;
 }
 
-static void save_service(
+static json_t *save_words(struct saver *v, const struct daemon *d)
+{
+	unsigned n = d->n_words < LAST_WORDS_MAX ? d->n_words : LAST_WORDS_MAX;
+	json_t *list = json_array();
+
+	for (unsigned i = d->n_words - n; i < d->n_words; i++)
+		save_item(v, list, SAVE(v, words_fields, &d->words[i % LAST_WORDS_MAX]));
+	return list;
+}
+
+static json_t *save_kept(struct saver *v, const struct daemon *d, uint32_t service)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < d->n_kept; i++) {
+		if (d->kept[i].service != service)
+			continue;
+		save_item(v, list, SAVE(v, kept_fields, &d->kept[i]));
+		save_fd(v, d->kept[i].fd, "kept-%" PRIu64, d->kept[i].serial);
+	}
+	return list;
+}
+
+/* ---- pieces ---- */
+
+static void save_shell(
         struct saver *v, const struct service *sv, json_t *generations, json_t *workers)
 {
 	for (unsigned i = 0; i < sv->n_generations; i++) {
@@ -165,78 +190,166 @@ static void save_service(
 	}
 }
 
-static json_t *save_words(struct saver *v, const struct daemon *d)
-{
-	unsigned kept = d->n_words < LAST_WORDS_MAX ? d->n_words : LAST_WORDS_MAX;
-	unsigned n = v->brief ? 0 : kept;
-	json_t *list = json_array();
-
-	for (unsigned i = d->n_words - n; i < d->n_words; i++)
-		save_item(v, list, SAVE(v, words_fields, &d->words[i % LAST_WORDS_MAX]));
-	return list;
-}
-
-static json_t *save_kept(struct saver *v, const struct daemon *d)
-{
-	json_t *list = json_array();
-
-	for (size_t i = 0; i < d->n_kept; i++) {
-		save_item(v, list, SAVE(v, kept_fields, &d->kept[i]));
-		save_fd(v, d->kept[i].fd, "kept-%" PRIu64, d->kept[i].serial);
-	}
-	return list;
-}
-
 /* Is there something that a handoffd of the first format would not go on with? */
-static json_int_t format_of(const struct daemon *d)
+static json_int_t format_of(const struct service *sv)
 {
-	const struct supervisor *s = d->supervisor;
-	bool newer = d->source.development;
+	bool newer = false;
 
-	for (size_t i = 0; i < s->n_slots; i++) {
-		const struct service *sv = s->services[i];
-
-		for (unsigned k = 0; sv && k < sv->n_generations; k++)
-			newer |= sv->generations[k]->taken || sv->generations[k]->building;
-	}
+	for (unsigned i = 0; i < sv->n_generations; i++)
+		newer |= sv->generations[i]->taken || sv->generations[i]->building;
 	return newer ? SNAPSHOT_FORMAT : SNAPSHOT_FIRST_FORMAT;
 }
 
-json_t *snapshot_make(const struct daemon *d, struct saver *v, bool whole)
+static json_t *save_service(const struct daemon *d, struct saver *v, const struct service *sv)
 {
-	json_t *doc = SAVE(v, daemon_fields, d), *generations = json_array(),
-	       *workers = json_array();
+	json_t *j = json_object(), *generations = json_array(), *workers = json_array();
 
-	save_member(v, doc, "format", json_integer(format_of(d)));
+	save_shell(v, sv, generations, workers);
+	save_member(v, j, "format", json_integer(format_of(sv)));
+	save_member(v, j, "core", service_to_json(v, sv));
+	save_member(v, j, "generations", generations);
+	save_member(v, j, "workers", workers);
+	save_member(v, j, "kept", save_kept(v, d, sv->id));
+	save_member(v, j, "doors", live_save(d, v, sv->id));
+	return j;
+}
+
+static json_t *save_rest(const struct daemon *d, struct saver *v)
+{
+	json_t *doc = SAVE(v, daemon_fields, d);
+
+	save_member(v, doc, "format",
+	        json_integer(d->source.development ? SNAPSHOT_FORMAT : SNAPSHOT_FIRST_FORMAT));
 	save_member(v, doc, "version", json_string(HANDOFF_VERSION));
 	save_member(v, doc, "pid", json_integer(getpid()));
 	save_member(v, doc, "boot", json_string(boot_id()));
 	save_member(v, doc, "ticks", json_integer((json_int_t)boot_ticks()));
 	save_member(v, doc, "core", supervisor_to_json(v, d->supervisor));
 	save_member(v, doc, "sockets", sockets_save(d->sockets, v));
-	for (size_t i = 0; i < d->supervisor->n_slots; i++)
-		if (d->supervisor->services[i])
-			save_service(v, d->supervisor->services[i], generations, workers);
-	save_member(v, doc, "generations", generations);
-	save_member(v, doc, "workers", workers);
-	save_member(v, doc, "kept", save_kept(v, d));
-	save_member(v, doc, "doors", live_save(d, v));
 	save_member(v, doc, "builds", changes_save(d, v));
 	if (v->brief)
 		save_member(v, doc, "links", deploy_save(d, v));
 	if (d->control)
-		save_member(v, doc, "control", control_save(d->control, v, whole));
-	if (whole)
+		save_member(v, doc, "control", control_save(d->control, v, !v->brief));
+	if (!v->brief)
 		save_member(v, doc, "words", save_words(v, d));
-	save_member(v, doc, "configs", json_incref(v->configs));
-	if (whole && v->fds) {
+	return doc;
+}
+
+struct pieces {
+	snapshot_taker *take;
+	void *data;
+};
+
+static void take_numbered(const struct pieces *p, const char *kind, uint64_t number, json_t *piece)
+{
+	char name[SNAPSHOT_NAME_MAX];
+
+	(void)snprintf(name, sizeof name, "%s%" PRIu64, kind, number);
+	p->take(p->data, name, piece);
+}
+
+static void take_group(void *data, uint64_t id, json_t *group)
+{
+	take_numbered(data, SNAPSHOT_GROUP, id, group);
+}
+
+void snapshot_pieces(
+        const struct daemon *d, struct saver *v, bool changed, snapshot_taker *take, void *data)
+{
+	const struct supervisor *s = d->supervisor;
+	struct pieces p = {take, data};
+	const char *number;
+	json_t *config;
+
+	for (const struct service *sv = changed ? s->changed : NULL; sv; sv = sv->next_changed)
+		take_numbered(&p, SNAPSHOT_SERVICE, sv->id, save_service(d, v, sv));
+	for (size_t i = 0; !changed && i < s->n_slots; i++)
+		if (s->services[i])
+			take_numbered(&p, SNAPSHOT_SERVICE, s->services[i]->id,
+			        save_service(d, v, s->services[i]));
+	sockets_save_groups(d->sockets, changed, v, take_group, &p);
+	take(data, SNAPSHOT_REST, save_rest(d, v));
+	json_object_foreach(v->configs, number, config)
+	{
+		char name[SNAPSHOT_NAME_MAX];
+
+		(void)snprintf(name, sizeof name, SNAPSHOT_CONFIG "%s", number);
+		take(data, name, json_incref(config));
+	}
+}
+
+static void collect(void *data, const char *name, json_t *piece)
+{
+	(void)json_object_set_new(data, name, piece);
+}
+
+json_t *snapshot_make(const struct daemon *d, struct saver *v)
+{
+	json_t *pieces = json_object(), *doc;
+
+	snapshot_pieces(d, v, false, collect, pieces);
+	doc = v->failed ? NULL : snapshot_join(pieces);
+	json_decref(pieces);
+	if (doc && v->fds) {
 		save_member(v, doc, "fds", json_incref(v->fds));
 		save_member(v, doc, "stored", store_names(d));
 	}
-	if (v->failed) {
-		json_decref(doc);
-		return NULL;
+	if (doc && !v->failed)
+		return doc;
+	json_decref(doc);
+	return NULL;
+}
+
+/* ---- joining ---- */
+
+static bool is_of(const char *name, const char *kind)
+{
+	return !strncmp(name, kind, strlen(kind));
+}
+
+/* Configurations go by their numbers: what has none is null. */
+static void put_config(json_t *configs, const char *number, json_t *config)
+{
+	uint64_t n;
+
+	if (!parse_number(number, CONFIGS_MAX - 1, &n))
+		return;
+	while (json_array_size(configs) <= n)
+		if (json_array_append_new(configs, json_null()) < 0)
+			return;
+	(void)json_array_set(configs, n, config);
+}
+
+json_t *snapshot_join(const json_t *pieces)
+{
+	static const char *const lists[] = {"generations", "workers", "kept", "doors"};
+	json_t *doc = json_incref(json_object_get(pieces, SNAPSHOT_REST)), *piece;
+	json_t *services = json_array(), *groups = json_array(), *configs = json_array();
+	json_int_t format = json_integer_value(json_object_get(doc, "format"));
+	const char *name;
+
+	for (size_t i = 0; i < ARRAY_SIZE(lists); i++)
+		(void)json_object_set_new(doc, lists[i], json_array());
+	(void)json_object_set_new(json_object_get(doc, "core"), "services", services);
+	(void)json_object_set_new(json_object_get(doc, "sockets"), "groups", groups);
+	(void)json_object_set_new(doc, "configs", configs);
+	json_object_foreach((json_t *)(uintptr_t)pieces, name, piece)
+	{
+		json_int_t needs = json_integer_value(json_object_get(piece, "format"));
+
+		format = needs > format ? needs : format;
+		if (is_of(name, SNAPSHOT_GROUP))
+			(void)json_array_append(groups, piece);
+		else if (is_of(name, SNAPSHOT_CONFIG))
+			put_config(configs, name + strlen(SNAPSHOT_CONFIG), piece);
+		else if (is_of(name, SNAPSHOT_SERVICE))
+			(void)json_array_append(services, json_object_get(piece, "core"));
+		for (size_t i = 0; is_of(name, SNAPSHOT_SERVICE) && i < ARRAY_SIZE(lists); i++)
+			(void)json_array_extend(
+			        json_object_get(doc, lists[i]), json_object_get(piece, lists[i]));
 	}
+	(void)json_object_set_new(doc, "format", json_integer(format));
 	return doc;
 }
 
@@ -294,6 +407,10 @@ static void load_generation(struct daemon *d, const json_t *from, struct loader 
 	}
 	if (set)
 		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
+	if (!g->set)
+		return;
+	listener_set_own(g->set, g->service);
+	cg->adopted |= listener_set_has_adopted(g->set); /* the core may not have heard of it */
 }
 
 /* That it was is not written down yet. */
@@ -331,7 +448,10 @@ static void load_worker(struct daemon *d, const json_t *from, struct loader *l)
 	}
 	if (!cg->taken)
 		daemon_describe_worker(cg->shell, w->index, fds, &spec);
-	w->process = process_load(d->processes, &spec, w, json_object_get(from, "process"), l);
+	/* what handoffd had seen of its end, and the core had not, is seen again */
+	w->rest = cg->workers[w->index].state == WORKER_REST;
+	w->process =
+	        process_load(d->processes, &spec, w, w->rest, json_object_get(from, "process"), l);
 	if (!w->process) {
 		free(w);
 		return;

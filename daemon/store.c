@@ -2,7 +2,11 @@
 /* What outlives the death of handoffd: the state in a memory file in systemd's descriptor store,
  * with every descriptor that matters beside it; and in a file beside the control socket, for
  * machines without systemd, where the sockets are got back from the workers that have them. Written
- * before anything is done that cannot be taken back, and when nothing is at hand. */
+ * before anything is done that cannot be taken back, and when nothing is at hand.
+ *
+ * The text is lines, "name {piece}\n": of pieces with the same name the last one counts, one
+ * without a piece takes it out. So a commit adds what has changed, whatever else there is, and only
+ * now and then all is written anew. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -17,6 +21,7 @@
 #include "daemon.h"
 #include "process/save.h"
 #include "snapshot.h"
+#include "sockets/save.h"
 #include "state/slots.h"
 #include "system/boot.h"
 #include "system/fd.h"
@@ -27,10 +32,24 @@
 #define PREFIX "handoffd."
 #define STATE_NAME "state"
 
+/* How many times as long as the text its additions may be before all is written anew: when nothing
+ * else is at hand, and in any case. */
+#define GROWN_CALM 1
+#define GROWN_MAX 4
+#define AGAIN_SECONDS 1.
+
 struct store {
 	struct slots memory, file;
 	char path[256];
-	json_t *stored; /* names that systemd has */
+	json_t *stored; /* names of descriptors that systemd has */
+	json_t *pieces; /* name -> its descriptors by name, as written last; with systemd */
+	json_t *gone;   /* names of pieces that are to be taken out */
+	struct config **configs; /* those that are written, by their numbers; NULL: free */
+	size_t n_configs;
+	bool begun;  /* everything was written once */
+	bool midway; /* something is being changed just now */
+	bool doubts; /* HANDOFF_CHECK_STATE: what is written is compared with what there is */
+	int error;   /* of the last commit */
 };
 
 /* ---- opening ---- */
@@ -67,9 +86,33 @@ static void remember_memory(struct store *st, int fd)
 		(void)systemd_store(PREFIX STATE_NAME, fd);
 }
 
+static void note_gone(struct store *st, const char *kind, uint64_t number)
+{
+	char name[SNAPSHOT_NAME_MAX];
+
+	(void)snprintf(name, sizeof name, "%s%" PRIu64, kind, number);
+	(void)json_object_set_new(st->gone, name, json_true());
+}
+
 static void commit_now(void *data)
 {
-	store_commit(data);
+	struct daemon *d = data;
+
+	d->store->midway = true;
+	store_commit(d);
+	d->store->midway = false;
+}
+
+static void on_group_closed(void *data, uint64_t group)
+{
+	const struct daemon *d = data;
+
+	note_gone(d->store, SNAPSHOT_GROUP, group);
+}
+
+static void on_set_changed(void *data, uint32_t owner)
+{
+	store_note_change(data, owner);
 }
 
 void store_open(struct daemon *d, const char *control_path, const json_t *doc, struct loader *l)
@@ -80,6 +123,9 @@ void store_open(struct daemon *d, const char *control_path, const json_t *doc, s
 	if (!st)
 		return;
 	st->stored = json_object();
+	st->pieces = json_object();
+	st->gone = json_object();
+	st->doubts = getenv("HANDOFF_CHECK_STATE") != NULL;
 	st->memory.fd = l ? load_fd(l, STATE_NAME) : -1;
 	st->file.fd = -1;
 	if (json_is_object(stored))
@@ -99,7 +145,10 @@ void store_open(struct daemon *d, const char *control_path, const json_t *doc, s
 	free(slots_read(&st->file));
 	d->store = st;
 	d->changed = true;
-	sockets_before_removal(d->sockets, commit_now, d);
+	sockets_set_writer(d->sockets, &(struct sockets_writer){.write_now = commit_now,
+	                                       .changed = on_set_changed,
+	                                       .closed = on_group_closed,
+	                                       .data = d});
 }
 
 void store_hand_on(struct daemon *d, struct saver *v)
@@ -113,7 +162,34 @@ json_t *store_names(const struct daemon *d)
 	return d->store ? json_incref(d->store->stored) : json_object();
 }
 
-/* ---- writing ---- */
+/* ---- what has changed ---- */
+
+void store_note_change(struct daemon *d, uint32_t service)
+{
+	struct service *sv = supervisor_service(d->supervisor, service);
+
+	if (sv)
+		service_note_change(sv);
+}
+
+void store_forget_service(struct daemon *d, uint32_t service)
+{
+	if (d->store)
+		note_gone(d->store, SNAPSHOT_SERVICE, service);
+}
+
+/* Nobody else has them any more. */
+static void drop_configs(struct store *st)
+{
+	for (size_t i = 0; i < st->n_configs; i++) {
+		if (!st->configs[i] || st->configs[i]->refs > 1)
+			continue;
+		st->configs[i] = config_unref(st->configs[i]);
+		note_gone(st, SNAPSHOT_CONFIG, i);
+	}
+}
+
+/* ---- descriptors ---- */
 
 static bool is_for_store(const char *name)
 {
@@ -134,7 +210,7 @@ static void store_new_fds(struct store *st, json_t *fds)
 			continue;
 		(void)snprintf(full, sizeof full, PREFIX "%s", name);
 		r = systemd_store(full, (int)json_integer_value(fd));
-		if (r < 0) { /* it is tried again the next time */
+		if (r < 0) { /* it is tried again with the next change */
 			log_line(RECORD_WARNING,
 			        "systemd does not take what should outlive a crash: %s",
 			        strerror(-r));
@@ -144,64 +220,287 @@ static void store_new_fds(struct store *st, json_t *fds)
 	}
 }
 
-static void drop_old_fds(struct store *st, json_t *fds)
+static void drop_old_fds(struct store *st, json_t *before, json_t *fds)
 {
 	const char *name;
 	json_t *value;
 	void *next;
 
-	json_object_foreach_safe(st->stored, next, name, value)
+	json_object_foreach_safe(before, next, name, value)
 	{
 		char full[160];
 
-		if (json_object_get(fds, name))
+		if (!is_for_store(name) || json_object_get(fds, name))
 			continue;
 		(void)snprintf(full, sizeof full, PREFIX "%s", name);
 		if (systemd_unstore(full) < 0)
-			return; /* the next time */
+			return; /* when all is written anew */
 		(void)json_object_del(st->stored, name);
 	}
 }
 
-static void write_slots(struct slots *s, const char *text)
-{
-	int r = s->fd < 0 ? 0 : slots_write(s, text, strlen(text));
+/* ---- lines ---- */
 
-	if (r < 0)
-		log_line(RECORD_ERROR,
-		        "the state cannot be written, it would not outlive a crash: %s",
-		        strerror(-r));
+static void read_line(json_t *pieces, char *line)
+{
+	char *piece = strchr(line, ' ');
+	json_error_t e;
+
+	if (!piece)
+		return;
+	*piece++ = '\0';
+	if (*piece)
+		(void)json_object_set_new(pieces, line, json_loads(piece, 0, &e));
+	else
+		(void)json_object_del(pieces, line);
 }
 
-void store_commit(struct daemon *d)
+static json_t *read_pieces(struct slots *s)
+{
+	_cleanup_free_ char *text = slots_read(s);
+	json_t *pieces = text ? json_object() : NULL;
+	char *line, *rest = text;
+
+	while (pieces && (line = strsep(&rest, "\n")))
+		read_line(pieces, line);
+	return pieces;
+}
+
+/* ---- writing ---- */
+
+struct writing {
+	struct saver saver;
+	FILE *f;
+	json_t *fds; /* of each piece, by its name */
+};
+
+static void write_piece(void *data, const char *name, json_t *piece)
+{
+	struct writing *w = data;
+	struct saver *v = &w->saver;
+
+	if (!piece || fprintf(w->f, "%s ", name) < 0 || json_dumpf(piece, w->f, JSON_COMPACT) < 0 ||
+	        fputc('\n', w->f) == EOF)
+		v->failed = true;
+	json_decref(piece);
+	if (!v->fds)
+		return;
+	save_member(v, w->fds, name, v->fds);
+	v->fds = json_object();
+}
+
+static void write_gone(struct writing *w, json_t *gone)
+{
+	const char *name;
+	json_t *value;
+
+	json_object_foreach(gone, name, value)(void) fprintf(w->f, "%s \n", name);
+}
+
+/* Those that were written before and are in use. */
+static void write_old_configs(const struct store *st, struct writing *w)
+{
+	for (size_t i = 0; i < st->n_configs; i++) {
+		char name[SNAPSHOT_NAME_MAX];
+
+		if (!st->configs[i])
+			continue;
+		(void)snprintf(name, sizeof name, SNAPSHOT_CONFIG "%zu", i);
+		write_piece(w, name, config_to_json(&w->saver, st->configs[i]));
+	}
+}
+
+/* The text, and in `w` what it is about; NULL when memory is short. */
+static char *make_text(struct daemon *d, struct store *st, bool whole, struct writing *w, size_t *n)
+{
+	struct saver *v = &w->saver;
+	char *text = NULL;
+
+	saver_begin(v, st->memory.fd >= 0);
+	v->brief = true;
+	w->fds = json_object();
+	w->f = open_memstream(&text, n);
+	if (!w->f)
+		return NULL;
+	drop_configs(st);
+	if (whole)
+		write_old_configs(st, w);
+	else
+		write_gone(w, st->gone);
+	v->known = st->configs;
+	v->n_known = st->n_configs;
+	snapshot_pieces(d, v, !whole, write_piece, w);
+	st->configs = v->known;
+	st->n_configs = v->n_known;
+	v->known = NULL;
+	if (fclose(w->f) == 0 && !v->failed)
+		return text;
+	free(text);
+	return NULL;
+}
+
+static int write_slots(struct slots *s, bool whole, const char *text, size_t n)
+{
+	return s->fd < 0 ? 0 : whole ? slots_write(s, text, n) : slots_add(s, text, n);
+}
+
+/* What systemd need not keep any more. */
+static void drop_fds(struct store *st, bool whole, json_t *now)
+{
+	json_t *all = json_object(), *fds, *value;
+	const char *name;
+
+	json_object_foreach(now, name, fds)
+	{
+		if (whole)
+			(void)json_object_update(all, fds);
+		else
+			drop_old_fds(st, json_object_get(st->pieces, name), fds);
+	}
+	json_object_foreach(st->gone, name, value)
+	{
+		if (!whole)
+			drop_old_fds(st, json_object_get(st->pieces, name), NULL);
+		(void)json_object_del(st->pieces, name);
+	}
+	if (whole && all) {
+		drop_old_fds(st, st->stored, all);
+		(void)json_object_clear(st->pieces);
+	}
+	(void)json_object_update(st->pieces, now);
+	json_decref(all);
+}
+
+/* Configurations that were written for the first time; else their numbers are free again. */
+static void keep_configs(struct store *st, json_t *fresh, bool written)
+{
+	const char *number;
+	json_t *value;
+
+	json_object_foreach(fresh, number, value)
+	{
+		uint64_t i;
+
+		if (!parse_number(number, st->n_configs, &i))
+			continue;
+		if (written)
+			(void)config_ref(st->configs[i]);
+		else
+			st->configs[i] = NULL;
+	}
+}
+
+static int write_down(struct daemon *d, struct store *st, bool whole)
+{
+	struct writing w = {0};
+	size_t n = 0;
+	_cleanup_free_ char *text = make_text(d, st, whole, &w, &n);
+	int r = text ? 0 : -ENOMEM, other;
+
+	/* a descriptor is there before a state speaks of it, and goes after that */
+	if (r == 0) {
+		json_t *fds;
+		const char *name;
+
+		json_object_foreach(w.fds, name, fds) store_new_fds(st, fds);
+		r = write_slots(&st->memory, whole, text, n);
+		other = write_slots(&st->file, whole, text, n);
+		r = r < 0 ? r : other;
+	}
+	keep_configs(st, w.saver.configs, r == 0);
+	if (r == 0) {
+		drop_fds(st, whole, w.fds);
+		(void)json_object_clear(st->gone);
+		st->begun = true;
+	}
+	if (r == 0 && !st->midway) {
+		supervisor_forget_changes(d->supervisor);
+		sockets_forget_changes(d->sockets);
+	}
+	json_decref(w.fds);
+	saver_done(&w.saver);
+	return r;
+}
+
+static void collect(void *data, const char *name, json_t *piece)
+{
+	(void)json_object_set_new(data, name, piece);
+}
+
+/* For tests: has somebody changed something and not said so? */
+static void check(struct daemon *d, struct store *st)
+{
+	struct slots s = st->file.fd >= 0 ? st->file : st->memory;
+	json_t *written = read_pieces(&s), *now = json_object(), *piece;
+	struct saver v;
+	const char *name;
+
+	saver_begin(&v, false);
+	v.brief = true;
+	v.known = st->configs;
+	v.n_known = st->n_configs;
+	snapshot_pieces(d, &v, false, collect, now);
+	st->configs = v.known;
+	st->n_configs = v.n_known;
+	v.known = NULL;
+	saver_done(&v);
+	(void)json_object_set(now, SNAPSHOT_REST, json_object_get(written, SNAPSHOT_REST));
+	json_object_foreach(written, name, piece)
+	{
+		char *is = json_dumps(json_object_get(now, name), JSON_SORT_KEYS);
+		char *was = json_dumps(piece, JSON_SORT_KEYS);
+
+		if (strncmp(name, SNAPSHOT_CONFIG, strlen(SNAPSHOT_CONFIG)) != 0 &&
+		        (!is || !was || strcmp(is, was) != 0)) {
+			(void)fprintf(stderr, "%s is\n%s\nbut was written as\n%s\n", name, is, was);
+			HO_ASSERT(!"what is written is what there is");
+		}
+		free(is);
+		free(was);
+	}
+	json_object_foreach(now, name, piece) HO_ASSERT(json_object_get(written, name));
+	json_decref(written);
+	json_decref(now);
+}
+
+static void commit(struct daemon *d, unsigned grown)
 {
 	struct store *st = d->store;
-	_cleanup_free_ char *text = NULL;
-	struct saver v;
-	json_t *doc;
+	bool whole;
+	int r;
 
 	d->changed = d->touched = false;
 	ev_timer_stop(d->loop, &d->commit);
 	if (!st || (st->memory.fd < 0 && st->file.fd < 0) || take_over_is_under_way(d) ||
 	        d->source.development)
 		return;
-	saver_begin(&v, true);
-	v.brief = true;
-	doc = snapshot_make(d, &v, false);
-	text = doc ? json_dumps(doc, JSON_COMPACT) : NULL;
-	if (text) {
-		/* a descriptor is there before a state speaks of it, and goes after that */
-		if (st->memory.fd >= 0)
-			store_new_fds(st, v.fds);
-		write_slots(&st->memory, text);
-		write_slots(&st->file, text);
-		if (st->memory.fd >= 0)
-			drop_old_fds(st, v.fds);
-	} else {
-		log_line(RECORD_ERROR, "memory is short: the state could not be written");
-	}
-	json_decref(doc);
-	saver_done(&v);
+	whole = !st->begun || slots_has_grown(&st->memory, grown) ||
+	        slots_has_grown(&st->file, grown);
+	r = write_down(d, st, whole);
+	if (r < 0 && whole && st->begun) /* which takes more room */
+		r = write_down(d, st, false);
+	if (r < 0)
+		daemon_commit_later(d, AGAIN_SECONDS);
+	else if (st->doubts && !st->midway)
+		check(d, st);
+	if (r < 0 && r != st->error)
+		log_line(RECORD_ERROR,
+		        "the state cannot be written, what changes now would not outlive a crash; "
+		        "it is tried again: %s",
+		        strerror(-r));
+	else if (r == 0 && st->error < 0)
+		log_line(RECORD_WARNING, "the state is written again");
+	st->error = r;
+}
+
+void store_commit(struct daemon *d)
+{
+	commit(d, GROWN_MAX);
+}
+
+void store_commit_calmly(struct daemon *d)
+{
+	commit(d, GROWN_CALM);
 }
 
 void store_close(struct daemon *d, bool forget)
@@ -213,7 +512,7 @@ void store_close(struct daemon *d, bool forget)
 	if (forget && st->memory.fd >= 0) {
 		json_t *none = json_object();
 
-		drop_old_fds(st, none);
+		drop_old_fds(st, st->stored, none);
 		json_decref(none);
 		(void)systemd_unstore(PREFIX STATE_NAME);
 	}
@@ -222,10 +521,15 @@ void store_close(struct daemon *d, bool forget)
 	(void)close_fd(st->memory.fd);
 	(void)close_fd(st->file.fd);
 	json_decref(st->stored);
+	json_decref(st->pieces);
+	json_decref(st->gone);
+	for (size_t i = 0; i < st->n_configs; i++)
+		config_unref(st->configs[i]);
+	free(st->configs);
 	free(st);
 	d->store = NULL;
 	if (d->sockets)
-		sockets_before_removal(d->sockets, NULL, NULL);
+		sockets_set_writer(d->sockets, &(struct sockets_writer){0});
 }
 
 /* ---- finding ---- */
@@ -335,11 +639,10 @@ static bool keep_stray(void *data, const struct stray *s)
 static json_t *read_state(int fd)
 {
 	struct slots s = {.fd = fd};
-	_cleanup_free_ char *text = slots_read(&s);
-	json_error_t e;
-	json_t *doc = text ? json_loads(text, 0, &e) : NULL;
+	json_t *pieces = read_pieces(&s), *doc = pieces ? snapshot_join(pieces) : NULL;
 	const char *boot = json_string_value(json_object_get(doc, "boot"));
 
+	json_decref(pieces);
 	if (!boot || strcmp(boot, boot_id()) != 0) {
 		json_decref(doc);
 		return NULL;

@@ -426,7 +426,7 @@ int take_over_attach(struct daemon *d, const struct generation *cg, unsigned wor
 
 bool take_over_is_under_way(const struct daemon *d)
 {
-	for (size_t i = 0; i < d->supervisor->n_slots; i++) {
+	for (size_t i = 0; d->n_taken && i < d->supervisor->n_slots; i++) {
 		const struct service *sv = d->supervisor->services[i];
 		const struct generation *g = sv && sv->n_generations ? sv->generations[0] : NULL;
 

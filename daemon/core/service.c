@@ -49,10 +49,31 @@ struct service *service_new(struct supervisor *s, uint32_t id, const char *name)
 	sv->id = id;
 	sv->state = SERVICE_STARTING;
 	gate_init(&sv->gate);
-	sv->retry_at = sv->measure_at = USEC_INFINITY;
+	sv->retry_at = sv->measure_at = sv->turn_at = USEC_INFINITY;
 	sv->timer = (struct timer){.at = USEC_INFINITY, .owner = TIMER_OF_SERVICE};
 	(void)copy_string(sv->name, sizeof sv->name, name);
+	service_note_change(sv);
 	return sv;
+}
+
+void service_note_change(struct service *sv)
+{
+	if (sv->changed)
+		return;
+	sv->changed = true;
+	sv->next_changed = sv->supervisor->changed;
+	sv->supervisor->changed = sv;
+}
+
+static void unlink_changed(struct service *sv)
+{
+	struct service **at = &sv->supervisor->changed;
+
+	if (!sv->changed)
+		return;
+	while (*at != sv)
+		at = &(*at)->next_changed;
+	*at = sv->next_changed;
 }
 
 struct service *service_free(struct service *sv)
@@ -66,6 +87,7 @@ struct service *service_free(struct service *sv)
 		(void)supervisor_reserve(s, -actions_of(sv->generations[i]), 0);
 		generation_free(sv->generations[i]);
 	}
+	unlink_changed(sv);
 	timer_set(&s->timers, &sv->timer, USEC_INFINITY);
 	(void)supervisor_reserve(s, -ACTIONS_OF_SERVICE, -1);
 	config_unref(sv->wanted);
@@ -371,6 +393,7 @@ static bool finish_stop(struct service *sv)
 	if (sv->start_again && !sv->remove) {
 		sv->start_again = false;
 		service_roll(sv, "restart");
+		sv->waiting_roll.kind = REQUEST_RESTART;
 	}
 	return true;
 }
@@ -526,7 +549,7 @@ static void set_timer(struct service *sv)
 			at = next;
 	}
 	at = sv->measure_at < at ? sv->measure_at : at;
-	timer_set(&sv->supervisor->timers, &sv->timer, sv->turn == TURN_NONE ? at : USEC_INFINITY);
+	timer_set(&sv->supervisor->timers, &sv->timer, sv->turn == TURN_NONE ? at : sv->turn_at);
 }
 
 void service_settle(struct service *sv)
@@ -534,6 +557,9 @@ void service_settle(struct service *sv)
 	struct supervisor *s = sv->supervisor;
 	bool changed = true, rolling;
 
+	service_note_change(sv);
+	if (sv->turn != TURN_NONE && s->now >= sv->turn_at)
+		turn_again(sv);
 	for (unsigned rounds = 0; changed && sv->turn == TURN_NONE; rounds++) {
 		HO_ASSERT(rounds < 10000);
 		changed = false;

@@ -56,9 +56,11 @@ struct service {
 	/* While a turn is under way (asked for, not answered) nothing else is decided. */
 	enum turn_kind turn;
 	struct generation *turn_to;
-	unsigned turn_part; /* of TURN_PART */
-	bool turn_asked;    /* BACK: by somebody, not by a failure */
-	bool turn_repeated; /* a handoffd that has died may have done it already */
+	unsigned turn_part;  /* of TURN_PART */
+	bool turn_asked;     /* BACK: by somebody, not by a failure */
+	unsigned turn_tries; /* a handoffd that has died may have made it: left before it is undone
+	                      */
+	usec_t turn_at;      /* when it is tried again */
 
 	struct gate gate;
 	struct generation *held; /* has failed, and connections still wait for it */
@@ -82,6 +84,9 @@ struct service {
 	struct target *targets; /* those who wait for this service */
 	bool has_result;
 	struct result last_result;
+
+	struct service *next_changed; /* of those that changed, see service_note_change() */
+	bool changed;
 };
 
 /* NULL when memory is short. */
@@ -119,6 +124,11 @@ void service_result(struct service *sv, enum request_kind kind, uint32_t generat
 
 /* The memory of an old generation is known: are they too many? */
 void service_measured(struct service *sv);
+
+/* It, or what the shell has for it, is not what was written down last: it joins the supervisor's
+ * list of those, which supervisor_forget_changes() empties. Every service that an event touches
+ * does. */
+void service_note_change(struct service *sv);
 
 /* Does all that can be done now and sets the timer; called at the end of every event that touched
  * it. */

@@ -51,6 +51,13 @@ struct supervisor *supervisor_free(struct supervisor *s)
 	return NULL;
 }
 
+void supervisor_forget_changes(struct supervisor *s)
+{
+	for (struct service *sv = s->changed; sv; sv = sv->next_changed)
+		sv->changed = false;
+	s->changed = NULL;
+}
+
 struct service *supervisor_service(const struct supervisor *s, uint32_t id)
 {
 	size_t slot = id & SLOT_MASK;

@@ -82,7 +82,8 @@ struct supervisor {
 	struct timers timers;
 	size_t n_timers, n_actions; /* room they need */
 	struct request *requests;
-	unsigned rolling; /* services with a roll-out running or waiting */
+	struct service *changed; /* since they were written down, see service_note_change() */
+	unsigned rolling;        /* services with a roll-out running or waiting */
 	bool told_reloading;
 	bool look_for_ends; /* a service may be at its end */
 	bool at_once;       /* the second order to stop */
@@ -114,6 +115,9 @@ const char *supervisor_check(const struct supervisor *s);
 void supervisor_summary(const struct supervisor *s, struct text *t);
 
 /* ---- what outlives a handoffd (state/core.c fills the tables) ---- */
+
+/* All that has changed is written down. */
+void supervisor_forget_changes(struct supervisor *s);
 
 /* A service at the place that its id says; NULL when that is taken or memory is short. */
 struct service *supervisor_put_service(struct supervisor *s, uint32_t id, const char *name);

@@ -103,6 +103,7 @@ static int reform(struct address_group *g, struct member *m, const struct addres
 	bool ebpf;
 	int r;
 
+	group_note_change(g);
 	form_copy(&g->ip, form);
 	r = reuseport_open(&g->ip, g->context, -1, true, &fresh, &ebpf);
 	if (r >= 0) {
@@ -160,6 +161,7 @@ static int bind_for(struct member *m, int fd, const struct sockaddr_storage *to,
 
 	if (r < 0)
 		return r;
+	group_note_change(m->group);
 	ours = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	r = ours < 0 ? -errno : reuseport_prepare(m->group->reuseport, ours);
 	if (r < 0)
@@ -344,6 +346,7 @@ static int bind_path(struct member *m, int fd, struct socket_holder holder,
 	        .theirs = holder.fd};
 	int r = ours < 0 ? -errno : 0;
 
+	group_note_change(m->group);
 	if (r >= 0)
 		r = unix_name_bind(m->group->name, ours, a.serial, m->config, look,
 		        (struct sockaddr_un *)&a.address);
@@ -522,6 +525,7 @@ int listener_set_listen(
 		(void)adopt_is_apart(m, reterr);
 		return 0;
 	}
+	group_note_change(g);
 	/* As the kernel takes it: a negative one is the greatest. */
 	if ((unsigned)backlog < (unsigned)m->config->backlog)
 		backlog = m->config->backlog;
@@ -542,6 +546,14 @@ int listener_set_listen(
 	group_watch(g->context, a->fd);
 	look_at_arrivals(m);
 	return 0;
+}
+
+bool listener_set_has_adopted(const struct listener_set *set)
+{
+	for (size_t i = 0; i < set->n; i++)
+		if (set->members[i].n_adopted)
+			return true;
+	return false;
 }
 
 const char *listener_set_address(struct listener_set *set, int fd)
@@ -599,6 +611,7 @@ static void give_up(struct member *m, size_t k)
 	struct address_group *g = m->group;
 	struct adopted *a = &m->adopted[k];
 
+	group_note_change(g);
 	group_unwatch(g->context, a->fd);
 	if (g->name) {
 		m->n_listening -= a->listening;
@@ -624,8 +637,10 @@ static bool sweep_member(struct member *m, const struct cookie_set *inodes, bool
 			continue;
 		else if (starting || left > 0 || !m->adopted[k].listening)
 			give_up(m, k);
-		else
+		else if (!m->adopted[k].orphan) {
+			group_note_change(m->group);
 			m->adopted[k].orphan = true;
+		}
 	return m->n_adopted < before;
 }
 
@@ -637,6 +652,7 @@ const char *listener_set_orphan(struct listener_set *set)
 
 			if (!a->orphan || a->told)
 				continue;
+			group_note_change(set->members[i].group);
 			a->told = true;
 			return set->members[i].config->address.text;
 		}

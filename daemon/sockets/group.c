@@ -13,6 +13,7 @@
 #include "sockets/adopt.h"
 #include "sockets/forms.h"
 #include "sockets/reuseport.h"
+#include "sockets/set.h"
 #include "sockets/tag.h"
 #include "sockets/unix_name.h"
 #include "system/fd.h"
@@ -25,6 +26,20 @@ static int option(int fd, int name)
 	socklen_t n = sizeof value;
 
 	return getsockopt(fd, SOL_SOCKET, name, &value, &n) < 0 ? -errno : value;
+}
+
+void group_note_change(struct address_group *g)
+{
+	struct group_context *x = g->context;
+
+	for (size_t i = 0; i < g->n_members; i++)
+		if (x->writer.changed)
+			x->writer.changed(x->writer.data, g->members[i]->set->owner);
+	if (g->is_changed)
+		return;
+	g->is_changed = true;
+	g->next_changed = x->changed;
+	x->changed = g;
 }
 
 /* ---- opening ---- */
@@ -149,14 +164,23 @@ static int open_means(struct address_group *g, const struct member *m, struct ho
 
 void group_close(struct address_group *g)
 {
+	struct group_context *x = g->context;
 	struct address_group **p;
 
-	for (p = &g->context->groups; *p; p = &(*p)->next) {
+	for (p = &x->groups; *p; p = &(*p)->next) {
 		if (*p == g) {
 			*p = g->next;
 			break;
 		}
 	}
+	for (p = &x->changed; g->is_changed && *p; p = &(*p)->next_changed) {
+		if (*p == g) {
+			*p = g->next_changed;
+			break;
+		}
+	}
+	if (x->writer.closed)
+		x->writer.closed(x->writer.data, g->id);
 	(void)reuseport_close(g->reuseport);
 	(void)unix_name_close(g->name);
 	(void)close_fd(g->shared_fd);
@@ -241,6 +265,7 @@ int group_rejoin(struct member *m, struct ho_error *reterr)
 	struct address_group *g = m->group;
 	int r;
 
+	group_note_change(g);
 	if (!g->reuseport) {
 		m->serial = ++g->context->last_serial; /* the name of before may be there */
 		return join_means(g, m, reterr);
@@ -294,33 +319,48 @@ void group_watch_member(struct group_context *x, const struct member *m)
 			group_watch(x, m->adopted[i].fd);
 }
 
-static void see_to_hangups(struct group_context *x)
+static bool holds(const struct address_group *g, int fd)
 {
-	for (struct address_group *g = x->groups; g; g = g->next)
-		if (g->reuseport)
-			reuseport_verify(g->reuseport, g->sticky);
-	for (struct address_group *g = x->groups; g; g = g->next)
-		for (size_t i = 0; g->reuseport && i < g->n_members; i++)
-			group_watch_member(x, g->members[i]);
+	for (size_t i = 0; i < g->n_members; i++) {
+		const struct member *m = g->members[i];
+
+		if (m->fd == fd)
+			return true;
+		for (size_t k = 0; k < m->n_adopted; k++)
+			if (m->adopted[k].fd == fd)
+				return true;
+	}
+	return false;
+}
+
+static void see_to_hangup(struct group_context *x, int fd)
+{
+	struct address_group *g = x->groups;
+
+	while (g && !(g->reuseport && holds(g, fd)))
+		g = g->next;
+	if (!g)
+		return;
+	group_note_change(g);
+	reuseport_verify(g->reuseport, g->sticky);
+	for (size_t i = 0; i < g->n_members; i++)
+		group_watch_member(x, g->members[i]);
 }
 
 void group_on_event(struct group_context *x)
 {
 	struct epoll_event e[64];
 	int n = epoll_wait(x->hangups_fd, e, ARRAY_SIZE(e), 0);
-	bool hung = false;
 
-	for (int i = 0; i < n; i++) {
-		if (!(e[i].events & (EPOLLHUP | EPOLLERR)))
-			continue;
-		(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_DEL, e[i].data.fd, NULL);
-		hung = true;
-	}
-	if (hung)
-		see_to_hangups(x);
 	for (int i = 0; i < n; i++)
-		if (!(e[i].events & (EPOLLHUP | EPOLLERR)))
+		if (e[i].events & (EPOLLHUP | EPOLLERR))
+			(void)epoll_ctl(x->hangups_fd, EPOLL_CTL_DEL, e[i].data.fd, NULL);
+	for (int i = 0; i < n; i++) {
+		if (e[i].events & (EPOLLHUP | EPOLLERR))
+			see_to_hangup(x, e[i].data.fd);
+		else
 			adopt_on_arrival(x, e[i].data.fd);
+	}
 }
 
 const char *group_text(const struct address_group *g, char *ret, size_t size)
@@ -373,6 +413,7 @@ static int join(struct group_context *x, struct member *m, int passed_fd, size_t
 		        "there; "
 		        "nothing changed",
 		        g->address.text, m->config->name);
+	group_note_change(g);
 	r = join_means(g, m, reterr);
 	if (r < 0) {
 		if (g->n_members == 0)
@@ -456,6 +497,7 @@ void group_leave(struct member *m)
 	for (i = 0; i < g->n_members && g->members[i] != m; i++)
 		;
 	HO_ASSERT(i < g->n_members);
+	group_note_change(g);
 	g->members[i] = g->members[--g->n_members];
 	if (g->probed == m)
 		g->probed = NULL;
@@ -489,6 +531,7 @@ int group_apply(struct address_group *g, bool sticky, struct ho_error *reterr)
 {
 	int r = 0;
 
+	group_note_change(g);
 	switch (g->steering) {
 	case STEERING_EBPF:
 	case STEERING_CBPF:
@@ -551,6 +594,7 @@ int group_take(struct group_context *x, struct member *m, size_t form, struct ho
 		drop_adopted(m);
 		return r;
 	}
+	group_note_change(g);
 	r = take_means(g, m, reterr);
 	m->group = g;
 	g->members[g->n_members++] = m;
@@ -572,6 +616,7 @@ void group_abandon(struct member *m)
 	for (i = 0; i < g->n_members && g->members[i] != m; i++)
 		;
 	HO_ASSERT(i < g->n_members);
+	group_note_change(g);
 	g->members[i] = g->members[--g->n_members];
 	m->part = 0;
 	for (i = 0; i < m->n_adopted; i++)
@@ -641,6 +686,7 @@ static int tcp_probe(
 	if (r >= 0 && getsockname(fd, (struct sockaddr *)&from, &n) < 0)
 		r = -errno;
 	if (r >= 0) {
+		group_note_change(g);
 		reuseport_probe(g->reuseport, m, &from);
 		r = reuseport_apply(g->reuseport, g->sticky);
 	}
@@ -730,6 +776,7 @@ void group_probe_end(struct member *m)
 		return;
 	g->probed = NULL;
 	if (g->reuseport) {
+		group_note_change(g);
 		reuseport_probe(g->reuseport, NULL, NULL);
 		(void)reuseport_apply(g->reuseport, g->sticky);
 	}

@@ -66,14 +66,16 @@ struct group_context {
 	int hangups_fd; /* an epoll that tells which listener was shut down, or has a client */
 	struct ev_timer look; /* until arrivals at sockets of programs are looked at again */
 	struct address_group *groups;
-	void (*before_removal)(void *data); /* see sockets_before_removal() */
-	void *before_removal_data;
+	struct address_group *changed;                          /* since they were written down */
+	struct sockets_writer writer;                           /* see sockets_set_writer() */
 	void (*stranded)(void *data, int fd, const char *path); /* see sockets.h */
 	void *stranded_data;
 };
 
 struct address_group {
 	struct address_group *next;
+	struct address_group *next_changed;
+	bool is_changed;
 	uint64_t id; /* not used twice, nor for a member's serial */
 	struct group_context *context;
 	struct address address; /* own copies of its strings */
@@ -91,6 +93,9 @@ struct address_group {
 	int shared_fd;               /* STEERING_SHARED */
 	bool taken;                  /* shared_fd is of a server that ran before us */
 };
+
+/* The group or its members are about to change, and will have to be written down. */
+void group_note_change(struct address_group *g);
 
 /* Makes `m` (config and generation are set) a listening member of the group of its address, which
  * is opened if need be. The first living member of a group gets all connections at once, others

@@ -213,8 +213,8 @@ static int append(struct reuseport *r, int fd, struct member *m, bool adopted)
 static void remove_entry(struct reuseport *r, struct entry *e)
 {
 	/* Indexes move: whoever comes after a crash must know of every socket that is there now. */
-	if (!r->program && r->context->before_removal)
-		r->context->before_removal(r->context->before_removal_data);
+	if (!r->program && r->context->writer.write_now)
+		r->context->writer.write_now(r->context->writer.data);
 	if (e->member && r->program)
 		e->member->sent += bpf_program_sent(r->program, e->slot);
 	(void)shutdown(e->fd, SHUT_RD);

@@ -22,8 +22,8 @@ static const struct field context_fields[] = {
         FIELD(group_context, last_serial),
         FIELD_NOT(group_context, loop),
         FIELD_NOT(group_context, look),
-        FIELD_NOT(group_context, before_removal),
-        FIELD_NOT(group_context, before_removal_data),
+        FIELD_NOT(group_context, changed),
+        FIELD_NOT(group_context, writer),
         FIELD_NOT(group_context, stranded),
         FIELD_NOT(group_context, stranded_data),
         FIELD_NOT(group_context, ebpf),
@@ -55,6 +55,8 @@ static const struct field group_fields[] = {
         FIELD(address_group, sticky),
         FIELD(address_group, taken),
         FIELD_NOT(address_group, next),
+        FIELD_NOT(address_group, next_changed),
+        FIELD_NOT(address_group, is_changed),
         FIELD_NOT(address_group, context),
         FIELD_NOT(address_group, passed_fd),
         FIELD_NOT(address_group, members),
@@ -176,27 +178,42 @@ static json_t *save_reuseport(struct saver *v, const struct address_group *g)
 
 json_t *sockets_save(const struct sockets *s, struct saver *v)
 {
-	json_t *j = SAVE(v, context_fields, &s->context), *groups = json_array(),
-	       *passed = json_array();
+	json_t *j = SAVE(v, context_fields, &s->context), *passed = json_array();
 
 	for (int i = 0; i < s->n_passed; i++) {
 		save_item(v, passed, json_string(s->passed_names[i]));
 		save_fd(v, s->passed[i], "passed-%d", i);
 	}
-	for (const struct address_group *g = s->context.groups; g; g = g->next) {
-		json_t *one = SAVE(v, group_fields, g);
-		const struct member *published = g->name ? unix_name_published(g->name) : NULL;
-
-		save_member(v, one, "published",
-		        json_integer(published ? (json_int_t)published->serial : 0));
-		if (g->reuseport)
-			save_member(v, one, "reuseport", save_reuseport(v, g));
-		save_fd(v, g->shared_fd, "shared-%" PRIu64, g->id);
-		save_item(v, groups, one);
-	}
-	save_member(v, j, "groups", groups);
 	save_member(v, j, "passed", passed);
 	return j;
+}
+
+static json_t *save_group(struct saver *v, const struct address_group *g)
+{
+	json_t *j = SAVE(v, group_fields, g);
+	const struct member *published = g->name ? unix_name_published(g->name) : NULL;
+
+	save_member(v, j, "published", json_integer(published ? (json_int_t)published->serial : 0));
+	if (g->reuseport)
+		save_member(v, j, "reuseport", save_reuseport(v, g));
+	save_fd(v, g->shared_fd, "shared-%" PRIu64, g->id);
+	return j;
+}
+
+void sockets_save_groups(const struct sockets *s, bool changed, struct saver *v,
+        void (*take)(void *data, uint64_t id, json_t *group), void *data)
+{
+	const struct address_group *g = changed ? s->context.changed : s->context.groups;
+
+	for (; g; g = changed ? g->next_changed : g->next)
+		take(data, g->id, save_group(v, g));
+}
+
+void sockets_forget_changes(struct sockets *s)
+{
+	for (struct address_group *g = s->context.changed; g; g = g->next_changed)
+		g->is_changed = false;
+	s->context.changed = NULL;
 }
 
 /* Those of a server that was taken over have a name of their own: nobody may put an end to what it
@@ -425,6 +442,7 @@ static void load_member(struct listener_set *set, const json_t *from, struct loa
 	struct member *m = &set->members[set->n];
 	struct address_group *g = find_group(set->sockets, load_number(from, "group"));
 	size_t listener = (size_t)load_number(from, "listener");
+	int fd;
 
 	LOAD(l, from, member_fields, m);
 	m->set = set;
@@ -438,6 +456,11 @@ static void load_member(struct listener_set *set, const json_t *from, struct loa
 	m->config = &set->service->listeners[listener];
 	m->fd = load_fd(l, "%slistener-%" PRIu64, owner(m), m->serial);
 	m->group = g;
+	fd = m->fd >= 0 ? m->fd : g->shared_fd;
+	/* To what systemd passes it gives the mode of its unit, each time, and the worker's is the
+	 * same open file. */
+	if (fd >= 0 && g->passed_fd >= 0 && cookie_of(fd) == cookie_of(g->passed_fd))
+		(void)listener_blocking(fd, config_accept_blocks(set->service));
 	g->members[g->n_members++] = m;
 	set->n++;
 	load_adopted(l, json_object_get(from, "adopted"), m);

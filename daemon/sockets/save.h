@@ -7,7 +7,13 @@
 #include "sockets/sockets.h"
 #include "state/fields.h"
 
+/* All but the groups, which are its member "groups", an array. */
 json_t *sockets_save(const struct sockets *s, struct saver *v);
+/* All groups, or those that have changed since sockets_forget_changes(): `take` gets the reference.
+ */
+void sockets_save_groups(const struct sockets *s, bool changed, struct saver *v,
+        void (*take)(void *data, uint64_t id, json_t *group), void *data);
+void sockets_forget_changes(struct sockets *s);
 json_t *listener_set_save(const struct listener_set *set, struct saver *v);
 
 void sockets_load(struct sockets *s, const json_t *from, struct loader *l);

@@ -27,6 +27,7 @@ struct listener_set {
 	struct config *config;
 	const struct service_config *service;
 	uint32_t generation;
+	uint32_t owner;           /* see listener_set_own() */
 	bool (*seek)(void *data); /* see listener_set_seek_lost() */
 	void *seek_data;
 	size_t n, room;

@@ -181,10 +181,14 @@ struct sockets *sockets_free(struct sockets *s)
 	return NULL;
 }
 
-void sockets_before_removal(struct sockets *s, void (*call)(void *data), void *data)
+void sockets_set_writer(struct sockets *s, const struct sockets_writer *writer)
 {
-	s->context.before_removal = call;
-	s->context.before_removal_data = data;
+	s->context.writer = *writer;
+}
+
+void listener_set_own(struct listener_set *set, uint32_t owner)
+{
+	set->owner = owner;
 }
 
 enum steering sockets_steering(const struct sockets *s)

@@ -54,8 +54,16 @@ int sockets_new(struct ev_loop *loop, const struct sockets_options *options, str
 /* Closes everything and removes socket files. Accepts NULL. */
 struct sockets *sockets_free(struct sockets *s);
 
-/* To be called before a listener leaves a group in which that changes what numbers mean. */
-void sockets_before_removal(struct sockets *s, void (*call)(void *data), void *data);
+/* Who writes down what outlives us. Members may be NULL. */
+struct sockets_writer {
+	/* A listener is about to leave a group in which that changes what numbers mean. */
+	void (*write_now)(void *data);
+	/* What listener_set_save() gives for a set of this owner is about to change. */
+	void (*changed)(void *data, uint32_t owner);
+	void (*closed)(void *data, uint64_t group);
+	void *data;
+};
+void sockets_set_writer(struct sockets *s, const struct sockets_writer *writer);
 
 /* What a TCP listener is steered by on this machine, as `status` shows it. */
 enum steering sockets_steering(const struct sockets *s);
@@ -66,6 +74,8 @@ enum steering sockets_steering(const struct sockets *s);
 int listener_set_open(struct sockets *s, struct config *config,
         const struct service_config *service, uint32_t generation, struct listener_set **ret,
         struct ho_error *reterr);
+/* For sockets_writer.changed(). */
+void listener_set_own(struct listener_set *set, uint32_t owner);
 /* Closes our descriptors and forgets the set. Only when no process of the generation is left: then
  * ours are the last ones. What still waits in a queue moves to the steered generation where the
  * kernel can do that (eBPF), and is reset otherwise. The groups' members are verified and

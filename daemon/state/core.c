@@ -25,6 +25,7 @@ static const struct field supervisor_fields[] = {
         FIELD_NOT(supervisor, n_timers),
         FIELD_NOT(supervisor, n_actions),
         FIELD_NOT(supervisor, requests),
+        FIELD_NOT(supervisor, changed),
         FIELD_NOT(supervisor, rolling),
         FIELD_NOT(supervisor, exiting),
 };
@@ -38,7 +39,8 @@ static const struct field service_fields[] = {
         FIELD(service, turn),
         FIELD(service, turn_part),
         FIELD(service, turn_asked),
-        FIELD_NOT(service, turn_repeated), /* see supervisor_resume() */
+        FIELD_NOT(service, turn_tries), /* see supervisor_resume() */
+        FIELD_NOT(service, turn_at),
         FIELD(service, abort_wanted),
         FIELD(service, back_wanted),
         FIELD(service, part_wanted),
@@ -81,6 +83,8 @@ static const struct field service_fields[] = {
         FIELD_NOT(service, timer),
         FIELD_NOT(service, targets),
         FIELD_NOT(service, last_result),
+        FIELD_NOT(service, next_changed),
+        FIELD_NOT(service, changed),
 };
 
 static const struct field result_fields[] = {
@@ -311,7 +315,7 @@ static json_t *save_id(const struct generation *g)
 	return json_integer(g ? (json_int_t)g->id : -1);
 }
 
-static json_t *save_service(struct saver *v, const struct service *sv)
+json_t *service_to_json(struct saver *v, const struct service *sv)
 {
 	json_t *j = SAVE(v, service_fields, sv), *generations = json_array();
 
@@ -372,19 +376,14 @@ static json_t *save_pending(struct saver *v, const struct action_list *l)
 
 json_t *supervisor_to_json(struct saver *v, const struct supervisor *s)
 {
-	json_t *j = SAVE(v, supervisor_fields, s), *services = json_array(),
-	       *requests = json_array();
+	json_t *j = SAVE(v, supervisor_fields, s), *requests = json_array();
 
-	for (size_t i = 0; i < s->n_slots; i++)
-		if (s->services[i])
-			save_item(v, services, save_service(v, s->services[i]));
 	/* the oldest one first */
 	/* nobody waits any more after a crash */
 	for (const struct request *r = v->brief ? NULL : s->requests; r; r = r->next)
 		if (json_array_insert_new(requests, 0, save_request(v, r)) < 0)
 			v->failed = true;
 	save_member(v, j, "config", save_config(v, s->config));
-	save_member(v, j, "services", services);
 	save_member(v, j, "requests", requests);
 	if (v->brief && s->out)
 		save_member(v, j, "pending", save_pending(v, s->out));

@@ -7,13 +7,11 @@
 
 #include "system/fd.h"
 
-#define CONFIGS_MAX 4096
-
 /* ---- saving ---- */
 
 void saver_begin(struct saver *v, bool with_fds)
 {
-	*v = (struct saver){.fds = with_fds ? json_object() : NULL, .configs = json_array()};
+	*v = (struct saver){.fds = with_fds ? json_object() : NULL, .configs = json_object()};
 	v->failed = !v->configs || (with_fds && !v->fds);
 }
 
@@ -130,23 +128,31 @@ json_t *save_fields(struct saver *v, const struct field *fields, size_t n, const
 	return object;
 }
 
-json_t *save_config(struct saver *v, const struct config *c)
+json_t *save_config(struct saver *v, struct config *c)
 {
-	const struct config **known;
-	size_t i;
+	struct config **known;
+	size_t i, place = v->n_known;
+	char number[24];
 
 	if (!c)
 		return json_integer(-1);
-	for (i = 0; i < v->n_known; i++)
+	for (i = 0; i < v->n_known; i++) {
 		if (v->known[i] == c)
 			return json_integer((json_int_t)i);
-	known = reallocarray(v->known, i + 1, sizeof *known);
-	if (!known)
-		return NULL;
-	v->known = known;
-	known[v->n_known++] = c;
-	save_item(v, v->configs, config_to_json(v, c));
-	return json_integer((json_int_t)i);
+		if (!v->known[i])
+			place = i;
+	}
+	if (place == v->n_known) {
+		known = reallocarray(v->known, place + 1, sizeof *known);
+		if (!known)
+			return NULL;
+		v->known = known;
+		v->n_known++;
+	}
+	v->known[place] = c;
+	(void)snprintf(number, sizeof number, "%zu", place);
+	save_member(v, v->configs, number, config_to_json(v, c));
+	return json_integer((json_int_t)place);
 }
 
 /* ---- loading ---- */
@@ -412,8 +418,10 @@ void load_configs(struct loader *l, const json_t *list)
 		load_failed(l, "too many configurations, or memory is short");
 		return;
 	}
-	for (size_t i = 0; i < n && !l->failed; i++) {
-		l->configs[i] = config_from_json(l, json_array_get(list, i));
-		l->n_configs += l->configs[i] != NULL;
+	for (l->n_configs = 0; l->n_configs < n && !l->failed; l->n_configs++) {
+		const json_t *from = json_array_get(list, l->n_configs);
+
+		if (!json_is_null(from))
+			l->configs[l->n_configs] = config_from_json(l, from);
 	}
 }

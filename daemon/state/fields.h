@@ -67,9 +67,9 @@ struct field {
 
 /* Failures are remembered: `failed` is looked at once, at the end. */
 struct saver {
-	json_t *fds; /* name -> descriptor; NULL: none are asked for */
-	json_t *configs;
-	const struct config **known; /* those of `configs` */
+	json_t *fds;           /* name -> descriptor; NULL: none are asked for */
+	json_t *configs;       /* number -> those that became known here */
+	struct config **known; /* all, by their numbers; NULL: a number that is free */
 	size_t n_known;
 	bool brief; /* written often: what workers wrote is left out but for the last of it */
 	bool failed;
@@ -85,7 +85,7 @@ json_t *save_text(const char *bytes, size_t n);
 /* Nothing for a negative descriptor. Names are not used twice in the life of a machine. */
 void save_fd(struct saver *v, int fd, const char *format, ...) _printf_(3, 4);
 /* The number of a configuration, which is saved once; -1 for NULL. */
-json_t *save_config(struct saver *v, const struct config *c);
+json_t *save_config(struct saver *v, struct config *c);
 
 struct loader {
 	json_t *fds;
@@ -110,6 +110,7 @@ uint64_t load_number(const json_t *object, const char *key);
 /* Borrowed; NULL: none. */
 struct config *load_config(struct loader *l, const json_t *number);
 
+#define CONFIGS_MAX 16384 /* at once, of running generations */
 /* state/config.c */
 json_t *config_to_json(struct saver *v, const struct config *c);
 struct config *config_from_json(struct loader *l, const json_t *from);

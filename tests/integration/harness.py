@@ -39,7 +39,7 @@ SCHEMAS = {
     name: jsonschema.Draft202012Validator(
         json.loads((SOURCE / f"docs/schema/{name}.schema.json").read_text())
     )
-    for name in ("status", "event", "result", "connections", "logs")
+    for name in ("status", "event", "result", "connections", "logs", "config")
 }
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|runtime error:|handoffd: .* this cannot be:")
 
@@ -325,7 +325,9 @@ class Daemon:
             for key, value in os.environ.items()
             if not key.startswith(("HANDOFF", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_"))
         }
-        self.environment.update(TEST_MARK=self.mark, PYTHONDONTWRITEBYTECODE="1")
+        self.environment.update(
+            TEST_MARK=self.mark, PYTHONDONTWRITEBYTECODE="1", HANDOFF_CHECK_STATE="1"
+        )
         self.environment.update(environment or {})
         self.argv = argv
         self.stdin = subprocess.DEVNULL
