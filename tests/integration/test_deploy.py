@@ -201,6 +201,19 @@ def test_pipeline_killed(daemon, releases):
     assert releases.now() == "releases/2"
 
 
+def test_pipeline_is_ended(daemon, releases):
+    """As `timeout 5 handoffctl deploy` or Ctrl-C does it: it is said that nothing is undone by that."""
+    hangs = releases.make("hangs", "--never-ready")
+    daemon.configure(web(daemon, ready='ready { by = "notify" timeout = "20s" }')).start()
+    later = daemon.ctl_later("deploy", "web", "--release", hangs)
+    daemon.wait_event("worker-started", generation=2)
+    later.process.terminate()
+    assert "the work goes on" in later.wait(-signal.SIGTERM)
+    assert daemon.generations() == {1: "serving", 2: "starting"} and releases.now() == "releases/hangs"
+    daemon.ctl("abort", "web", code=0)
+    assert releases.now() == "releases/1"
+
+
 def test_two_pipelines(daemon, releases):
     """One runs, one waits, and one that comes while another waits takes its place."""
     gated = [releases.make(n, script=f"#!/bin/sh\nread line < $PWD/gate\nexec {SLEEPD}\n") for n in "234"]
