@@ -6,6 +6,7 @@
 #include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
+#include "upgrade.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -599,6 +600,10 @@ static void do_record(struct daemon *d, const struct action *a)
 
 	if (g && g->release)
 		r.release = g->release->directory;
+	if (r.type == RECORD_DAEMON_UPGRADED && upgrade_came_back()) {
+		r.type = RECORD_UPGRADE_REFUSED;
+		r.text = upgrade_came_back();
+	}
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);

@@ -407,8 +407,10 @@ static void load_generation(struct daemon *d, const json_t *from, struct loader 
 	}
 	if (set)
 		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
-	if (g->set)
-		listener_set_own(g->set, g->service);
+	if (!g->set)
+		return;
+	listener_set_own(g->set, g->service);
+	cg->adopted |= listener_set_has_adopted(g->set); /* the core may not have heard of it */
 }
 
 /* That it was is not written down yet. */
