@@ -415,6 +415,7 @@ void daemon_describe_worker(struct live_generation *g, unsigned worker,
 	        .release = g->release, .worker = worker, .fds = fds, .capture = true};
 	ret->n_fds = sockets_to_pass(g, fds);
 	ret->adoption = daemon_adoption(g);
+	ret->follows = g->daemon->source.development; /* nobody takes them over there */
 	ret->n_fds += kept_pass(
 	        g->daemon, g->service, fds + ret->n_fds, CONFIG_MAX_LISTENERS - ret->n_fds);
 }
