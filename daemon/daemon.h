@@ -188,6 +188,8 @@ void daemon_post(struct daemon *d, const struct event *ev);
 void daemon_run_events(struct daemon *d);
 /* Goes on where another handoffd was: its state is loaded. */
 void daemon_resume(struct daemon *d, bool crashed);
+/* One line for systemctl status, if it has changed. */
+void daemon_tell_status(struct daemon *d);
 void daemon_watch_rests(struct daemon *d);
 /* Writes the state down after so many seconds, if it is not done before. */
 void daemon_commit_later(struct daemon *d, double seconds);
