@@ -150,6 +150,7 @@ struct daemon {
 	struct live_worker *rests;
 	struct develop *develop; /* NULL: not in development mode */
 	struct live_watch *watches;
+	const json_t *watched; /* what the handoffd before had seen, while we go on from there */
 	struct live_build *builds;
 	struct last_words words[LAST_WORDS_MAX];
 	unsigned n_words;
@@ -295,6 +296,8 @@ void daemon_forget_watch(struct daemon *d, uint32_t service);
 void daemon_start_build(struct daemon *d, const struct action *a, struct release *release);
 void daemon_stop_build(struct daemon *d, const struct action *a);
 void changes_free(struct daemon *d);
+/* What the files were like that are watched, as far as it is known. */
+json_t *changes_watched(const struct daemon *d);
 json_t *changes_save(const struct daemon *d, struct saver *v);
 /* After the generations. */
 void changes_load(struct daemon *d, const json_t *from, struct loader *l);

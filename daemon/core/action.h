@@ -98,7 +98,8 @@ bool action_is_final(const struct action *a);
  * thousands of requests that change nothing cost nothing. */
 bool action_changes(const struct action *a);
 /* It may be decided and written down, and not done any more: then it is done after the crash. (A
- * turn is repeated by itself, a worker that was not started is missed, and the death of handoffd
+ * turn is repeated by itself, a worker that was not started is missed, who was stopped goes on in
+ * any case, and the death of handoffd
  * releases what it had.) */
 bool action_is_repeated(const struct action *a);
 
