@@ -37,12 +37,12 @@ struct supervisor *supervisor_free(struct supervisor *s)
 
 	if (!s)
 		return NULL;
+	for (size_t i = 0; i < s->n_slots; i++)
+		service_free(s->services[i]); /* which moves the timers of requests */
 	for (r = s->requests; r; r = next) {
 		next = r->next;
 		request_free(r);
 	}
-	for (size_t i = 0; i < s->n_slots; i++)
-		service_free(s->services[i]);
 	free(s->services);
 	free(s->config_error);
 	config_unref(s->config);
