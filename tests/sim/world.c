@@ -931,12 +931,21 @@ static void check_links(struct world *w)
 	}
 }
 
+/* Who waits for a service that is stopped waits in vain. */
+static void note_stops(struct world *w)
+{
+	for (unsigned i = 0; i < w->n_gens; i++)
+		if (w->gens[i].held && sv_stops(w, w->gens[i].service))
+			w->gens[i].held = false;
+}
+
 void check_world(struct world *w)
 {
 	const char *why = supervisor_check(w->s);
 
 	if (why)
 		fault(w, "invariant: %s", why);
+	note_stops(w);
 	check_stopped(w);
 	check_silent(w);
 	check_shares(w);
