@@ -741,7 +741,6 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_FORGET_SERVICE:
 		kept_remove(d, a->service, NULL);
-		store_forget_service(d, a->service);
 		daemon_forget_watch(d, a->service);
 		break;
 	case ACTION_TYPE_COUNT:

@@ -76,9 +76,12 @@ static void carry_out(struct daemon *d)
 	struct action_list *l = &d->actions;
 	bool wrote = false, again = false;
 
-	for (size_t i = 0; i < l->n; i++)
+	for (size_t i = 0; i < l->n; i++) {
 		if (action_changes(&l->items[i]))
 			d->changed = true;
+		if (l->items[i].type == ACTION_FORGET_SERVICE)
+			store_forget_service(d, l->items[i].service);
+	}
 	while (l->carried < l->n) {
 		const struct action *a = &l->items[l->carried];
 

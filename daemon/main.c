@@ -388,6 +388,7 @@ static int open_signals(struct daemon *d, struct ho_error *e)
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
 		sigaddset(&set, signals[i]);
 	(void)sigaction(SIGPIPE, &ignore, NULL);
+	(void)sigaction(SIGXFSZ, &ignore, NULL); /* the state is told to be too large instead */
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return ho_error_set(e, -errno, "cannot block signals: %s", strerror(errno));
 	d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -573,8 +574,8 @@ static int run(struct daemon *d, const struct options *o, struct past *past)
 	return d->exit_code;
 }
 
-/* Larger pieces of memory have pages of their own, which go back when they are freed, as the text of
- * the whole state. */
+/* Larger pieces of memory have pages of their own, which go back when they are freed, as the text
+ * of the whole state. */
 #define OWN_PAGES_BYTES (32 << 10)
 
 /* 0 to 2 must be open, or a socket would get such a number. */
