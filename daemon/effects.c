@@ -6,6 +6,7 @@
 #include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
+#include "upgrade.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -414,6 +415,7 @@ void daemon_describe_worker(struct live_generation *g, unsigned worker,
 	        .release = g->release, .worker = worker, .fds = fds, .capture = true};
 	ret->n_fds = sockets_to_pass(g, fds);
 	ret->adoption = daemon_adoption(g);
+	ret->follows = g->daemon->source.development; /* nobody takes them over there */
 	ret->n_fds += kept_pass(
 	        g->daemon, g->service, fds + ret->n_fds, CONFIG_MAX_LISTENERS - ret->n_fds);
 }
@@ -599,6 +601,10 @@ static void do_record(struct daemon *d, const struct action *a)
 
 	if (g && g->release)
 		r.release = g->release->directory;
+	if (r.type == RECORD_DAEMON_UPGRADED && upgrade_came_back()) {
+		r.type = RECORD_UPGRADE_REFUSED;
+		r.text = upgrade_came_back();
+	}
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);

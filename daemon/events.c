@@ -79,6 +79,7 @@ static void carry_out(struct daemon *d)
 	for (size_t i = 0; i < l->n; i++) {
 		if (action_changes(&l->items[i]))
 			d->changed = true;
+		/* the core has forgotten it, and so does whatever is written on the way */
 		if (l->items[i].type == ACTION_FORGET_SERVICE)
 			store_forget_service(d, l->items[i].service);
 	}

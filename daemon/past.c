@@ -75,7 +75,7 @@ void past_load_control(struct daemon *d, struct past *p, const struct control_op
 {
 	snapshot_connect(d, p->doc, p->loader, options, handlers);
 	if (d->control)
-		control_answer_upgrade(d->control, NULL);
+		control_answer_upgrade(d->control, upgrade_came_back());
 }
 
 /* Steering may have been under way. */
@@ -86,7 +86,9 @@ static void steer_again(struct daemon *d)
 	for (size_t i = 0; i < d->supervisor->n_slots; i++) {
 		const struct service *sv = d->supervisor->services[i];
 
-		if (sv && service_serving(sv) && daemon_steer(d, sv, &error) < 0)
+		/* a turn that is made again tells by itself what came of it */
+		if (sv && sv->turn == TURN_NONE && service_serving(sv) &&
+		        daemon_steer(d, sv, &error) < 0)
 			log_line(RECORD_ERROR, "%s", error.text);
 	}
 }

@@ -105,7 +105,7 @@ static const struct field live_worker_fields[] = {
         FIELD(live_worker, generation),
         FIELD(live_worker, serial),
         FIELD(live_worker, index),
-        FIELD(live_worker, rest),
+        FIELD_NOT(live_worker, rest), /* as the core knows it */
         FIELD_NOT(live_worker, daemon),
         FIELD_NOT(live_worker, next),
         FIELD_NOT(live_worker, process),
@@ -407,8 +407,10 @@ static void load_generation(struct daemon *d, const json_t *from, struct loader 
 	}
 	if (set)
 		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
-	if (g->set)
-		listener_set_own(g->set, g->service);
+	if (!g->set)
+		return;
+	listener_set_own(g->set, g->service);
+	cg->adopted |= listener_set_has_adopted(g->set); /* the core may not have heard of it */
 }
 
 /* That it was is not written down yet. */
@@ -446,7 +448,10 @@ static void load_worker(struct daemon *d, const json_t *from, struct loader *l)
 	}
 	if (!cg->taken)
 		daemon_describe_worker(cg->shell, w->index, fds, &spec);
-	w->process = process_load(d->processes, &spec, w, json_object_get(from, "process"), l);
+	/* what handoffd had seen of its end, and the core had not, is seen again */
+	w->rest = cg->workers[w->index].state == WORKER_REST;
+	w->process =
+	        process_load(d->processes, &spec, w, w->rest, json_object_get(from, "process"), l);
 	if (!w->process) {
 		free(w);
 		return;

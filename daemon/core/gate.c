@@ -312,7 +312,7 @@ void gate_held(struct service *sv, struct generation *g, bool ok)
 	g->holds = ok && g->state == GENERATION_STARTING;
 	if (ok)
 		gate_return_held(sv);
-	if (sv->turn_repeated) /* it has failed, as it was just starting */
+	if (g->state == GENERATION_FAILED)
 		sv->held = g;
 }
 
@@ -336,7 +336,8 @@ void gate_resume(struct service *sv, bool crashed)
 
 		if (crashed)
 			g->building = g->build_again = false;
-		if (!sv->held && g->state == GENERATION_FAILED && g->share)
+		if (!sv->held && g->state == GENERATION_FAILED && g->share &&
+		        sv->turn == TURN_NONE)
 			sv->held = g; /* an older version did not write it down */
 	}
 }
@@ -358,10 +359,11 @@ static bool alone(const struct generation *g)
 static bool send_away(struct generation *g)
 {
 	struct service *sv = g->service;
-	const struct generation *old = service_serving(sv);
+	struct generation *old = service_serving(sv);
 
 	if (!old || old->taken)
 		return false;
+	turn_leaves(old, g);
 	if (old->baking) /* who waits for that cannot be told more of it */
 		targets_serving(sv, old->id, true);
 	service_set_state(sv, SERVICE_STARTING);

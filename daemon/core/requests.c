@@ -616,6 +616,7 @@ static void begin_target(struct target *t)
 			return;
 		}
 		service_roll(sv, "start");
+		sv->waiting_roll.kind = REQUEST_START;
 		break;
 	case REQUEST_STOP:
 	case REQUEST_SHUTDOWN:
@@ -626,6 +627,7 @@ static void begin_target(struct target *t)
 	case REQUEST_RESTART:
 		if (stopped) {
 			service_roll(sv, "restart");
+			sv->waiting_roll.kind = REQUEST_RESTART;
 			break;
 		}
 		sv->start_again = true;

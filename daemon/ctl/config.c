@@ -17,6 +17,22 @@ static void print_mistakes(const struct mistakes *m)
 		(void)fputs("… and more\n", stderr);
 }
 
+/* As a document; `config` NULL: the file is wrong. */
+static void print_check(const char *file, const struct config *config, const struct mistakes *m)
+{
+	_cleanup_json_ json_t *lines = json_array();
+	_cleanup_json_ json_t *j =
+	        lines ? json_pack("{s:i, s:o, s:b, s:I, s:O}", "version", 1, "file",
+	                        wire_string(file), "correct", config != NULL, "services",
+	                        (json_int_t)(config ? config->n_services : 0), "mistakes", lines)
+	              : NULL;
+
+	for (size_t i = 0; i < m->count; i++)
+		(void)json_array_append_new(lines, wire_string(m->lines[i]));
+	if (j)
+		put_json(j);
+}
+
 /* What runs, and from which file and environment; false if the exit code tells why not. */
 static bool ask_running(struct ctl *ctl, json_t **ret, int *ret_code)
 {
@@ -58,17 +74,22 @@ int command_config(struct ctl *ctl)
 	if (!file)
 		file = DEFAULT_FILE;
 	e = config_load(file, environment, &config, &mistakes);
+	if (ctl->json && !strcmp(what, "check"))
+		print_check(file, config, &mistakes);
 	print_mistakes(&mistakes);
 	mistakes_done(&mistakes);
 	if (e)
 		return CODE_USAGE;
 	if (!strcmp(what, "check")) {
-		(void)printf("%s: correct, %zu service%s\n", file, config->n_services,
-		        config->n_services == 1 ? "" : "s");
+		if (!ctl->json)
+			(void)printf("%s: correct, %zu service%s\n", file, config->n_services,
+			        config->n_services == 1 ? "" : "s");
 		return 0;
 	}
 	if (diff)
 		return config_diff(ctl, member(running, "config"), config);
+	if (ctl->json)
+		return config_show_json(config);
 	text = config_print(config);
 	if (!text)
 		return complain(CODE_FAILED, "memory is short");

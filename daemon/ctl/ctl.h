@@ -55,6 +55,8 @@ int command_doctor(struct ctl *ctl);
 /* diff.c: prints what would change from `running`, as config_print() writes it, to `config`. */
 struct config;
 int config_diff(const struct ctl *ctl, const char *running, const struct config *config);
+/* The settings as a document. */
+int config_show_json(const struct config *config);
 
 /* client.c */
 struct client {
@@ -84,6 +86,8 @@ int client_ask(const struct ctl *ctl, const char *method, json_t *parameters, js
 /* print.c */
 /* "handoffctl: …" and a newline on stderr; returns `code`. Control characters are made harmless. */
 int complain(int code, const char *format, ...) _printf_(2, 3);
+/* What was said by it last, "" for nothing. */
+const char *last_complaint(void);
 /* Text of others: nothing in it can command a terminal. At most `columns` (0: all) are printed. */
 void put_text(FILE *f, const char *text, unsigned columns);
 /* The same, each line behind `indent`. */

@@ -95,6 +95,29 @@ static bool read_settings(char *text, struct settings *s)
 	return true;
 }
 
+int config_show_json(const struct config *config)
+{
+	_cleanup_free_ char *text = config_print(config);
+	_cleanup_json_ json_t *list = json_array();
+	_cleanup_json_ json_t *j = list ? json_pack("{s:i, s:O}", "version", 1, "settings", list) : NULL;
+	struct settings s = {0};
+	int r = 0;
+
+	if (!text || !j || !read_settings(text, &s))
+		r = complain(CODE_FAILED, "memory is short");
+	for (size_t i = 0; !r && i < s.n; i++)
+		(void)json_array_append_new(list,
+		        json_pack("{s:o, s:o, s:o, s:o}", "service",
+		                *s.items[i].service ? wire_string(s.items[i].service) : json_null(),
+		                "key", wire_string(s.items[i].key), "value",
+		                wire_string(s.items[i].value), "where",
+		                wire_string(s.items[i].origin)));
+	if (!r)
+		put_json(j);
+	settings_done(&s);
+	return r;
+}
+
 static const struct setting *find(const struct settings *s, const char *service, const char *key)
 {
 	for (size_t i = 0; i < s->n; i++)

@@ -123,6 +123,17 @@ static void tell_failure(struct visit *v, const char *why, const char *refused)
 		finding(&v->f, "sockets", VERDICT_BAD, "%s", refused);
 }
 
+static void tell_adopted(struct visit *v, struct trial *t)
+{
+	char where[500];
+	struct text w = TEXT_ON(where);
+
+	trial_adopted(t, &w);
+	finding(&v->f, "sockets", VERDICT_GOOD,
+	        "it binds its addresses itself (the program listens on %s): they are adopted",
+	        where);
+}
+
 /* Leaves a trial in which the program serves; false: there is no way. */
 static bool find_sockets(struct visit *v, struct trial *t)
 {
@@ -136,9 +147,7 @@ static bool find_sockets(struct visit *v, struct trial *t)
 	if (start(v, t, passed ? SOCKETS_PASS : SOCKETS_AUTO, dialect, v->asked->listen_pid) > 0) {
 		v->f.adopted = trial_seen(t, "socket-adopted", 0) != NULL;
 		if (v->f.adopted)
-			finding(&v->f, "sockets", VERDICT_GOOD,
-			        "it binds its addresses itself (%s): they are adopted",
-			        member(trial_seen(t, "socket-adopted", 0), "text"));
+			tell_adopted(v, t);
 		else if (v->s->n_listeners)
 			tell_taken(v, t, "LISTEN_FDS=");
 		return true;

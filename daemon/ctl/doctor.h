@@ -54,6 +54,8 @@ const json_t *trial_seen(const struct trial *t, const char *name, json_int_t gen
 void trial_failure(struct trial *t, struct text *why);
 /* Pid of the worker of a generation; 0: none. */
 pid_t trial_worker(const struct trial *t, json_int_t generation);
+/* Where the sockets that it bound listen: "tcp:127.0.0.1:3000, tcp:[::1]:3000". */
+void trial_adopted(struct trial *t, struct text *where);
 /* Asks for a reload, without waiting for it. */
 int trial_reload(struct trial *t);
 /* Ends everything. */

@@ -241,6 +241,22 @@ pid_t trial_worker(const struct trial *t, json_int_t generation)
 	return event ? (pid_t)json_integer_value(json_object_get(event, "pid")) : 0;
 }
 
+void trial_adopted(struct trial *t, struct text *where)
+{
+	json_t *reply = NULL, *item;
+	const json_t *services;
+	size_t i;
+
+	(void)client_ask(&t->ctl, INTERFACE_MANAGER ".GetStatus", json_object(), &reply);
+	services = json_object_get(json_object_get(reply, "status"), "services");
+	json_array_foreach(json_object_get(json_array_get(services, 0), "listeners"), i, item)
+	{
+		if (!strcmp(member(item, "origin"), "adopted"))
+			text_add(where, "%s%s", where->len ? ", " : "", member(item, "form"));
+	}
+	json_decref(reply);
+}
+
 int trial_reload(struct trial *t)
 {
 	json_t *reply = NULL;

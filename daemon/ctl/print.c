@@ -61,6 +61,13 @@ void put_lines(FILE *f, const char *indent, const char *text)
 	}
 }
 
+static char complaint[1024];
+
+const char *last_complaint(void)
+{
+	return complaint;
+}
+
 int complain(int code, const char *format, ...)
 {
 	_cleanup_free_ char *text = NULL;
@@ -72,7 +79,8 @@ int complain(int code, const char *format, ...)
 	va_end(ap);
 	screen_restore();
 	(void)fputs("handoffctl: ", stderr);
-	put_text(stderr, text ? text : "memory is short", 0);
+	(void)copy_string(complaint, sizeof complaint, text ? text : "memory is short");
+	put_text(stderr, text ? text : complaint, 0);
 	(void)fputc('\n', stderr);
 	return code;
 }

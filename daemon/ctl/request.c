@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* The commands that ask for something and wait until it is so: reload, deploy, rollback, stop, wait
  * and their like. */
+#include <limits.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "ctl/ctl.h"
 #include "wire/interface.h"
+
+static bool terminal; /* for a handler of signals */
 
 /* One line; of one that is not well also what else its text says, and where the link leads. */
 static void print_result(const json_t *r)
@@ -67,6 +71,19 @@ static void print_results(const struct ctl *ctl, const json_t *document, int cod
 		(void)complain(code, "%s", *text ? text : "handoffd did not say why it failed");
 }
 
+/* A failure of our own, which was told in words: a document for those who want one. */
+static int explained(const struct ctl *ctl, int code)
+{
+	_cleanup_json_ json_t *j = NULL;
+
+	if (ctl->json)
+		j = json_pack("{s:i, s:i, s:[], s:o}", "version", 1, "exit_code", code, "results",
+		        "text", wire_string(last_complaint()));
+	if (j)
+		put_json(j);
+	return code;
+}
+
 /* The status as it comes, while the line of a terminal shows it. */
 static void show_status(struct client *monitor, struct progress *p, bool ended)
 {
@@ -110,6 +127,32 @@ static int follow(const struct ctl *ctl, struct client *c, struct progress *p, j
 	return r;
 }
 
+/* Whoever goes away, by Ctrl-C perhaps, has not undone anything. */
+static void on_end(int signo)
+{
+	static const char words[] =
+	        "\nhandoffctl: not waited for any more; the work goes on: `handoffctl status` "
+	        "shows it, `handoffctl abort` undoes a roll-out\n";
+	size_t skip = terminal ? 0 : 1; /* the line of the progress ends */
+
+	if (write(STDERR_FILENO, words + skip, sizeof words - 1 - skip) < 0) {
+		/* nobody reads it */
+	}
+	(void)raise(signo); /* the handler was for one time */
+}
+
+static void catch_end(void)
+{
+	static const int ends[] = {SIGINT, SIGTERM};
+	const struct sigaction end = {.sa_handler = on_end, .sa_flags = (int)SA_RESETHAND};
+	struct sigaction before;
+
+	terminal = terminal_columns() > 0;
+	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
+		if (!sigaction(ends[i], NULL, &before) && before.sa_handler == SIG_DFL)
+			(void)sigaction(ends[i], &end, NULL);
+}
+
 /* Takes the reference to `parameters`. */
 static int run(struct ctl *ctl, const char *method, json_t *parameters)
 {
@@ -123,10 +166,12 @@ static int run(struct ctl *ctl, const char *method, json_t *parameters)
 	if (ctl->timeout != USEC_INFINITY)
 		(void)json_object_set_new(parameters, "timeout",
 		        json_real((double)ctl->timeout / (double)USEC_PER_SEC));
+	if (strcmp(ctl->command, "wait") != 0)
+		catch_end();
 	r = client_follow(&c, ctl, method, parameters);
 	if (r) {
 		(void)progress_free(progress);
-		return r;
+		return explained(ctl, r);
 	}
 	r = follow(ctl, &c, progress, &reply, &failure);
 	progress = progress_free(progress);
@@ -135,9 +180,10 @@ static int run(struct ctl *ctl, const char *method, json_t *parameters)
 	if (!r && (!json_is_integer(json_object_get(reply, "exit_code")) ||
 	                  json_integer_value(json_object_get(reply, "exit_code")) != CODE_DONE ||
 	                  !json_is_array(json_object_get(reply, "results"))))
-		return complain(CODE_FAILED, "handoffd answered without a result");
-	if (!r || failure)
-		print_results(ctl, failure ? failure : reply, r);
+		return explained(ctl, complain(CODE_FAILED, "handoffd answered without a result"));
+	if (r && !failure)
+		return explained(ctl, r);
+	print_results(ctl, failure ? failure : reply, r);
 	return r;
 }
 
@@ -178,6 +224,8 @@ int command_deploy(struct ctl *ctl)
 
 	if (!ctl->release || !*ctl->release)
 		return complain(CODE_USAGE, "deploy needs --release DIR");
+	if (strlen(ctl->release) >= PATH_MAX)
+		return complain(CODE_USAGE, "the path of the release is longer than any can be");
 	if (ctl->release[0] == '/')
 		return run_service(ctl, INTERFACE_MANAGER ".Deploy", ctl->release);
 	here = getcwd(NULL, 0);

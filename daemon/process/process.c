@@ -502,6 +502,7 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 		r = ends_map(spec, &ends, &fds, reterr);
 	if (r == 0) {
 		plan = make_plan(p, &fds);
+		plan.follows = spec->follows;
 		plan.adoption = p->ps->handlers.asked ? spec->adoption : ADOPTION_NO;
 		plan.cgroup = process_make_cgroup(p, spec->worker);
 		r = spawn(&plan, &spawned, reterr);

@@ -32,7 +32,7 @@ static const struct field process_fields[] = {
         FIELD(process, foreign),
         FIELD(process, attached),
         FIELD(process, calls_error),
-        FIELD(process, ended),
+        FIELD_NOT(process, ended), /* as the core knows it */
         FIELD(process, notify.name),
         FIELD(process, notify.strangers),
         FIELD(process, channel.drains),
@@ -290,7 +290,7 @@ static void load_ends(struct process *p, struct loader *l)
 }
 
 struct process *process_load(struct processes *ps, const struct process_spec *spec, void *user,
-        const json_t *from, struct loader *l)
+        bool ended, const json_t *from, struct loader *l)
 {
 	struct process *p = process_new(ps, spec->release, user);
 	struct ho_error error = {0};
@@ -301,6 +301,7 @@ struct process *process_load(struct processes *ps, const struct process_spec *sp
 	}
 	load_fields(l, from, process_fields, ARRAY_SIZE(process_fields), p);
 	tail_load(&p->tail, l, json_object_get(from, "log"));
+	p->ended = ended;
 	if (p->pid <= 1 || p->attached == (spec->release != NULL) ||
 	        (!p->attached && assembly_make(spec, p->notify.name, &p->assembly, &error) < 0))
 		load_failed(l, "worker %d cannot be taken over: %s", (int)p->pid, error.text);

@@ -12,11 +12,12 @@ struct release *release_load(struct config *config, const struct service_config 
         uint32_t generation, const json_t *from, struct loader *l);
 
 json_t *process_save(const struct process *p, struct saver *v);
-/* Watches a process that another handoffd, or this one before it was replaced, has started. If it
- * has ended meanwhile, `exited` is called at the next turn of the loop. `spec` describes what it
- * was started with, without a release: a server that was taken over. NULL after a failure. */
+/* Watches a process that another handoffd, or this one before it was replaced, has started.
+ * `ended`: its end has been told of already; otherwise, if it has ended, `exited` is called at the
+ * next turn of the loop. `spec` describes what it was started with, without a release: a server
+ * that was taken over. NULL after a failure. */
 struct process *process_load(struct processes *ps, const struct process_spec *spec, void *user,
-        const json_t *from, struct loader *l);
+        bool ended, const json_t *from, struct loader *l);
 
 /* As build_load() in build.h. */
 json_t *build_save(const struct build *b, struct saver *v);

@@ -39,7 +39,8 @@ static const struct field service_fields[] = {
         FIELD(service, turn),
         FIELD(service, turn_part),
         FIELD(service, turn_asked),
-        FIELD_NOT(service, turn_repeated), /* see supervisor_resume() */
+        FIELD_NOT(service, turn_tries), /* see supervisor_resume() */
+        FIELD_NOT(service, turn_at),
         FIELD(service, abort_wanted),
         FIELD(service, back_wanted),
         FIELD(service, part_wanted),

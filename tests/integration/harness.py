@@ -39,7 +39,7 @@ SCHEMAS = {
     name: jsonschema.Draft202012Validator(
         json.loads((SOURCE / f"docs/schema/{name}.schema.json").read_text())
     )
-    for name in ("status", "event", "result", "connections", "logs")
+    for name in ("status", "event", "result", "connections", "logs", "config")
 }
 SANITIZER = re.compile(r"AddressSanitizer|LeakSanitizer|runtime error:|handoffd: .* this cannot be:")
 
@@ -524,7 +524,7 @@ class Daemon:
                 os.close(end)
         left = self.left_processes()
         assert not left, left
-        assert os.listdir(self.run) == []
+        assert os.listdir(self.run) == [], os.listdir(self.run)
         bad = [line for line in self.log.items if SANITIZER.search(line)]
         assert not bad, bad
 

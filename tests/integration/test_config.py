@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from harness import NOBODY, Http, Load, connect, generation, service
+from harness import NOBODY, SCHEMAS, Http, Load, connect, generation, service
 
 
 def refused(target):
@@ -209,6 +209,7 @@ def test_diff(daemon):
     assert "api: not in the file any more" in out and "job: a new service" in out
     assert len(out.splitlines()) == 4
     document = json.loads(daemon.ctl("--json", "config", "diff", code=0).stdout)
+    SCHEMAS["config"].validate(document)
     changed = {(c["service"], c["key"]) for c in document["changes"]}
     assert changed == {("web", "workers"), ("web", "environ"), ("api", None), ("job", None)}
     # a reload of one service leaves the others as they run
@@ -217,6 +218,25 @@ def test_diff(daemon):
     assert "web" not in out and "api" in out
     daemon.configure("nonsense")
     assert "handoffd.conf:" in daemon.ctl("config", "diff", code=2).stderr
+
+
+def test_documents(daemon):
+    """check and show have theirs, also of a wrong file."""
+    daemon.configure(service(address=daemon.target, workers=3))
+
+    def ask(what, code):
+        done = daemon.ctl("--json", "config", what, daemon.file, code=code)
+        document = json.loads(done.stdout)
+        SCHEMAS["config"].validate(document)
+        return document, done.stderr
+
+    assert ask("check", 0) == ({"version": 1, "file": str(daemon.file), "correct": True, "services": 1, "mistakes": []}, "")
+    settings = {(s["service"], s["key"]): (s["value"], s["where"]) for s in ask("show", 0)[0]["settings"]}
+    assert settings["web", "workers"] == ("3", f"{daemon.file}:5") and settings["web", "ready.timeout"] == ('"30s"', "default")
+    assert settings[None, "control-socket"][0] == f'"{daemon.control}"'
+    daemon.file.write_text('service "web" {\n\tcommnd = {"x"}\n}\n')
+    document, told = ask("check", 2)
+    assert not document["correct"] and document["mistakes"] == told.splitlines() and "did you mean" in told
 
 
 def test_diff_is_for_those_who_may_change(daemon):

@@ -70,6 +70,14 @@ def test_code_4(daemon):
     assert daemon.generations() == {1: "serving", 2: "starting"}
 
 
+@pytest.mark.parametrize("command", ("reload", "deploy web --release /", "rollback web", "scale web 2", "wait web"))
+def test_a_document_whatever_happens(daemon, command):
+    done = daemon.ctl("--json", *command.split(), code=5)
+    document = json.loads(done.stdout)
+    SCHEMAS["result"].validate(document)
+    assert document["exit_code"] == 5 and done.stderr == f"handoffctl: {document['text']}\n"
+
+
 def test_code_5(daemon):
     daemon.configure(service(address=daemon.target)).start()
     daemon.stop()

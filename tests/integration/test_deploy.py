@@ -201,6 +201,19 @@ def test_pipeline_killed(daemon, releases):
     assert releases.now() == "releases/2"
 
 
+def test_pipeline_is_ended(daemon, releases):
+    """As `timeout 5 handoffctl deploy` or Ctrl-C does it: it is said that nothing is undone by that."""
+    hangs = releases.make("hangs", "--never-ready")
+    daemon.configure(web(daemon, ready='ready { by = "notify" timeout = "20s" }')).start()
+    later = daemon.ctl_later("deploy", "web", "--release", hangs)
+    daemon.wait_event("worker-started", generation=2)
+    later.process.terminate()
+    assert "the work goes on" in later.wait(-signal.SIGTERM)
+    assert daemon.generations() == {1: "serving", 2: "starting"} and releases.now() == "releases/hangs"
+    daemon.ctl("abort", "web", code=0)
+    assert releases.now() == "releases/1"
+
+
 def test_two_pipelines(daemon, releases):
     """One runs, one waits, and one that comes while another waits takes its place."""
     gated = [releases.make(n, script=f"#!/bin/sh\nread line < $PWD/gate\nexec {SLEEPD}\n") for n in "234"]
@@ -327,6 +340,7 @@ def test_rollback_is_one_turn(daemon, releases):
     assert releases.now() == "releases/1"
     result = daemon.service()["last_result"]
     assert (result["request"], result["outcome"], result["exit_code"]) == ("rollback", "serving", 0)
+    assert len(daemon.seen("release-restored")) == 1
     daemon.wait_event("generation-gone", generation=2)
 
 
@@ -389,6 +403,14 @@ def test_rollback_from_a_release_that_is_gone(daemon, releases):
     assert releases.now() == "releases/1" and serving_release(daemon).endswith("/1")
     assert f"release link: {releases.link} -> releases/1" in done.stdout
     daemon.reload()
+
+
+def test_rollback_within_a_release(daemon, releases):
+    """The link leads where it shall already, and nobody says that it was put back."""
+    daemon.configure(web(daemon)).start()
+    daemon.ctl("reload", "web", "--keep-warm", "30s", code=0)
+    assert "release link" not in daemon.ctl("rollback", "web", code=0).stdout
+    assert not daemon.seen("release-restored")
 
 
 def test_rollback_undoes_what_starts(daemon, releases):

@@ -14,7 +14,7 @@ import tempfile
 import threading
 
 import pytest
-from binders import BINDERS
+from binders import BINDERS, PYTHON
 from harness import HANDOFFCTL, HANDOFFD, HERE, LIMIT, NOBODY, SLEEPD, free_port
 from test_adopt_programs import NGINX, PUMA
 
@@ -130,6 +130,14 @@ def test_node(work):
     assert "cuts the request" in said(found, "TERM")
     block = loads(block, work)
     assert 'sockets = "adopt"' in block and 'by = "accepting"' in block
+
+
+def test_forms_of_a_port(work):
+    """Those that it has kept, not those that it has tried."""
+    found, _ = doctor(*PYTHON, "tests_forms", PORT, cwd=work)
+    assert f"(the program listens on tcp:127.0.0.1:{PORT}):" in said(found, "sockets")
+    found, _ = doctor(*PYTHON, "any_two", PORT, cwd=work)
+    assert f"(the program listens on tcp:0.0.0.0:{PORT}, tcp:[::]:{PORT} (IPv6 only)):" in said(found, "sockets")
 
 
 def test_python(work):

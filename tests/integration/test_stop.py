@@ -118,10 +118,10 @@ def test_stop_start_restart_of_a_service(daemon):
         with pytest.raises(ConnectionRefusedError):
             connect(daemon.target)
         assert "start" in daemon.ctl("reload", "web", code=1).stderr
-        daemon.ctl("start", "web", code=0)
-        assert generation(daemon.target) == 2
-        daemon.ctl("restart", "web", code=0)
-        assert generation(daemon.target) == 3
+        for number, request in enumerate(("start", "restart", "reload"), 2):
+            daemon.ctl(request, "web", code=0)
+            assert generation(daemon.target) == number
+            assert daemon.service()["last_result"]["request"] == request
 
 
 # ---- two of them ----

@@ -83,6 +83,8 @@ def origins(daemon):
 PROGRAMS = {
     "python": ("python3", binder("plain"), {}),
     "python-reuseport": ("python3", binder("reuseport"), {}),
+    "python-two-forms": ("python3", binder("any_two"), {}),
+    "python-loopback": ("python3", binder("loopback"), {}),
     "node": ("node", node, {}),
     "nginx": ("nginx", nginx("listen {port};"), ANY),
     "nginx-reuseport": ("nginx", nginx("listen {port} reuseport;"), ANY),
@@ -97,7 +99,7 @@ def test_nothing_is_lost(daemons, unmanaged, root, name, steering):
     binary, make, load = PROGRAMS[name]
     if not shutil.which(binary):
         pytest.skip(f"{binary} is not installed")
-    if FAST and (steering == "cbpf" or name == "node"):
+    if FAST and (steering == "cbpf" or name in ("node", "python-loopback")):
         pytest.skip("not with HANDOFF_FAST")
     daemon = daemons(environment={"HANDOFF_STEERING": steering} if steering == "cbpf" else None)
     command = make(daemon)
