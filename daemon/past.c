@@ -136,7 +136,9 @@ void past_resume(struct daemon *d, struct past *p)
 {
 	find_all_lost(d);
 	store_open(d, d->control ? control_path(d->control) : NULL, p->doc, p->loader);
+	d->watched = json_object_get(p->doc, "watched");
 	daemon_resume(d, p->crashed);
+	d->watched = NULL;
 	if (p->crashed)
 		steer_again(d);
 	daemon_watch_rests(d);

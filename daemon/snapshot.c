@@ -58,6 +58,7 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, monitors_told),
         FIELD_NOT(daemon, develop),
         FIELD_NOT(daemon, watches),
+        FIELD_NOT(daemon, watched),
         FIELD_NOT(daemon, builds), /* see changes_save() */
         FIELD_NOT(daemon, doors),
         FIELD(daemon, last_door),
@@ -232,6 +233,7 @@ static json_t *save_rest(const struct daemon *d, struct saver *v)
 	save_member(v, doc, "core", supervisor_to_json(v, d->supervisor));
 	save_member(v, doc, "sockets", sockets_save(d->sockets, v));
 	save_member(v, doc, "builds", changes_save(d, v));
+	save_member(v, doc, "watched", changes_watched(d));
 	if (v->brief)
 		save_member(v, doc, "links", deploy_save(d, v));
 	if (d->control)

@@ -50,6 +50,7 @@ struct store {
 	bool midway; /* something is being changed just now */
 	bool doubts; /* HANDOFF_CHECK_STATE: what is written is compared with what there is */
 	int error;   /* of the last commit */
+	int refused; /* by systemd, last */
 };
 
 /* ---- opening ---- */
@@ -210,12 +211,13 @@ static void store_new_fds(struct store *st, json_t *fds)
 			continue;
 		(void)snprintf(full, sizeof full, PREFIX "%s", name);
 		r = systemd_store(full, (int)json_integer_value(fd));
-		if (r < 0) { /* it is tried again with the next change */
+		if (r < 0 && r != st->refused)
 			log_line(RECORD_WARNING,
 			        "systemd does not take what should outlive a crash: %s",
 			        strerror(-r));
+		st->refused = r < 0 ? r : 0;
+		if (r < 0) /* it is tried again with the next change */
 			return;
-		}
 		(void)json_object_set_new(st->stored, name, json_true());
 	}
 }

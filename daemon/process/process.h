@@ -187,6 +187,7 @@ struct process_spec {
 	                 messages; stderr and stdout of handoffd are inherited otherwise, and then
 	                 there is no tail */
 	enum adoption adoption;
+	bool follows;                      /* SIGTERM when handoffd dies */
 	const struct string_list *command; /* NULL: the service's */
 };
 
