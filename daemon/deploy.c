@@ -232,7 +232,7 @@ static int point(
 
 	if (r < 0)
 		return r;
-	if (!link_leads_to(directory, from))
+	if (!strcmp(g->release->directory, from) || !link_leads_to(directory, from))
 		return 1; /* it leads elsewhere: somebody knows better */
 	link = link_find(directory);
 	target = link ? without_rest(g->release->directory, directory, link) : NULL;

@@ -130,6 +130,15 @@ static bool tell_story(
 	case RECORD_WORKER_RESTARTING:
 		text_add(t, "worker %d is started again", r->worker);
 		return true;
+	case RECORD_CONFIG_REFUSED:
+	case RECORD_CONFIG_NOTE:
+	case RECORD_SOCKET_REFUSED:
+	case RECORD_SOCKET_CLOSED:
+	case RECORD_WATCH_NOTE:
+		if (record_level(r->type) <= RECORD_ERROR)
+			*ret_mark = TERMINAL_BAD;
+		text_add(t, "%s", r->text ? r->text : record_type_to_string(r->type));
+		return true;
 	case RECORD_SERVICE_FAILED: /* what failed has been said */
 		return true;
 	default:
