@@ -58,6 +58,7 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, monitors_told),
         FIELD_NOT(daemon, develop),
         FIELD_NOT(daemon, watches),
+        FIELD_NOT(daemon, watched),
         FIELD_NOT(daemon, builds), /* see changes_save() */
         FIELD_NOT(daemon, doors),
         FIELD(daemon, last_door),
@@ -160,10 +161,15 @@ static json_t *save_kept(struct saver *v, const struct daemon *d, uint32_t servi
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < d->n_kept; i++) {
-		if (d->kept[i].service != service)
+		const struct kept_fd *k = &d->kept[i];
+		json_t *j;
+
+		if (k->service != service)
 			continue;
-		save_item(v, list, SAVE(v, kept_fields, &d->kept[i]));
-		save_fd(v, d->kept[i].fd, "kept-%" PRIu64, d->kept[i].serial);
+		j = SAVE(v, kept_fields, k);
+		kept_identify(k, v, j);
+		save_item(v, list, j);
+		save_fd(v, k->fd, "kept-%" PRIu64, k->serial);
 	}
 	return list;
 }
@@ -227,6 +233,7 @@ static json_t *save_rest(const struct daemon *d, struct saver *v)
 	save_member(v, doc, "core", supervisor_to_json(v, d->supervisor));
 	save_member(v, doc, "sockets", sockets_save(d->sockets, v));
 	save_member(v, doc, "builds", changes_save(d, v));
+	save_member(v, doc, "watched", changes_watched(d));
 	if (v->brief)
 		save_member(v, doc, "links", deploy_save(d, v));
 	if (d->control)

@@ -28,6 +28,7 @@ static const struct field supervisor_fields[] = {
         FIELD_NOT(supervisor, changed),
         FIELD_NOT(supervisor, rolling),
         FIELD_NOT(supervisor, exiting),
+        FIELD_NOT(supervisor, patience), /* of one step */
 };
 
 static const struct field service_fields[] = {

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import sys
@@ -505,6 +506,19 @@ def test_a_closed_terminal_stops_it(screen, daemon):
     screen.run("kill-server")
     assert "terminal" in daemon.wait_event("stop-requested")["text"]
     daemon.wait_event("daemon-stopped")
+
+
+def test_workers_follow_a_killed_handoffd(project, daemon):
+    """They would keep the port from the next one."""
+    p = project().start()
+    worker = os.pidfd_open(daemon.worker(1))
+    daemon.process.kill()
+    assert select.select([worker], [], [], harness.LIMIT)[0], "it goes on"
+    os.close(worker)
+    daemon.process.wait(harness.LIMIT)
+    daemon.run.joinpath("control").unlink()
+    p.start()
+    assert p.get() == "one"
 
 
 # ---- file systems ----

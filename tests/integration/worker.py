@@ -4,6 +4,7 @@ or HANDOFF_FD_HTTP and answer HTTP with their pid and generation."""
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import struct
@@ -116,8 +117,10 @@ def udp():
     s = passed()
     notify("READY=1")
     while True:
-        address = s.recvfrom(100)[1]
-        s.sendto(GENERATION.encode(), address)
+        select.select([s], [], [])  # whether it blocks is common to all who have it
+        with contextlib.suppress(BlockingIOError):
+            address = s.recvfrom(100)[1]
+            s.sendto(GENERATION.encode(), address)
 
 
 def facts():
