@@ -226,6 +226,7 @@ static const struct field worker_fields[] = {
         FIELD(worker, surplus),
         FIELD(worker, status),
         FIELD(worker, ended),
+        FIELD_NOT(worker, told_until),
         FIELD(worker, hello),
         FIELD(worker, drains),
         FIELD(worker, messaged),
