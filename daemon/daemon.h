@@ -189,6 +189,8 @@ void daemon_post(struct daemon *d, const struct event *ev);
 void daemon_run_events(struct daemon *d);
 /* Goes on where another handoffd was: its state is loaded. */
 void daemon_resume(struct daemon *d, bool crashed);
+/* One line for systemctl status, if it has changed. */
+void daemon_tell_status(struct daemon *d);
 void daemon_watch_rests(struct daemon *d);
 /* Writes the state down after so many seconds, if it is not done before. */
 void daemon_commit_later(struct daemon *d, double seconds);
@@ -263,6 +265,11 @@ void kept_free(struct daemon *d);
 void kept_claim(
         struct daemon *d, uint32_t service, uint32_t generation, const struct notify_message *m);
 void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_message *m);
+/* Into what is saved of it: by what it is known again. */
+void kept_identify(const struct kept_fd *k, struct saver *v, json_t *to);
+/* Of what is in `kept` (saved) of the service and not in `fds`: what this process has, adds it to
+ * `fds`. What the worker has closed is lost. */
+void kept_fetch_back(const json_t *kept, json_t *fds, uint64_t service, pid_t pid);
 /* A generation is gone: forgets memory that nobody can ask for any more. */
 void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 

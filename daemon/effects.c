@@ -612,10 +612,11 @@ static void do_record(struct daemon *d, const struct action *a)
 	daemon_hasten_monitors(d);
 }
 
-static void do_tell_systemd(const struct action *a)
+static void do_tell_systemd(struct daemon *d, const struct action *a)
 {
 	switch (a->systemd.word) {
 	case SYSTEMD_READY:
+		daemon_tell_status(d); /* first, as whoever waits looks at it next */
 		systemd_ready();
 		break;
 	case SYSTEMD_RELOADING:
@@ -623,6 +624,9 @@ static void do_tell_systemd(const struct action *a)
 		break;
 	case SYSTEMD_STOPPING:
 		systemd_stopping(a->systemd.extend);
+		break;
+	case SYSTEMD_WAIT:
+		systemd_wait(a->systemd.extend);
 		break;
 	}
 }
@@ -727,7 +731,7 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		do_record(d, a);
 		break;
 	case ACTION_TELL_SYSTEMD:
-		do_tell_systemd(a);
+		do_tell_systemd(d, a);
 		break;
 	case ACTION_EXIT:
 		d->exit_code = a->exit_code;

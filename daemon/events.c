@@ -159,7 +159,7 @@ static void set_timer(struct daemon *d)
 	ev_timer_start(d->loop, &d->timer);
 }
 
-static void tell_status(struct daemon *d)
+void daemon_tell_status(struct daemon *d)
 {
 	char text[sizeof d->status_text];
 	struct text t = TEXT_ON(text);
@@ -193,7 +193,7 @@ void daemon_run_events(struct daemon *d)
 		daemon_commit_later(d, COMMIT_AFTER);
 	upgrade_if_ready(d);
 	set_timer(d);
-	tell_status(d);
+	daemon_tell_status(d);
 }
 
 /* ---- workers ---- */

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -388,6 +389,7 @@ static int open_signals(struct daemon *d, struct ho_error *e)
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
 		sigaddset(&set, signals[i]);
 	(void)sigaction(SIGPIPE, &ignore, NULL);
+	(void)sigaction(SIGXFSZ, &ignore, NULL); /* the state is told to be too large instead */
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return ho_error_set(e, -errno, "cannot block signals: %s", strerror(errno));
 	d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -576,6 +578,10 @@ static int run(struct daemon *d, const struct options *o, struct past *past)
 	return d->exit_code;
 }
 
+/* Larger pieces of memory have pages of their own, which go back when they are freed, as the text
+ * of the whole state. */
+#define OWN_PAGES_BYTES (32 << 10)
+
 /* 0 to 2 must be open, or a socket would get such a number. */
 static void open_standard(void)
 {
@@ -598,6 +604,7 @@ int main(int argc, char **argv)
 	int r;
 
 	open_standard();
+	(void)mallopt(M_MMAP_THRESHOLD, OWN_PAGES_BYTES);
 	if (argc == 2 && !strcmp(argv[1], "--check-snapshot"))
 		return upgrade_check_snapshot();
 	upgrade_remember(argv);

@@ -161,10 +161,15 @@ static json_t *save_kept(struct saver *v, const struct daemon *d, uint32_t servi
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < d->n_kept; i++) {
-		if (d->kept[i].service != service)
+		const struct kept_fd *k = &d->kept[i];
+		json_t *j;
+
+		if (k->service != service)
 			continue;
-		save_item(v, list, SAVE(v, kept_fields, &d->kept[i]));
-		save_fd(v, d->kept[i].fd, "kept-%" PRIu64, d->kept[i].serial);
+		j = SAVE(v, kept_fields, k);
+		kept_identify(k, v, j);
+		save_item(v, list, j);
+		save_fd(v, k->fd, "kept-%" PRIu64, k->serial);
 	}
 	return list;
 }

@@ -51,7 +51,7 @@ enum action_type {
 const char *action_type_to_string(enum action_type t);
 
 enum tell_word { TELL_SERVING, TELL_DRAIN };
-enum systemd_word { SYSTEMD_READY, SYSTEMD_RELOADING, SYSTEMD_STOPPING };
+enum systemd_word { SYSTEMD_READY, SYSTEMD_RELOADING, SYSTEMD_STOPPING, SYSTEMD_WAIT };
 
 /* From which release. */
 struct prepare {

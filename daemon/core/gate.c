@@ -374,6 +374,18 @@ static bool send_away(struct generation *g)
 	return true;
 }
 
+void gate_expect(struct generation *g, usec_t until)
+{
+	const struct rollout_config *r = &g->settings->rollout;
+	struct supervisor *s = g->service->supervisor;
+	usec_t time = usec_add(usec_sub(until, s->now), r->bake);
+
+	if (r->canary && r->hold != USEC_INFINITY)
+		time = usec_add(time, r->hold);
+	g->ready_deadline = until;
+	supervisor_be_patient(s, time);
+}
+
 bool gate_begin(struct generation *g)
 {
 	struct service *sv = g->service;
@@ -390,6 +402,8 @@ bool gate_begin(struct generation *g)
 		return true;
 	}
 	if (g->settings->rollout.order == ROLLOUT_STOP_FIRST) {
+		supervisor_be_patient(sv->supervisor,
+		        usec_add(g->settings->drain.deadline, g->settings->drain.kill_after));
 		if (send_away(g))
 			return true;
 		if (!alone(g))
@@ -399,7 +413,7 @@ bool gate_begin(struct generation *g)
 	}
 	g->begun = true;
 	g->begun_at = now;
-	g->ready_deadline = usec_add(now, g->settings->ready.timeout);
+	gate_expect(g, usec_add(now, g->settings->ready.timeout));
 	for (unsigned i = 0; i < g->open; i++)
 		generation_start_worker(g, &g->workers[i]);
 	return true;

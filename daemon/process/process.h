@@ -224,6 +224,9 @@ struct process *process_free(struct process *p);
 bool process_is(pid_t pid, uint64_t start);
 /* 0, or why its socket calls are not asked about although that was wanted (negative errno). */
 int process_adoption_error(const struct process *p);
+/* Are its socket calls asked about? Where that was so and the end of a handoffd has ended it, they
+ * fail with ENOSYS. */
+bool process_is_asked(const struct process *p);
 /* Can its descriptors be looked at? 0 or negative errno (-EPERM). */
 int process_may_look(const struct process *p);
 /* Is its file set-user-ID or set-group-ID, without effect because no_new_privs is set? False where

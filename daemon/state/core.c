@@ -28,6 +28,7 @@ static const struct field supervisor_fields[] = {
         FIELD_NOT(supervisor, changed),
         FIELD_NOT(supervisor, rolling),
         FIELD_NOT(supervisor, exiting),
+        FIELD_NOT(supervisor, patience), /* of one step */
 };
 
 static const struct field service_fields[] = {
@@ -225,6 +226,7 @@ static const struct field worker_fields[] = {
         FIELD(worker, surplus),
         FIELD(worker, status),
         FIELD(worker, ended),
+        FIELD_NOT(worker, told_until),
         FIELD(worker, hello),
         FIELD(worker, drains),
         FIELD(worker, messaged),
