@@ -536,7 +536,7 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	        load_generation(d, item, l);
 	if (l->failed)
 		return -EBADMSG;
-	sockets_drop_unknown(l);
+	sockets_drop_unknown(d->sockets, l);
 	sockets_loaded(d->sockets, l);
 	json_array_foreach(json_object_get(doc, "workers"), i, item) if (!l->failed)
 	        load_worker(d, item, l);
