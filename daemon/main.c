@@ -498,6 +498,7 @@ static int open_all(struct daemon *d, struct past *past, struct ho_error *e)
 	}
 	if (r < 0)
 		return r;
+	develop_begin(d);
 	sockets_unclaimed(d->sockets, d->source.config, report_unclaimed, NULL);
 	ev_prepare_init(&d->prepare, on_prepare);
 	d->prepare.data = d;
