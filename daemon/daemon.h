@@ -265,6 +265,11 @@ void kept_free(struct daemon *d);
 void kept_claim(
         struct daemon *d, uint32_t service, uint32_t generation, const struct notify_message *m);
 void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_message *m);
+/* Into what is saved of it: by what it is known again. */
+void kept_identify(const struct kept_fd *k, struct saver *v, json_t *to);
+/* Of what is in `kept` (saved) of the service and not in `fds`: what this process has, adds it to
+ * `fds`. What the worker has closed is lost. */
+void kept_fetch_back(const json_t *kept, json_t *fds, uint64_t service, pid_t pid);
 /* A generation is gone: forgets memory that nobody can ask for any more. */
 void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 
@@ -304,6 +309,13 @@ void changes_load(struct daemon *d, const json_t *from, struct loader *l);
 
 /* develop.c: development mode */
 int develop_new(struct daemon *d, struct ho_error *reterr);
+/* The configuration is known. */
+void develop_begin(struct daemon *d);
+/* In development mode only. */
+json_t *develop_save(const struct daemon *d, struct saver *v);
+void develop_load(struct daemon *d, const json_t *from, struct loader *l);
+/* What is to be seen is seen. */
+void develop_flush(const struct daemon *d);
 void develop_free(struct daemon *d);
 /* Was it started from a terminal that is gone? */
 bool develop_hung_up(const struct daemon *d);

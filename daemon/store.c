@@ -745,6 +745,8 @@ static size_t fetch_sockets(json_t *doc, json_t *fds)
 		if (!process_is(pid, load_number(process, "start")))
 			continue;
 		alive++;
+		kept_fetch_back(
+		        json_object_get(doc, "kept"), fds, load_number(worker, "service"), pid);
 		json_array_foreach(json_object_get(doc, "generations"), k,
 		        generation) if (is_of(generation, worker))
 		        fetch_of_generation(fds, json_object_get(generation, "set"), pid);

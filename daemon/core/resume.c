@@ -23,8 +23,6 @@ static void ask_again(struct generation *g, usec_t now)
 	drain_resume(g);
 	watchdog_restart(g);
 	g->probing = false;
-	if (g->check_at != USEC_INFINITY)
-		g->check_at = now;
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if ((g->state == GENERATION_STARTING || g->opening) &&
 		        g->settings->ready.by == READY_EXEC &&

@@ -38,12 +38,12 @@ struct supervisor *supervisor_free(struct supervisor *s)
 
 	if (!s)
 		return NULL;
+	for (size_t i = 0; i < s->n_slots; i++)
+		service_free(s->services[i]); /* which moves the timers of requests */
 	for (r = s->requests; r; r = next) {
 		next = r->next;
 		request_free(r);
 	}
-	for (size_t i = 0; i < s->n_slots; i++)
-		service_free(s->services[i]);
 	free(s->services);
 	free(s->config_error);
 	config_unref(s->config);
@@ -398,8 +398,9 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 		break;
 	case WORD_STATUS:
 		(void)copy_string(w->status, sizeof w->status, ev->text ? ev->text : "");
-		supervisor_record(s, RECORD_WORKER_STATUS, g->service, g, w)->text =
-		        action_text(s->out, "%s", w->status);
+		if (worker_may_tell(w, s->now))
+			supervisor_record(s, RECORD_WORKER_STATUS, g->service, g, w)->text =
+			        action_text(s->out, "%s", w->status);
 		break;
 	case WORD_EXTEND:
 		if (g->state == GENERATION_STARTING &&

@@ -621,6 +621,11 @@ int process_adoption_error(const struct process *p)
 	return p->calls_error;
 }
 
+bool process_is_asked(const struct process *p)
+{
+	return p->calls.loop != NULL;
+}
+
 pid_t process_pid(const struct process *p)
 {
 	return p->pid;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Runs simulated worlds, one a seed. */
+/* Runs simulated worlds, one a seed. `--break` and `--forget-turns` break the world, so that the
+ * checks must find something: the first is told that a queue is empty which is not, the second has
+ * a handoffd that turns connections before it writes that down, and crashes. */
 #include "world.h"
 
 #include <inttypes.h>

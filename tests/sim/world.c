@@ -139,15 +139,19 @@ unsigned *link_of(struct world *w, const struct sim_generation *g)
 void undo_link(struct world *w, struct sim_generation *g)
 {
 	unsigned *link = link_of(w, g);
+	bool later = false;
 
 	if (!g->link.moved)
 		return;
-	for (unsigned i = 0; *link != g->link.before && *link != g->link.after && i < w->n_gens;
-	        i++)
-		if (w->gens[i].used && !w->gens[i].released && w->gens[i].link.moved &&
-		        link_of(w, &w->gens[i]) == link && w->gens[i].link.before == g->link.after)
-			w->gens[i].link.before = g->link.before;
-	if (*link == g->link.after)
+	for (unsigned i = 0; i < w->n_gens && !later; i++) {
+		struct sim_generation *o = &w->gens[i];
+
+		later = o->used && !o->released && o->service == g->service && o->id > g->id &&
+		        o->link.moved && o->link.before == g->link.after;
+		if (later)
+			o->link.before = g->link.before;
+	}
+	if (!later && *link == g->link.after)
 		*link = g->link.before;
 	w->undone[link - w->links] = w->result.steps;
 	g->link.moved = false;
@@ -927,12 +931,21 @@ static void check_links(struct world *w)
 	}
 }
 
+/* Who waits for a service that is stopped waits in vain. */
+static void note_stops(struct world *w)
+{
+	for (unsigned i = 0; i < w->n_gens; i++)
+		if (w->gens[i].held && sv_stops(w, w->gens[i].service))
+			w->gens[i].held = false;
+}
+
 void check_world(struct world *w)
 {
 	const char *why = supervisor_check(w->s);
 
 	if (why)
 		fault(w, "invariant: %s", why);
+	note_stops(w);
 	check_stopped(w);
 	check_silent(w);
 	check_shares(w);
