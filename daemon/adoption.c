@@ -259,6 +259,7 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 		tell_blind(g, w, call->fd);
 		return 1;
 	}
+	g->bound = true;
 	losing = may_lose_sockets(cg);
 	if (losing && call->kind == CALL_BIND)
 		(void)daemon_sweep(g, cg->state == GENERATION_STARTING);
@@ -276,6 +277,22 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 	if (error.text[0])
 		note_refused(g, w, error.text);
 	return r;
+}
+
+void daemon_explain_exit(struct live_worker *w, const char *last_words)
+{
+	struct generation *cg = core_generation(w->daemon, w->service, w->generation);
+	struct live_generation *g = cg ? cg->shell : NULL;
+
+	if (!g || cg->state != GENERATION_STARTING || g->bound || g->blind || !last_words ||
+	        daemon_adoption(g) == ADOPTION_NO || process_adoption_error(w->process) < 0)
+		return;
+	if (strstr(last_words, "in use") || strstr(last_words, "EADDRINUSE"))
+		tell_trouble(g->daemon, w,
+		        "it has called no bind(2): one that connects to its port to see whether it "
+		        "is free, or binds by io_uring or as a 32-bit program, cannot be adopted "
+		        "and "
+		        "has to take the socket that it is passed");
 }
 
 /* ---- workers ---- */

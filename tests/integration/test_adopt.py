@@ -222,6 +222,12 @@ def test_ready_when_it_listens(daemon):
     daemon.wait_event("daemon-ready")
 
 
+def test_program_that_looks_by_connecting(daemon):
+    configured(daemon, binder("connects_first")).spawn()
+    daemon.wait_log("generation-failed.*it has called no bind.*cannot be adopted")
+    daemon.wait_exit(1)
+
+
 def test_wrapper_that_does_not_pass_the_signal_on(daemon):
     """What it leaves behind is told as soon as it has no connection, not killed at the deadline."""
     configured(daemon, binder("wrapped")).start()
