@@ -7,6 +7,7 @@
 #include "system/log.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/un.h>
 
@@ -279,15 +280,21 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 	return r;
 }
 
-void daemon_explain_exit(struct live_worker *w, const char *last_words)
+void daemon_explain_exit(struct live_worker *w, const struct event *exited)
 {
 	struct generation *cg = core_generation(w->daemon, w->service, w->generation);
 	struct live_generation *g = cg ? cg->shell : NULL;
+	const char *words = exited->text ? exited->text : "";
 
-	if (!g || cg->state != GENERATION_STARTING || g->bound || g->blind || !last_words ||
-	        daemon_adoption(g) == ADOPTION_NO || process_adoption_error(w->process) < 0)
+	if (!g || cg->state != GENERATION_STARTING)
 		return;
-	if (strstr(last_words, "in use") || strstr(last_words, "EADDRINUSE"))
+	if (exited->exited.code == CLD_EXITED && exited->exited.status == 0)
+		tell_trouble(g->daemon, w,
+		        "if it has put itself into the background: start it so that it stays in the "
+		        "foreground");
+	else if (!g->bound && !g->blind && daemon_adoption(g) != ADOPTION_NO &&
+	         process_adoption_error(w->process) == 0 &&
+	         (strstr(words, "in use") || strstr(words, "EADDRINUSE")))
 		tell_trouble(g->daemon, w,
 		        "it has called no bind(2): one that connects to its port to see whether it "
 		        "is free, or binds by io_uring or as a 32-bit program, cannot be adopted "

@@ -210,8 +210,8 @@ int daemon_check_adoption(const struct process *p, struct ho_error *reterr);
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
 /* Sockets that the generation has lost; `starting`: it has never served. Whether there is any. */
 bool daemon_sweep(struct live_generation *g, bool starting);
-/* Before its exit is told: why a program found its port in use, if nobody else knows. */
-void daemon_explain_exit(struct live_worker *w, const char *last_words);
+/* Before its exit is told: why a program did not come to serve, if nobody else knows. */
+void daemon_explain_exit(struct live_worker *w, const struct event *exited);
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
 
 /* deploy.c: the release link, which leads to what a service is started from */

@@ -228,6 +228,12 @@ def test_program_that_looks_by_connecting(daemon):
     daemon.wait_exit(1)
 
 
+def test_program_that_goes_into_the_background(daemon):
+    configured(daemon, binder("background")).spawn()
+    daemon.wait_log("generation-failed.*exited with status 0.*has put itself into the background.*foreground")
+    daemon.wait_exit(1)
+
+
 def test_wrapper_that_does_not_pass_the_signal_on(daemon):
     """What it leaves behind is told as soon as it has no connection, not killed at the deadline."""
     configured(daemon, binder("wrapped")).start()

@@ -240,6 +240,13 @@ def dual():
     server.serve_forever()
 
 
+def background():
+    """As daemons of old: whoever started it is left at once."""
+    if os.fork() == 0:
+        signal.pause()
+    os._exit(0)
+
+
 def connects_first():
     """Is the port free? It finds out by looking who answers."""
     with socket.socket() as s:
