@@ -330,6 +330,18 @@ static void judge_signal(struct world *w, const struct sim_generation *g)
 		fault(w, "generation %u is told to stop without a last look", g->id);
 }
 
+/* Nobody is killed with connections who was not told before, or had no time. */
+static void judge_kill(struct world *w, const struct sim_generation *g, const struct sim_worker *k)
+{
+	struct service *sv = supervisor_service(w->s, g->service);
+	struct generation *cg = sv ? service_find(sv, g->id) : NULL;
+
+	if (!k->alive || k->told || k->aborted || w->at_once || !g->served || !g->open)
+		return;
+	if (!cg || (!cg->overdue && w->now < cg->deadline))
+		fault(w, "a worker of generation %u is killed with %u connections", g->id, g->open);
+}
+
 /* It stands still; what came since the last count is seen now. */
 static void do_freeze(struct world *w, const struct action *a, bool thaw)
 {
@@ -422,7 +434,9 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 		do_abort(w, g, a->worker);
 		return;
 	}
-	if (!kill)
+	if (kill)
+		judge_kill(w, g, k);
+	else
 		judge_signal(w, g);
 	if (!g->id && (g->share || !g->share_lost))
 		fault(w, "a server is told to stop that no generation has taken the place of");
