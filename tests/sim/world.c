@@ -742,6 +742,17 @@ static void do_answer(struct world *w, const struct action *a)
 	request_free(r);
 }
 
+static void note_record(struct world *w, const struct action *a)
+{
+	w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
+	w->result.canaries += a->record.type == RECORD_GENERATION_CANARY;
+	w->result.scaled += a->record.type == RECORD_GENERATION_SCALED;
+	w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
+	/* who waits for a service that is stopped waits in vain */
+	for (unsigned i = 0; a->record.type == RECORD_SERVICE_STOPPING && i < w->n_gens; i++)
+		w->gens[i].held &= w->gens[i].service != a->service;
+}
+
 void do_action(struct world *w, const struct action *a)
 {
 	struct sim_generation *g;
@@ -828,10 +839,7 @@ void do_action(struct world *w, const struct action *a)
 		w->exited = true;
 		break;
 	case ACTION_RECORD:
-		w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
-		w->result.canaries += a->record.type == RECORD_GENERATION_CANARY;
-		w->result.scaled += a->record.type == RECORD_GENERATION_SCALED;
-		w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
+		note_record(w, a);
 		break;
 	case ACTION_START_BUILD:
 	case ACTION_STOP_BUILD:
@@ -945,21 +953,12 @@ static void check_links(struct world *w)
 	}
 }
 
-/* Who waits for a service that is stopped waits in vain. */
-static void note_stops(struct world *w)
-{
-	for (unsigned i = 0; i < w->n_gens; i++)
-		if (w->gens[i].held && sv_stops(w, w->gens[i].service))
-			w->gens[i].held = false;
-}
-
 void check_world(struct world *w)
 {
 	const char *why = supervisor_check(w->s);
 
 	if (why)
 		fault(w, "invariant: %s", why);
-	note_stops(w);
 	check_stopped(w);
 	check_silent(w);
 	check_shares(w);
