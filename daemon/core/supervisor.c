@@ -398,8 +398,9 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 		break;
 	case WORD_STATUS:
 		(void)copy_string(w->status, sizeof w->status, ev->text ? ev->text : "");
-		supervisor_record(s, RECORD_WORKER_STATUS, g->service, g, w)->text =
-		        action_text(s->out, "%s", w->status);
+		if (worker_may_tell(w, s->now))
+			supervisor_record(s, RECORD_WORKER_STATUS, g->service, g, w)->text =
+			        action_text(s->out, "%s", w->status);
 		break;
 	case WORD_EXTEND:
 		if (g->state == GENERATION_STARTING &&

@@ -89,6 +89,17 @@ def newline_on_fd():
     serve(listener)
 
 
+def chatters():
+    """Says of itself what nobody wants to know, much more often than anybody reads it."""
+    listener = passed()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.connect("\0" + os.environ["NOTIFY_SOCKET"][1:])
+        s.send(b"READY=1")
+        for number in range(12000):
+            s.send(f"STATUS={'x' * 100} {number}".encode())
+    serve(listener)
+
+
 def extends():
     """Late, but it has said so."""
     listener = passed()
