@@ -309,6 +309,13 @@ void changes_load(struct daemon *d, const json_t *from, struct loader *l);
 
 /* develop.c: development mode */
 int develop_new(struct daemon *d, struct ho_error *reterr);
+/* The configuration is known. */
+void develop_begin(struct daemon *d);
+/* In development mode only. */
+json_t *develop_save(const struct daemon *d, struct saver *v);
+void develop_load(struct daemon *d, const json_t *from, struct loader *l);
+/* What is to be seen is seen. */
+void develop_flush(const struct daemon *d);
 void develop_free(struct daemon *d);
 /* Was it started from a terminal that is gone? */
 bool develop_hung_up(const struct daemon *d);

@@ -56,7 +56,7 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, monitors),
         FIELD_NOT(daemon, monitors_pause),
         FIELD_NOT(daemon, monitors_told),
-        FIELD_NOT(daemon, develop),
+        FIELD_NOT(daemon, develop), /* see develop_save() */
         FIELD_NOT(daemon, watches),
         FIELD_NOT(daemon, watched),
         FIELD_NOT(daemon, builds), /* see changes_save() */
@@ -240,6 +240,8 @@ static json_t *save_rest(const struct daemon *d, struct saver *v)
 		save_member(v, doc, "control", control_save(d->control, v, !v->brief));
 	if (!v->brief)
 		save_member(v, doc, "words", save_words(v, d));
+	if (!v->brief && d->develop)
+		save_member(v, doc, "develop", develop_save(d, v));
 	return doc;
 }
 
@@ -540,6 +542,7 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	        load_worker(d, item, l);
 	live_load(d, json_object_get(doc, "doors"), l);
 	changes_load(d, json_object_get(doc, "builds"), l);
+	develop_load(d, json_object_get(doc, "develop"), l);
 	deploy_load(json_object_get(doc, "links"), l);
 	return l->failed ? -EBADMSG : 0;
 }
