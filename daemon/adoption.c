@@ -212,6 +212,7 @@ static int on_listen(struct live_generation *g, const struct live_worker *w,
 		daemon_post(g->daemon, &(struct event){.type = EVENT_SOCKET_ADOPTED,
 		                               .service = g->service,
 		                               .generation = g->generation});
+		g->daemon->changed = true; /* the socket outlives us only if it is written down */
 	}
 	return r;
 }

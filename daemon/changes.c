@@ -87,6 +87,25 @@ static bool is_current(const struct live_watch *w, const struct service_config *
 	       w->settings->watch_poll == s->watch_poll;
 }
 
+/* What has changed while nobody looked: between one handoffd and the next. */
+static void look_back(const struct live_watch *w)
+{
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(w->daemon->watched, i, item)
+	{
+		struct event ev = {.type = EVENT_FILES_CHANGED,
+		        .service = w->service,
+		        .text = "files",
+		        .files.change = FILE_WRITTEN};
+
+		if (load_number(item, "service") == w->service &&
+		        load_number(item, "digest") != watcher_digest(w->watcher))
+			daemon_post(w->daemon, &ev);
+	}
+}
+
 static int begin_watch(struct daemon *d, const struct service *sv, char *base, struct ho_error *e)
 {
 	const struct service_config *s = sv->wanted_settings;
@@ -115,6 +134,7 @@ static int begin_watch(struct daemon *d, const struct service *sv, char *base, s
 	}
 	w->next = d->watches;
 	d->watches = w;
+	look_back(w);
 	return 0;
 }
 
@@ -200,6 +220,7 @@ void daemon_start_build(struct daemon *d, const struct action *a, struct release
 		b->next = d->builds;
 		d->builds = b;
 		handlers.data = b;
+		handlers.follows = d->source.development;
 		r = process_start_build(d->processes, release, &handlers, &b->build, &error);
 	}
 	if (r == 0)
@@ -232,6 +253,17 @@ json_t *changes_save(const struct daemon *d, struct saver *v)
 		save_member(v, j, "process", build_save(b->build, v));
 		save_item(v, list, j);
 	}
+	return list;
+}
+
+json_t *changes_watched(const struct daemon *d)
+{
+	json_t *list = json_array();
+
+	for (const struct live_watch *w = d->watches; w; w = w->next)
+		(void)json_array_append_new(
+		        list, json_pack("{s:I, s:I}", "service", (json_int_t)w->service, "digest",
+		                      (json_int_t)watcher_digest(w->watcher)));
 	return list;
 }
 

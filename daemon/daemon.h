@@ -151,6 +151,7 @@ struct daemon {
 	struct live_worker *rests;
 	struct develop *develop; /* NULL: not in development mode */
 	struct live_watch *watches;
+	const json_t *watched; /* what the handoffd before had seen, while we go on from there */
 	struct live_build *builds;
 	struct last_words words[LAST_WORDS_MAX];
 	unsigned n_words;
@@ -189,6 +190,8 @@ void daemon_post(struct daemon *d, const struct event *ev);
 void daemon_run_events(struct daemon *d);
 /* Goes on where another handoffd was: its state is loaded. */
 void daemon_resume(struct daemon *d, bool crashed);
+/* One line for systemctl status, if it has changed. */
+void daemon_tell_status(struct daemon *d);
 void daemon_watch_rests(struct daemon *d);
 /* Writes the state down after so many seconds, if it is not done before. */
 void daemon_commit_later(struct daemon *d, double seconds);
@@ -265,6 +268,11 @@ void kept_free(struct daemon *d);
 void kept_claim(
         struct daemon *d, uint32_t service, uint32_t generation, const struct notify_message *m);
 void kept_fetch(const struct daemon *d, uint32_t service, const struct notify_message *m);
+/* Into what is saved of it: by what it is known again. */
+void kept_identify(const struct kept_fd *k, struct saver *v, json_t *to);
+/* Of what is in `kept` (saved) of the service and not in `fds`: what this process has, adds it to
+ * `fds`. What the worker has closed is lost. */
+void kept_fetch_back(const json_t *kept, json_t *fds, uint64_t service, pid_t pid);
 /* A generation is gone: forgets memory that nobody can ask for any more. */
 void kept_released(struct daemon *d, uint32_t service, uint32_t generation);
 
@@ -296,12 +304,21 @@ void daemon_forget_watch(struct daemon *d, uint32_t service);
 void daemon_start_build(struct daemon *d, const struct action *a, struct release *release);
 void daemon_stop_build(struct daemon *d, const struct action *a);
 void changes_free(struct daemon *d);
+/* What the files were like that are watched, as far as it is known. */
+json_t *changes_watched(const struct daemon *d);
 json_t *changes_save(const struct daemon *d, struct saver *v);
 /* After the generations. */
 void changes_load(struct daemon *d, const json_t *from, struct loader *l);
 
 /* develop.c: development mode */
 int develop_new(struct daemon *d, struct ho_error *reterr);
+/* The configuration is known. */
+void develop_begin(struct daemon *d);
+/* In development mode only. */
+json_t *develop_save(const struct daemon *d, struct saver *v);
+void develop_load(struct daemon *d, const json_t *from, struct loader *l);
+/* What is to be seen is seen. */
+void develop_flush(const struct daemon *d);
 void develop_free(struct daemon *d);
 /* Was it started from a terminal that is gone? */
 bool develop_hung_up(const struct daemon *d);

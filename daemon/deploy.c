@@ -123,8 +123,9 @@ int daemon_move_link(struct live_generation *g, struct ho_error *reterr)
 	return r;
 }
 
-/* A later deploy has moved it on already: it would go back to where this one had led it. */
-static void mend_later(struct daemon *d, const struct live_generation *g)
+/* A later deploy has moved it on already, be it to the same release: that would go back to where
+ * this one had led it. Returns whether there is one. */
+static bool mend_later(struct daemon *d, const struct live_generation *g)
 {
 	const struct service *sv = supervisor_service(d->supervisor, g->service);
 
@@ -132,15 +133,18 @@ static void mend_later(struct daemon *d, const struct live_generation *g)
 		struct live_generation *o = sv->generations[i]->shell;
 		char *before;
 
-		if (!o || o == g || !o->link.before || strcmp(o->link.path, g->link.path) != 0 ||
+		if (!o || o->generation <= g->generation || !o->link.before ||
+		        strcmp(o->link.path, g->link.path) != 0 ||
 		        strcmp(o->link.before, g->link.after) != 0)
 			continue;
 		before = g->link.before ? strdup(g->link.before) : NULL;
 		if (g->link.before && !before)
-			return;
+			return true;
 		free(o->link.before);
 		o->link.before = before;
+		return true;
 	}
+	return false;
 }
 
 static const struct field link_fields[] = {
@@ -193,15 +197,13 @@ void daemon_restore_link(struct daemon *d, const struct action *a)
 
 	if (!g || !g->link.path)
 		return;
-	r = link_undo(&g->link, &error);
+	r = mend_later(d, g) ? 1 : link_undo(&g->link, &error);
 	if (r == 0)
 		tell(g, RECORD_RELEASE_RESTORED, "%s -> %s again", g->link.path,
 		        g->link.before ? g->link.before : "nothing");
 	else
 		tell(g, RECORD_RELEASE_RESTORED, "%s was not put back: %s", g->link.path,
 		        r < 0 ? error.text : "something else has changed it since");
-	if (r > 0)
-		mend_later(d, g);
 	link_change_done(&g->link);
 }
 
@@ -230,7 +232,7 @@ static int point(
 
 	if (r < 0)
 		return r;
-	if (!link_leads_to(directory, from))
+	if (!strcmp(g->release->directory, from) || !link_leads_to(directory, from))
 		return 1; /* it leads elsewhere: somebody knows better */
 	link = link_find(directory);
 	target = link ? without_rest(g->release->directory, directory, link) : NULL;

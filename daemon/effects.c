@@ -6,6 +6,7 @@
 #include "sockets/take.h"
 #include "system/fd.h"
 #include "system/log.h"
+#include "upgrade.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -414,6 +415,7 @@ void daemon_describe_worker(struct live_generation *g, unsigned worker,
 	        .release = g->release, .worker = worker, .fds = fds, .capture = true};
 	ret->n_fds = sockets_to_pass(g, fds);
 	ret->adoption = daemon_adoption(g);
+	ret->follows = g->daemon->source.development; /* nobody takes them over there */
 	ret->n_fds += kept_pass(
 	        g->daemon, g->service, fds + ret->n_fds, CONFIG_MAX_LISTENERS - ret->n_fds);
 }
@@ -599,6 +601,10 @@ static void do_record(struct daemon *d, const struct action *a)
 
 	if (g && g->release)
 		r.release = g->release->directory;
+	if (r.type == RECORD_DAEMON_UPGRADED && upgrade_came_back()) {
+		r.type = RECORD_UPGRADE_REFUSED;
+		r.text = upgrade_came_back();
+	}
 	log_record(&r);
 	if (d->control)
 		control_publish(d->control, &r);
@@ -606,10 +612,11 @@ static void do_record(struct daemon *d, const struct action *a)
 	daemon_hasten_monitors(d);
 }
 
-static void do_tell_systemd(const struct action *a)
+static void do_tell_systemd(struct daemon *d, const struct action *a)
 {
 	switch (a->systemd.word) {
 	case SYSTEMD_READY:
+		daemon_tell_status(d); /* first, as whoever waits looks at it next */
 		systemd_ready();
 		break;
 	case SYSTEMD_RELOADING:
@@ -617,6 +624,9 @@ static void do_tell_systemd(const struct action *a)
 		break;
 	case SYSTEMD_STOPPING:
 		systemd_stopping(a->systemd.extend);
+		break;
+	case SYSTEMD_WAIT:
+		systemd_wait(a->systemd.extend);
 		break;
 	}
 }
@@ -721,7 +731,7 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		do_record(d, a);
 		break;
 	case ACTION_TELL_SYSTEMD:
-		do_tell_systemd(a);
+		do_tell_systemd(d, a);
 		break;
 	case ACTION_EXIT:
 		d->exit_code = a->exit_code;
@@ -741,7 +751,6 @@ void daemon_carry_out(struct daemon *d, const struct action *a)
 		break;
 	case ACTION_FORGET_SERVICE:
 		kept_remove(d, a->service, NULL);
-		store_forget_service(d, a->service);
 		daemon_forget_watch(d, a->service);
 		break;
 	case ACTION_TYPE_COUNT:

@@ -76,9 +76,13 @@ static void carry_out(struct daemon *d)
 	struct action_list *l = &d->actions;
 	bool wrote = false, again = false;
 
-	for (size_t i = 0; i < l->n; i++)
+	for (size_t i = 0; i < l->n; i++) {
 		if (action_changes(&l->items[i]))
 			d->changed = true;
+		/* the core has forgotten it, and so does whatever is written on the way */
+		if (l->items[i].type == ACTION_FORGET_SERVICE)
+			store_forget_service(d, l->items[i].service);
+	}
 	while (l->carried < l->n) {
 		const struct action *a = &l->items[l->carried];
 
@@ -155,7 +159,7 @@ static void set_timer(struct daemon *d)
 	ev_timer_start(d->loop, &d->timer);
 }
 
-static void tell_status(struct daemon *d)
+void daemon_tell_status(struct daemon *d)
 {
 	char text[sizeof d->status_text];
 	struct text t = TEXT_ON(text);
@@ -189,7 +193,7 @@ void daemon_run_events(struct daemon *d)
 		daemon_commit_later(d, COMMIT_AFTER);
 	upgrade_if_ready(d);
 	set_timer(d);
-	tell_status(d);
+	daemon_tell_status(d);
 }
 
 /* ---- workers ---- */

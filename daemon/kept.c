@@ -17,10 +17,15 @@
 #include "system/fd.h"
 #include "system/log.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -290,4 +295,68 @@ void kept_released(struct daemon *d, uint32_t service, uint32_t generation)
 			d->kept[i].service = 0;
 	}
 	sweep(d);
+}
+
+/* ---- without systemd's store: from the workers ---- */
+
+void kept_identify(const struct kept_fd *k, struct saver *v, json_t *to)
+{
+	struct stat st;
+
+	if (fstat(k->fd, &st) < 0)
+		return;
+	save_member(v, to, "device", json_integer((json_int_t)st.st_dev));
+	save_member(v, to, "inode", json_integer((json_int_t)st.st_ino));
+}
+
+static const json_t *find_lost(const json_t *kept, const json_t *fds, uint64_t service,
+        const struct stat *st, char *ret_name, size_t size)
+{
+	const json_t *k;
+	size_t i;
+
+	json_array_foreach(kept, i, k)
+	{
+		(void)snprintf(ret_name, size, "kept-%" PRIu64, load_number(k, "serial"));
+		if (load_number(k, "service") == service && load_number(k, "inode") == st->st_ino &&
+		        load_number(k, "device") == st->st_dev && !json_object_get(fds, ret_name))
+			return k;
+	}
+	return NULL;
+}
+
+/* The descriptor may be another one by now. */
+static void fetch_one(
+        const json_t *kept, json_t *fds, uint64_t service, int pidfd, int directory, int theirs)
+{
+	char name[64], number[16];
+	struct stat st;
+	_cleanup_close_ int fd = -1;
+
+	(void)snprintf(number, sizeof number, "%d", theirs);
+	if (fstatat(directory, number, &st, 0) < 0 ||
+	        !find_lost(kept, fds, service, &st, name, sizeof name))
+		return;
+	fd = pidfd_getfd(pidfd, theirs, 0);
+	if (fd < 0 || fstat(fd, &st) < 0 || !find_lost(kept, fds, service, &st, name, sizeof name))
+		return;
+	if (json_object_set_new(fds, name, json_integer(fd)) == 0)
+		(void)take_fd(fd);
+}
+
+void kept_fetch_back(const json_t *kept, json_t *fds, uint64_t service, pid_t pid)
+{
+	_cleanup_close_ int pidfd = json_array_size(kept) ? pidfd_open(pid, 0) : -1;
+	char path[64];
+	DIR *directory;
+	struct dirent *e;
+	uint64_t theirs;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+	directory = pidfd < 0 ? NULL : opendir(path);
+	while (directory && (e = readdir(directory)))
+		if (parse_number(e->d_name, INT_MAX, &theirs))
+			fetch_one(kept, fds, service, pidfd, dirfd(directory), (int)theirs);
+	if (directory)
+		(void)closedir(directory);
 }

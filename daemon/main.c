@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +32,7 @@ struct options {
 	char **command; /* NULL-terminated; NULL: none */
 	bool development;
 	char **services; /* of development mode, the same */
+	bool trial;      /* see upgrade_is_trial() */
 	pid_t take_over[TAKE_OVER_MAX];
 	size_t n_take_over;
 };
@@ -313,11 +315,11 @@ static int read_options(struct options *o, int argc, char **argv)
 
 static const char *default_file(const struct options *o)
 {
-	if (o->development && access("handoffd.conf", F_OK) == 0)
-		return "handoffd.conf";
-	if (o->development && access("Procfile", F_OK) == 0)
+	if (!o->development)
+		return DEFAULT_CONFIG;
+	if (access("handoffd.conf", F_OK) < 0 && access("Procfile", F_OK) == 0)
 		return "Procfile";
-	return DEFAULT_CONFIG;
+	return "handoffd.conf";
 }
 
 static int load(const struct options *o, struct config_source *source)
@@ -338,9 +340,9 @@ static int load(const struct options *o, struct config_source *source)
 	}
 	if (r == 0 && o->development)
 		r = config_develop(source->config, o->services, &mistakes);
-	for (size_t i = 0; i < mistakes.count; i++)
+	for (size_t i = 0; i < mistakes.count && !o->trial; i++)
 		fprintf(stderr, "%s\n", mistakes.lines[i]);
-	if (mistakes.more)
+	if (mistakes.more && !o->trial)
 		fprintf(stderr, "and more\n");
 	mistakes_done(&mistakes);
 	return r;
@@ -387,6 +389,7 @@ static int open_signals(struct daemon *d, struct ho_error *e)
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
 		sigaddset(&set, signals[i]);
 	(void)sigaction(SIGPIPE, &ignore, NULL);
+	(void)sigaction(SIGXFSZ, &ignore, NULL); /* the state is told to be too large instead */
 	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0)
 		return ho_error_set(e, -errno, "cannot block signals: %s", strerror(errno));
 	d->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -495,6 +498,7 @@ static int open_all(struct daemon *d, struct past *past, struct ho_error *e)
 	}
 	if (r < 0)
 		return r;
+	develop_begin(d);
 	sockets_unclaimed(d->sockets, d->source.config, report_unclaimed, NULL);
 	ev_prepare_init(&d->prepare, on_prepare);
 	d->prepare.data = d;
@@ -554,10 +558,12 @@ static int run(struct daemon *d, const struct options *o, struct past *past)
 	if (open_all(d, past, &error) < 0 ||
 	        (!past->doc && take_over_find(d, o->take_over, o->n_take_over, &error) < 0)) {
 		fprintf(stderr, "handoffd: %s\n", error.text);
+		upgrade_go_back(error.text);
 		past_done(past);
 		close_all(d);
 		return CODE_FAILED;
 	}
+	upgrade_commit();
 	if (past->doc) {
 		past_resume(d, past);
 	} else {
@@ -571,6 +577,10 @@ static int run(struct daemon *d, const struct options *o, struct past *past)
 	close_all(d);
 	return d->exit_code;
 }
+
+/* Larger pieces of memory have pages of their own, which go back when they are freed, as the text
+ * of the whole state. */
+#define OWN_PAGES_BYTES (32 << 10)
 
 /* 0 to 2 must be open, or a socket would get such a number. */
 static void open_standard(void)
@@ -594,9 +604,12 @@ int main(int argc, char **argv)
 	int r;
 
 	open_standard();
+	(void)mallopt(M_MMAP_THRESHOLD, OWN_PAGES_BYTES);
 	if (argc == 2 && !strcmp(argv[1], "--check-snapshot"))
 		return upgrade_check_snapshot();
 	upgrade_remember(argv);
+	upgrade_receive();
+	options.trial = upgrade_is_trial();
 	rights_lower();
 	r = read_options(&options, argc, argv);
 	if (r >= 0)
@@ -604,6 +617,10 @@ int main(int argc, char **argv)
 	if (level && !strcmp(level, "debug"))
 		log.level = RECORD_DEBUG;
 	log_open(&log);
+	if (options.trial) {
+		(void)load(&options, &d.source);
+		return upgrade_check_snapshot();
+	}
 	if (!options.check && !options.print && past_find(&d, &past, &error) < 0) {
 		fprintf(stderr, "handoffd: %s\n", error.text);
 		return CODE_FAILED;

@@ -75,7 +75,7 @@ void past_load_control(struct daemon *d, struct past *p, const struct control_op
 {
 	snapshot_connect(d, p->doc, p->loader, options, handlers);
 	if (d->control)
-		control_answer_upgrade(d->control, NULL);
+		control_answer_upgrade(d->control, upgrade_came_back());
 }
 
 /* Steering may have been under way. */
@@ -86,34 +86,59 @@ static void steer_again(struct daemon *d)
 	for (size_t i = 0; i < d->supervisor->n_slots; i++) {
 		const struct service *sv = d->supervisor->services[i];
 
-		if (sv && service_serving(sv) && daemon_steer(d, sv, &error) < 0)
+		/* a turn that is made again tells by itself what came of it */
+		if (sv && sv->turn == TURN_NONE && service_serving(sv) &&
+		        daemon_steer(d, sv, &error) < 0)
 			log_line(RECORD_ERROR, "%s", error.text);
 	}
 }
 
-/* Channels that did not outlive the crash: until a worker has said hello again it is known as one
- * that has none, else it would be told to drain by a message that it cannot get. */
-static void forget_channels(struct daemon *d)
+static void tell_not_asked(const struct service *sv, const struct generation *g)
+{
+	log_line(RECORD_WARNING,
+	        "generation %u of service \"%s\" goes on with the sockets that it has bound; "
+	        "bind(2) "
+	        "and listen(2) of more would fail (ENOSYS) since handoffd died: reload it if it "
+	        "does that",
+	        g->id, sv->name);
+}
+
+/* Until a worker has said hello again it is known as one that has no channel, else it would be told
+ * to drain by a message that it cannot get. */
+static void find_lost(const struct service *sv, const struct generation *g)
+{
+	bool asked = true;
+
+	for (unsigned i = 0; i < g->n_workers; i++) {
+		struct worker *w = &g->workers[i];
+		const struct live_worker *live = w->shell;
+
+		if (live && !process_has_channel(live->process))
+			w->hello = w->drains = false;
+		asked &= !live || live->rest || process_is_asked(live->process);
+	}
+	if (!asked && g->adopted && !g->taken)
+		tell_not_asked(sv, g);
+}
+
+/* What did not outlive the crash. */
+static void find_all_lost(struct daemon *d)
 {
 	for (size_t i = 0; i < d->supervisor->n_slots; i++) {
 		const struct service *sv = d->supervisor->services[i];
 
 		for (unsigned k = 0; sv && k < sv->n_generations; k++)
-			for (unsigned n = 0; n < sv->generations[k]->n_workers; n++) {
-				struct worker *w = &sv->generations[k]->workers[n];
-				const struct live_worker *live = w->shell;
-
-				if (live && !process_has_channel(live->process))
-					w->hello = w->drains = false;
-			}
+			find_lost(sv, sv->generations[k]);
 	}
 }
 
 void past_resume(struct daemon *d, struct past *p)
 {
-	forget_channels(d);
+	find_all_lost(d);
 	store_open(d, d->control ? control_path(d->control) : NULL, p->doc, p->loader);
+	d->watched = json_object_get(p->doc, "watched");
 	daemon_resume(d, p->crashed);
+	d->watched = NULL;
 	if (p->crashed)
 		steer_again(d);
 	daemon_watch_rests(d);

@@ -56,8 +56,9 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, monitors),
         FIELD_NOT(daemon, monitors_pause),
         FIELD_NOT(daemon, monitors_told),
-        FIELD_NOT(daemon, develop),
+        FIELD_NOT(daemon, develop), /* see develop_save() */
         FIELD_NOT(daemon, watches),
+        FIELD_NOT(daemon, watched),
         FIELD_NOT(daemon, builds), /* see changes_save() */
         FIELD_NOT(daemon, doors),
         FIELD(daemon, last_door),
@@ -161,10 +162,15 @@ static json_t *save_kept(struct saver *v, const struct daemon *d, uint32_t servi
 	json_t *list = json_array();
 
 	for (size_t i = 0; i < d->n_kept; i++) {
-		if (d->kept[i].service != service)
+		const struct kept_fd *k = &d->kept[i];
+		json_t *j;
+
+		if (k->service != service)
 			continue;
-		save_item(v, list, SAVE(v, kept_fields, &d->kept[i]));
-		save_fd(v, d->kept[i].fd, "kept-%" PRIu64, d->kept[i].serial);
+		j = SAVE(v, kept_fields, k);
+		kept_identify(k, v, j);
+		save_item(v, list, j);
+		save_fd(v, k->fd, "kept-%" PRIu64, k->serial);
 	}
 	return list;
 }
@@ -228,12 +234,15 @@ static json_t *save_rest(const struct daemon *d, struct saver *v)
 	save_member(v, doc, "core", supervisor_to_json(v, d->supervisor));
 	save_member(v, doc, "sockets", sockets_save(d->sockets, v));
 	save_member(v, doc, "builds", changes_save(d, v));
+	save_member(v, doc, "watched", changes_watched(d));
 	if (v->brief)
 		save_member(v, doc, "links", deploy_save(d, v));
 	if (d->control)
 		save_member(v, doc, "control", control_save(d->control, v, !v->brief));
 	if (!v->brief)
 		save_member(v, doc, "words", save_words(v, d));
+	if (!v->brief && d->develop)
+		save_member(v, doc, "develop", develop_save(d, v));
 	return doc;
 }
 
@@ -408,8 +417,10 @@ static void load_generation(struct daemon *d, const json_t *from, struct loader 
 	}
 	if (set)
 		g->set = listener_set_load(d->sockets, cg->config, cg->settings, cg->id, set, l);
-	if (g->set)
-		listener_set_own(g->set, g->service);
+	if (!g->set)
+		return;
+	listener_set_own(g->set, g->service);
+	cg->adopted |= listener_set_has_adopted(g->set); /* the core may not have heard of it */
 }
 
 /* That it was is not written down yet. */
@@ -532,6 +543,7 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	        load_worker(d, item, l);
 	live_load(d, json_object_get(doc, "doors"), l);
 	changes_load(d, json_object_get(doc, "builds"), l);
+	develop_load(d, json_object_get(doc, "develop"), l);
 	deploy_load(json_object_get(doc, "links"), l);
 	return l->failed ? -EBADMSG : 0;
 }

@@ -13,7 +13,9 @@
 
 #define SNAPSHOT_FIRST_FORMAT 1
 #define SNAPSHOT_FORMAT 2 /* builds, servers that were taken over, development mode */
+/* The second one begins with the first: who says it can also be started for trial. */
 #define SNAPSHOT_OK "handoffd: the state is understood"
+#define SNAPSHOT_OK_TRY SNAPSHOT_OK "; try me"
 
 struct daemon;
 

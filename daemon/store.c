@@ -50,6 +50,7 @@ struct store {
 	bool midway; /* something is being changed just now */
 	bool doubts; /* HANDOFF_CHECK_STATE: what is written is compared with what there is */
 	int error;   /* of the last commit */
+	int refused; /* by systemd, last */
 };
 
 /* ---- opening ---- */
@@ -210,12 +211,13 @@ static void store_new_fds(struct store *st, json_t *fds)
 			continue;
 		(void)snprintf(full, sizeof full, PREFIX "%s", name);
 		r = systemd_store(full, (int)json_integer_value(fd));
-		if (r < 0) { /* it is tried again with the next change */
+		if (r < 0 && r != st->refused)
 			log_line(RECORD_WARNING,
 			        "systemd does not take what should outlive a crash: %s",
 			        strerror(-r));
+		st->refused = r < 0 ? r : 0;
+		if (r < 0) /* it is tried again with the next change */
 			return;
-		}
 		(void)json_object_set_new(st->stored, name, json_true());
 	}
 }
@@ -727,6 +729,8 @@ static size_t fetch_sockets(json_t *doc, json_t *fds)
 		if (!process_is(pid, load_number(process, "start")))
 			continue;
 		alive++;
+		kept_fetch_back(
+		        json_object_get(doc, "kept"), fds, load_number(worker, "service"), pid);
 		json_array_foreach(json_object_get(doc, "generations"), k,
 		        generation) if (is_of(generation, worker))
 		        fetch_of_generation(fds, json_object_get(generation, "set"), pid);

@@ -54,6 +54,8 @@ static const char magic[8] = "handoff1";
 struct kept {
 	struct kept *next;
 	struct keep_header *header;
+	int fd; /* for a handoffd that comes after one that died: the only way to it without systemd
+	         */
 	char name[KEEP_NAME];
 };
 static struct kept *all_kept;
@@ -367,14 +369,15 @@ static int keep_new(const char *name, unsigned version, size_t size, handoff_kee
 		r = -EPROTO;
 	if (r == 0)
 		r = fill(k->header, fds[0], fds[1], init, data);
-	close_if(fds[0]);
 	close_if(fds[1]);
 	if (r < 0) {
+		close_if(fds[0]);
 		unmap(k->header);
 		free(k);
 		return r;
 	}
 	memcpy(k->name, name, strlen(name) + 1);
+	k->fd = fds[0];
 	k->next = all_kept;
 	*ret = all_kept = k;
 	return 0;

@@ -595,6 +595,10 @@ void control_publish(struct control *c, const struct record *record)
 	if (!event)
 		return;
 	tell_followers(c, event);
+	if (record->type == RECORD_WORKER_STATUS) { /* would push out what has happened */
+		json_decref(event);
+		return;
+	}
 	if (c->n_events == CONTROL_MAX_EVENTS)
 		json_decref(c->events[c->next_event]);
 	else

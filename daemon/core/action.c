@@ -39,7 +39,7 @@ bool action_is_final(const struct action *a)
 	return a->type == ACTION_SIGNAL_WORKER || a->type == ACTION_KILL_WORKER ||
 	       (a->type == ACTION_TELL_WORKER && a->tell.word == TELL_DRAIN) ||
 	       a->type == ACTION_START_WORKER || a->type == ACTION_STEER ||
-	       a->type == ACTION_RELEASE || a->type == ACTION_ANSWER ||
+	       a->type == ACTION_FREEZE || a->type == ACTION_RELEASE || a->type == ACTION_ANSWER ||
 	       a->type == ACTION_RESTORE_LINK || a->type == ACTION_POINT_BACK;
 }
 
@@ -52,7 +52,8 @@ bool action_changes(const struct action *a)
 bool action_is_repeated(const struct action *a)
 {
 	return (action_is_final(a) && a->type != ACTION_START_WORKER && a->type != ACTION_STEER &&
-	               a->type != ACTION_RELEASE && a->type != ACTION_ANSWER) ||
+	               a->type != ACTION_FREEZE && a->type != ACTION_RELEASE &&
+	               a->type != ACTION_ANSWER) ||
 	       a->type == ACTION_THAW || a->type == ACTION_RETURN_HELD;
 }
 

@@ -19,7 +19,7 @@ struct request;
 	X(TELL_WORKER)   /* on its channel */                                                      \
 	X(KILL_WORKER)   /* SIGKILL to its whole tree */                                           \
 	X(FORGET_WORKER) /* its process is gone */                                                 \
-	X(LAST_WORDS)    /* what a worker wrote that is not ready in time (LAST_WORDS) */           \
+	X(LAST_WORDS)    /* what a worker wrote that is not ready in time (LAST_WORDS) */          \
 	X(WATCH_EXEC)    /* run ready.by = exec: for the worker (WORKER_SAID) */                   \
 	X(PROBE)         /* (PROBE_DONE) */                                                        \
 	X(STOP_PROBE)                                                                              \
@@ -51,7 +51,7 @@ enum action_type {
 const char *action_type_to_string(enum action_type t);
 
 enum tell_word { TELL_SERVING, TELL_DRAIN };
-enum systemd_word { SYSTEMD_READY, SYSTEMD_RELOADING, SYSTEMD_STOPPING };
+enum systemd_word { SYSTEMD_READY, SYSTEMD_RELOADING, SYSTEMD_STOPPING, SYSTEMD_WAIT };
 
 /* From which release. */
 struct prepare {
@@ -98,7 +98,8 @@ bool action_is_final(const struct action *a);
  * thousands of requests that change nothing cost nothing. */
 bool action_changes(const struct action *a);
 /* It may be decided and written down, and not done any more: then it is done after the crash. (A
- * turn is repeated by itself, a worker that was not started is missed, and the death of handoffd
+ * turn is repeated by itself, a worker that was not started is missed, who was stopped goes on in
+ * any case, and the death of handoffd
  * releases what it had.) */
 bool action_is_repeated(const struct action *a);
 

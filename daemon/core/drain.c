@@ -326,7 +326,7 @@ void drain_counted(struct generation *g, uint64_t total, uint64_t idle, usec_t o
 
 void drain_resume(struct generation *g)
 {
-	g->frozen = g->state == GENERATION_DRAINING && is_looked_at(g);
+	g->frozen = generation_is_old(g) && is_looked_at(g);
 	generation_thaw(g);
 }
 

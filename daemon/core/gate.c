@@ -312,7 +312,7 @@ void gate_held(struct service *sv, struct generation *g, bool ok)
 	g->holds = ok && g->state == GENERATION_STARTING;
 	if (ok)
 		gate_return_held(sv);
-	if (sv->turn_repeated) /* it has failed, as it was just starting */
+	if (g->state == GENERATION_FAILED)
 		sv->held = g;
 }
 
@@ -336,7 +336,8 @@ void gate_resume(struct service *sv, bool crashed)
 
 		if (crashed)
 			g->building = g->build_again = false;
-		if (!sv->held && g->state == GENERATION_FAILED && g->share)
+		if (!sv->held && g->state == GENERATION_FAILED && g->share &&
+		        sv->turn == TURN_NONE)
 			sv->held = g; /* an older version did not write it down */
 	}
 }
@@ -358,10 +359,11 @@ static bool alone(const struct generation *g)
 static bool send_away(struct generation *g)
 {
 	struct service *sv = g->service;
-	const struct generation *old = service_serving(sv);
+	struct generation *old = service_serving(sv);
 
 	if (!old || old->taken)
 		return false;
+	turn_leaves(old, g);
 	if (old->baking) /* who waits for that cannot be told more of it */
 		targets_serving(sv, old->id, true);
 	service_set_state(sv, SERVICE_STARTING);
@@ -370,6 +372,18 @@ static bool send_away(struct generation *g)
 	else
 		turn_begin(sv, TURN_STOP, NULL, 0);
 	return true;
+}
+
+void gate_expect(struct generation *g, usec_t until)
+{
+	const struct rollout_config *r = &g->settings->rollout;
+	struct supervisor *s = g->service->supervisor;
+	usec_t time = usec_add(usec_sub(until, s->now), r->bake);
+
+	if (r->canary && r->hold != USEC_INFINITY)
+		time = usec_add(time, r->hold);
+	g->ready_deadline = until;
+	supervisor_be_patient(s, time);
 }
 
 bool gate_begin(struct generation *g)
@@ -388,6 +402,8 @@ bool gate_begin(struct generation *g)
 		return true;
 	}
 	if (g->settings->rollout.order == ROLLOUT_STOP_FIRST) {
+		supervisor_be_patient(sv->supervisor,
+		        usec_add(g->settings->drain.deadline, g->settings->drain.kill_after));
 		if (send_away(g))
 			return true;
 		if (!alone(g))
@@ -397,7 +413,7 @@ bool gate_begin(struct generation *g)
 	}
 	g->begun = true;
 	g->begun_at = now;
-	g->ready_deadline = usec_add(now, g->settings->ready.timeout);
+	gate_expect(g, usec_add(now, g->settings->ready.timeout));
 	for (unsigned i = 0; i < g->open; i++)
 		generation_start_worker(g, &g->workers[i]);
 	return true;

@@ -74,4 +74,8 @@ void gate_failed(struct generation *g);
  * waits for any more begins anew. */
 void gate_resume(struct service *sv, bool crashed);
 
+/* Sets until when its workers may take to be ready, and lets the manager know how long the roll-out
+ * may take then. */
+void gate_expect(struct generation *g, usec_t until);
+
 #endif

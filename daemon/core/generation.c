@@ -177,7 +177,7 @@ void generation_set_state(struct generation *g, enum generation_state state)
 #define TO(x) (1u << GENERATION_##x)
 	static const unsigned edges[] = {
 	        [GENERATION_STARTING] = TO(READY) | TO(FAILED),
-	        [GENERATION_READY] = TO(CANARY) | TO(SERVING) | TO(DRAINING) | TO(FAILED),
+	        [GENERATION_READY] = TO(CANARY) | TO(SERVING) | TO(FAILED),
 	        [GENERATION_CANARY] = TO(SERVING) | TO(DRAINING),
 	        [GENERATION_SERVING] = TO(WARM) | TO(DRAINING) | TO(GONE),
 	        [GENERATION_WARM] = TO(SERVING) | TO(DRAINING),

@@ -5,7 +5,6 @@
  *   STARTING, READY -> FAILED         [generation_fail]
  *   READY -> SERVING                  [turned: new connections come to it]
  *   READY -> CANARY -> SERVING        [turned: a part of them, then all]
- *   READY -> DRAINING                 [turned: it failed, but may have been done before a crash]
  *   CANARY -> DRAINING                [turned: the canary was undone, or stop]
  *   SERVING -> WARM -> DRAINING       [generation_retire; at the end of bake and keep-warm]
  *   SERVING -> DRAINING               [generation_retire: nothing to go back to, or stop]

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* From one handoffd to the next. After an upgrade the tables are true, and only what ran inside of
  * the old process is begun again. After a crash they are a moment old: what was decided is done, or
- * done once more, as it can be done twice; but a generation that has not begun to serve is given up,
- * and another one started. */
+ * done once more, as it can be done twice; but a generation that has not begun to serve is given
+ * up, and another one started. */
 #include "core/drain.h"
 #include "core/gate.h"
-#include "core/share.h"
 #include "core/supervisor.h"
+#include "core/turn.h"
 #include "core/watchdog.h"
+
+/* How often a turn that may have been made is tried again before it is undone. */
+#define TURN_TRIES 10
 
 /* What the shell did not bring along is asked for again. */
 static void ask_again(struct generation *g, usec_t now)
@@ -20,8 +23,6 @@ static void ask_again(struct generation *g, usec_t now)
 	drain_resume(g);
 	watchdog_restart(g);
 	g->probing = false;
-	if (g->check_at != USEC_INFINITY)
-		g->check_at = now;
 	for (unsigned i = 0; i < g->n_workers; i++)
 		if ((g->state == GENERATION_STARTING || g->opening) &&
 		        g->settings->ready.by == READY_EXEC &&
@@ -45,14 +46,15 @@ static void forget_starting(struct generation *g, usec_t now)
 	}
 }
 
-/* Perhaps it was done, and who it was for has connections already: so it is not taken back but
- * done, once more. Whatever has become of him is found as after any turn. */
-static void turn_again(struct service *sv)
+/* What was opened is there, what was not is not. */
+static void end_preparing(struct generation *g)
 {
-	if (sv->turn == TURN_NONE)
+	if (!g->preparing)
 		return;
-	sv->turn_repeated = true;
-	supervisor_act(sv->supervisor, ACTION_STEER, sv, sv->turn_to, NULL);
+	g->preparing = false;
+	g->prepared = g->shell != NULL;
+	if (g->state == GENERATION_FAILED)
+		generation_restore_link(g);
 }
 
 /* Is there still somebody for whom it was decided? */
@@ -93,24 +95,30 @@ static void doubt_quiet(struct generation *g, usec_t now)
 	g->quiet_at = now;
 }
 
+/* Perhaps it was made, and who it was for has connections already: so it is not taken back, and
+ * whatever has become of him is found as after any turn. */
+static void repeat_turn(struct service *sv)
+{
+	if (sv->turn == TURN_NONE)
+		return;
+	sv->turn_tries = TURN_TRIES;
+	turn_again(sv);
+}
+
 static void recover_service(struct service *sv)
 {
 	struct supervisor *s = sv->supervisor;
 	struct generation *g = sv->rolling;
 	bool special = g && (g->roll.kind == REQUEST_DEPLOY || g->roll.back), again;
 
-	turn_again(sv);
 	for (unsigned i = 0; i < sv->n_generations; i++) {
+		end_preparing(sv->generations[i]);
 		forget_starting(sv->generations[i], s->now);
 		doubt_quiet(sv->generations[i], s->now);
 	}
 	if (!g || g->state != GENERATION_STARTING)
 		return;
 	g->building = false;
-	if (g->preparing) {
-		g->preparing = false;
-		g->prepared = g->shell != NULL;
-	}
 	/* whoever deployed it was told that we are gone, and finds the release of before, unless
 	 * that has been sent away already */
 	again = !sv->stop_wanted && sv->state != SERVICE_STOPPING &&
@@ -153,6 +161,7 @@ void supervisor_resume(struct supervisor *s, usec_t now, bool crashed, struct ac
 			continue;
 		for (unsigned k = 0; k < sv->n_generations; k++)
 			ask_again(sv->generations[k], now);
+		repeat_turn(sv);
 		gate_resume(sv, crashed);
 		if (crashed)
 			recover_service(sv);

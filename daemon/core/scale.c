@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "core/scale.h"
 #include "core/drain.h"
+#include "core/gate.h"
 #include "core/supervisor.h"
 #include "core/turn.h"
 
@@ -197,7 +198,7 @@ bool step_advance(struct generation *g)
 		if (old && old->n_workers > old->open)
 			return false; /* their memory is not free yet */
 		g->opening = true;
-		g->ready_deadline = usec_add(now, g->settings->ready.timeout);
+		gate_expect(g, usec_add(now, g->settings->ready.timeout));
 		(void)scale_to(
 		        g, g->open + g->step < g->n_workers ? g->open + g->step : g->n_workers);
 		return true;

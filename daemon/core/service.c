@@ -49,7 +49,7 @@ struct service *service_new(struct supervisor *s, uint32_t id, const char *name)
 	sv->id = id;
 	sv->state = SERVICE_STARTING;
 	gate_init(&sv->gate);
-	sv->retry_at = sv->measure_at = USEC_INFINITY;
+	sv->retry_at = sv->measure_at = sv->turn_at = USEC_INFINITY;
 	sv->timer = (struct timer){.at = USEC_INFINITY, .owner = TIMER_OF_SERVICE};
 	(void)copy_string(sv->name, sizeof sv->name, name);
 	service_note_change(sv);
@@ -549,7 +549,7 @@ static void set_timer(struct service *sv)
 			at = next;
 	}
 	at = sv->measure_at < at ? sv->measure_at : at;
-	timer_set(&sv->supervisor->timers, &sv->timer, sv->turn == TURN_NONE ? at : USEC_INFINITY);
+	timer_set(&sv->supervisor->timers, &sv->timer, sv->turn == TURN_NONE ? at : sv->turn_at);
 }
 
 void service_settle(struct service *sv)
@@ -558,6 +558,8 @@ void service_settle(struct service *sv)
 	bool changed = true, rolling;
 
 	service_note_change(sv);
+	if (sv->turn != TURN_NONE && s->now >= sv->turn_at)
+		turn_again(sv);
 	for (unsigned rounds = 0; changed && sv->turn == TURN_NONE; rounds++) {
 		HO_ASSERT(rounds < 10000);
 		changed = false;

@@ -56,9 +56,11 @@ struct service {
 	/* While a turn is under way (asked for, not answered) nothing else is decided. */
 	enum turn_kind turn;
 	struct generation *turn_to;
-	unsigned turn_part; /* of TURN_PART */
-	bool turn_asked;    /* BACK: by somebody, not by a failure */
-	bool turn_repeated; /* a handoffd that has died may have done it already */
+	unsigned turn_part;  /* of TURN_PART */
+	bool turn_asked;     /* BACK: by somebody, not by a failure */
+	unsigned turn_tries; /* a handoffd that has died may have made it: left before it is undone
+	                      */
+	usec_t turn_at;      /* when it is tried again */
 
 	struct gate gate;
 	struct generation *held; /* has failed, and connections still wait for it */

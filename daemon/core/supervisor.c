@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Takes each event to the service it belongs to, and keeps what belongs to none: the configuration,
  * the start, the end, and what systemd is told. */
+#include "core/gate.h"
 #include "core/supervisor.h"
 #include "core/drain.h"
 #include "core/plan.h"
@@ -37,12 +38,12 @@ struct supervisor *supervisor_free(struct supervisor *s)
 
 	if (!s)
 		return NULL;
+	for (size_t i = 0; i < s->n_slots; i++)
+		service_free(s->services[i]); /* which moves the timers of requests */
 	for (r = s->requests; r; r = next) {
 		next = r->next;
 		request_free(r);
 	}
-	for (size_t i = 0; i < s->n_slots; i++)
-		service_free(s->services[i]);
 	free(s->services);
 	free(s->config_error);
 	config_unref(s->config);
@@ -397,13 +398,14 @@ static void on_worker_said(struct generation *g, struct worker *w, const struct 
 		break;
 	case WORD_STATUS:
 		(void)copy_string(w->status, sizeof w->status, ev->text ? ev->text : "");
-		supervisor_record(s, RECORD_WORKER_STATUS, g->service, g, w)->text =
-		        action_text(s->out, "%s", w->status);
+		if (worker_may_tell(w, s->now))
+			supervisor_record(s, RECORD_WORKER_STATUS, g->service, g, w)->text =
+			        action_text(s->out, "%s", w->status);
 		break;
 	case WORD_EXTEND:
 		if (g->state == GENERATION_STARTING &&
 		        usec_add(s->now, ev->said.number) > g->ready_deadline)
-			g->ready_deadline = usec_add(s->now, ev->said.number);
+			gate_expect(g, usec_add(s->now, ev->said.number));
 		watchdog_extend(g, w, ev->said.number);
 		break;
 	case WORD_TROUBLE:
@@ -599,6 +601,11 @@ static void order_stop(struct supervisor *s)
 	requests_add(s, &spec);
 }
 
+void supervisor_be_patient(struct supervisor *s, usec_t time)
+{
+	s->patience = time > s->patience ? time : s->patience;
+}
+
 /* All first generations have served or failed: say so, or give up when none serves. */
 static void finish_start(struct supervisor *s)
 {
@@ -675,11 +682,20 @@ static void finish_stop(struct supervisor *s)
 static void tell_changes(struct supervisor *s)
 {
 	bool reloading = s->loading || s->rolling > 0;
+	usec_t patience = s->patience;
+	struct action *a;
 
-	if (s->state != SUPERVISOR_RUNNING || s->told_reloading == reloading)
+	s->patience = 0;
+	if (s->state == SUPERVISOR_RUNNING && s->told_reloading != reloading) {
+		s->told_reloading = reloading;
+		supervisor_tell_systemd(s, reloading ? SYSTEMD_RELOADING : SYSTEMD_READY);
+	}
+	if (!patience || s->state == SUPERVISOR_STOPPING ||
+	        (s->state == SUPERVISOR_RUNNING && !reloading))
 		return;
-	s->told_reloading = reloading;
-	supervisor_tell_systemd(s, reloading ? SYSTEMD_RELOADING : SYSTEMD_READY);
+	a = action_push(s->out, ACTION_TELL_SYSTEMD);
+	a->systemd.word = SYSTEMD_WAIT;
+	a->systemd.extend = usec_add(patience, EXTEND_MARGIN_USEC);
 }
 
 void supervisor_step(

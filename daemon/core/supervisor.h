@@ -85,6 +85,7 @@ struct supervisor {
 	struct service *changed; /* since they were written down, see service_note_change() */
 	unsigned rolling;        /* services with a roll-out running or waiting */
 	bool told_reloading;
+	usec_t patience;    /* the manager is to be told, at the end of the step, to wait so long */
 	bool look_for_ends; /* a service may be at its end */
 	bool at_once;       /* the second order to stop */
 	bool exiting;
@@ -141,6 +142,8 @@ struct action *supervisor_act(struct supervisor *s, enum action_type type, const
  * numbers. */
 int supervisor_reserve(struct supervisor *s, long actions, long timers);
 
+/* A start or reload that is under way may take so long from now on. */
+void supervisor_be_patient(struct supervisor *s, usec_t time);
 /* With the longest time that what is under way may take. */
 void supervisor_tell_systemd(struct supervisor *s, enum systemd_word word);
 

@@ -34,6 +34,12 @@ void turn_begin(struct service *sv, enum turn_kind kind, struct generation *to, 
 	supervisor_act(sv->supervisor, ACTION_STEER, sv, to, NULL);
 }
 
+void turn_again(struct service *sv)
+{
+	sv->turn_at = USEC_INFINITY;
+	supervisor_act(sv->supervisor, ACTION_STEER, sv, sv->turn_to, NULL);
+}
+
 void turn_to_ready(struct service *sv)
 {
 	struct generation *g = sv->rolling;
@@ -220,6 +226,15 @@ static void point_back(struct service *sv, struct generation *to, const struct g
 		        action_text(s->out, "%s", from->release);
 }
 
+void turn_leaves(struct generation *old, struct generation *g)
+{
+	remember(g, old);
+	if (!g->roll.back)
+		return;
+	old->rolled_back = true;
+	point_back(g->service, g, old);
+}
+
 static void turned_to_new(struct service *sv, struct generation *g)
 {
 	struct supervisor *s = sv->supervisor;
@@ -238,11 +253,7 @@ static void turned_to_new(struct service *sv, struct generation *g)
 
 		if (o->state != GENERATION_SERVING)
 			continue;
-		remember(g, o);
-		if (g->roll.back) {
-			o->rolled_back = true;
-			point_back(sv, g, o);
-		}
+		turn_leaves(o, g);
 		generation_retire(o, hold_until(sv, o, g));
 	}
 	generation_set_state(g, GENERATION_SERVING);
@@ -326,12 +337,7 @@ static void turn_failed(
 		share_undo(sv);
 	if (turn == TURN_HOLD || turn == TURN_RETURN)
 		return;
-	if (to && to->state == GENERATION_READY && sv->turn_repeated) {
-		/* it may have had connections for a moment */
-		turn_abort(to, service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED, "failed",
-		        "connections could not be turned to it");
-		turned_abort(sv, to);
-	} else if (to && to->state == GENERATION_READY)
+	if (to && to->state == GENERATION_READY)
 		generation_fail(to, service_serving(sv) ? CODE_GENERATION_FAILED : CODE_FAILED,
 		        "failed", "connections could not be turned to it: %s", why);
 	else if (turn != TURN_ABORT && to && to->step)
@@ -354,8 +360,15 @@ void turn_answered(struct service *sv, bool ok, const char *why)
 		        "a turn was answered that nobody asked for";
 		return;
 	}
+	if (!ok && sv->turn_tries && turn != TURN_STOP && turn != TURN_RETURN) {
+		/* it may have been made before: nobody knows who has them */
+		sv->turn_tries--;
+		sv->turn_at = usec_add(sv->supervisor->now, TURN_AGAIN_USEC);
+		return;
+	}
 	sv->turn = TURN_NONE;
 	sv->turn_to = NULL;
+	sv->turn_tries = 0;
 	if (!ok)
 		turn_failed(sv, turn, to, why ? why : "");
 	if (turn == TURN_STOP)
@@ -372,7 +385,7 @@ void turn_answered(struct service *sv, bool ok, const char *why)
 		turned_abort(sv, to);
 	else if (ok && turn == TURN_BACK)
 		turned_back(sv, to);
-	sv->turn_asked = sv->turn_repeated = false;
+	sv->turn_asked = false;
 }
 
 /* ---- what somebody asks for ---- */

@@ -9,6 +9,8 @@
 /* Asks for it; nothing else is decided for the service until the answer. `to` is the generation it
  * is about, for PART the canary, which then gets `part`. */
 void turn_begin(struct service *sv, enum turn_kind kind, struct generation *to, unsigned part);
+/* Asks for the one under way once more. */
+void turn_again(struct service *sv);
 /* The answer. */
 void turn_answered(struct service *sv, bool ok, const char *why);
 
@@ -24,6 +26,8 @@ void turn_wanted(struct service *sv);
 /* As generation_advance() and generation_next_deadline(), for a canary. */
 bool turn_canary_advance(struct generation *g);
 usec_t turn_canary_deadline(const struct generation *g);
+/* The one that serves makes room for `g`, which is to take its place. */
+void turn_leaves(struct generation *old, struct generation *g);
 /* Nobody gets new connections any more. */
 void turn_retire_all(struct service *sv);
 

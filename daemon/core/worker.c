@@ -13,6 +13,18 @@ usec_t worker_backoff(unsigned failures)
 	return (first << failures) < last ? first << failures : last;
 }
 
+bool worker_may_tell(struct worker *w, usec_t now)
+{
+	const usec_t each = USEC_PER_SEC, at_once = 10 * USEC_PER_SEC;
+
+	if (w->told_until < now)
+		w->told_until = now;
+	if (w->told_until - now >= at_once)
+		return false;
+	w->told_until += each;
+	return true;
+}
+
 void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost)
 {
 	enum { EXITED = 1, DUMPED = 3 }; /* CLD_EXITED, CLD_DUMPED */

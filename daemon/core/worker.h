@@ -43,6 +43,7 @@ struct worker {
 	bool messaged;     /* it was told so, and not by a signal */
 	uint64_t lost;     /* connections that it had at its end, by its own count */
 	char status[160];  /* its own words */
+	usec_t told_until; /* see worker_may_tell() */
 	char ended[160];   /* how the process before it ended, or why none could be started */
 	void *shell;       /* the shell's object of the process */
 };
@@ -54,6 +55,10 @@ static inline bool worker_alive(const struct worker *w)
 
 /* Back-off before start number `failures` in a row: 100 ms doubling to 30 s. */
 usec_t worker_backoff(unsigned failures);
+
+/* May what it says of itself be told? Some times at once, and then once a second: nobody is to be
+ * drowned in it. */
+bool worker_may_tell(struct worker *w, usec_t now);
 
 /* "exited with status 1" */
 void describe_exit(char *buffer, size_t size, int code, int status, uint64_t lost);

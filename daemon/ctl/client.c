@@ -36,7 +36,7 @@ int client_open(struct client *c, const struct ctl *ctl)
 	int e;
 
 	c->fd = -1;
-	c->patient = false;
+	c->patient = c->heard = false;
 	wire_reader_init(&c->reader, WIRE_MAX_REPLY);
 	e = find_path(c, ctl);
 	if (e)
@@ -71,6 +71,11 @@ static int lost(const struct client *c, int e)
 {
 	if (e == EAGAIN || e == EWOULDBLOCK)
 		return complain(CODE_UNREACHABLE, "handoffd at %s does not answer", c->path);
+	if (c->heard)
+		return complain(CODE_UNREACHABLE,
+		        "handoffd at %s has closed the connection%s%s, as it does when it ends or "
+		        "is not listened to; `handoffctl status` tells whether it runs",
+		        c->path, e ? ": " : "", e ? strerror(e) : "");
 	return complain(CODE_UNREACHABLE,
 	        "handoffd at %s has closed the connection%s%s before it answered; `handoffctl "
 	        "status` "
@@ -126,8 +131,8 @@ static int explain(const json_t *reply, const char *error, json_t **ret_failure)
 }
 
 /* The reply that was read. */
-static int take_reply(const struct client *c, const json_t *reply, json_t **ret,
-        bool *ret_continues, json_t **ret_failure)
+static int take_reply(struct client *c, const json_t *reply, json_t **ret, bool *ret_continues,
+        json_t **ret_failure)
 {
 	const char *error = json_string_value(json_object_get(reply, "error"));
 	json_t *parameters = json_object_get(reply, "parameters");
@@ -137,6 +142,7 @@ static int take_reply(const struct client *c, const json_t *reply, json_t **ret,
 	if (!json_is_object(parameters))
 		return complain(CODE_FAILED,
 		        "%s does not speak as handoffd does: a reply has no parameters", c->path);
+	c->heard = true;
 	*ret = json_incref(parameters);
 	if (ret_continues)
 		*ret_continues = json_is_true(json_object_get(reply, "continues"));

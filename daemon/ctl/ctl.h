@@ -64,6 +64,7 @@ struct client {
 	char path[108];
 	struct wire_reader reader;
 	bool patient; /* of client_follow() */
+	bool heard;   /* it has had an answer, or a part of one */
 };
 /* Connects. Each function here gives an exit code and has printed why when it is not 0. */
 int client_open(struct client *c, const struct ctl *ctl);

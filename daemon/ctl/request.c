@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The commands that ask for something and wait until it is so: reload, deploy, rollback, stop, wait
  * and their like. */
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -223,6 +224,8 @@ int command_deploy(struct ctl *ctl)
 
 	if (!ctl->release || !*ctl->release)
 		return complain(CODE_USAGE, "deploy needs --release DIR");
+	if (strlen(ctl->release) >= PATH_MAX)
+		return complain(CODE_USAGE, "the path of the release is longer than any can be");
 	if (ctl->release[0] == '/')
 		return run_service(ctl, INTERFACE_MANAGER ".Deploy", ctl->release);
 	here = getcwd(NULL, 0);

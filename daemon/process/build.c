@@ -115,6 +115,7 @@ static int start(struct build *b, struct ho_error *reterr)
 		        .directory = b->release->directory,
 		        .fds = &fds,
 		        .service = b->release->service,
+		        .follows = b->handlers.follows,
 		        .credentials = &b->assembly.credentials};
 		r = spawn(&plan, &spawned, reterr);
 	}
@@ -214,14 +215,15 @@ json_t *build_save(const struct build *b, struct saver *v)
 	for (int i = 0; i < 2; i++) {
 		const struct output *o = &b->outputs[i];
 
-		save_item(v, begun, save_text(o->lines.bytes, o->lines.length));
+		save_item(
+		        v, begun, save_text(o->lines.bytes ? o->lines.bytes : "", o->lines.length));
 		if (o->loop)
 			save_fd(v, o->fd, "build-%d-%" PRIu64 ".output%d", (int)b->pid, b->start,
 			        i);
 	}
 	save_fd(v, b->pidfd, "build-%d-%" PRIu64 ".pidfd", (int)b->pid, b->start);
 	save_member(v, j, "begun", begun);
-	save_member(v, j, "log", save_text(b->tail.text, b->tail.length));
+	save_member(v, j, "log", save_text(tail_text(&b->tail), b->tail.length));
 	return j;
 }
 
@@ -320,8 +322,9 @@ struct build *build_free(struct build *b)
 		b->pidfd = close_fd(b->pidfd);
 		--*b->running;
 	}
-	output_stop(&b->outputs[0]);
-	output_stop(&b->outputs[1]);
+	output_done(&b->outputs[0]);
+	output_done(&b->outputs[1]);
+	tail_done(&b->tail);
 	assembly_done(&b->assembly);
 	release_unref(b->release);
 	free(b);

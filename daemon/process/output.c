@@ -2,10 +2,13 @@
 #include "process/output.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "system/fd.h"
+
+#define TAIL_FIRST_BYTES 256
 
 static void tail_drop_line(struct tail *t)
 {
@@ -19,12 +22,52 @@ static void tail_drop_line(struct tail *t)
 	t->lines--;
 }
 
+const char *tail_text(const struct tail *t)
+{
+	return t->text ? t->text : "";
+}
+
+void tail_done(struct tail *t)
+{
+	free(t->text);
+	*t = (struct tail){0};
+}
+
+static bool make_room(struct tail *t, size_t wanted)
+{
+	size_t size = t->size ? t->size : TAIL_FIRST_BYTES;
+	char *text;
+
+	while (size < wanted)
+		size *= 2;
+	if (size == t->size)
+		return true;
+	text = realloc(t->text, size);
+	if (!text)
+		return false;
+	t->text = text;
+	t->size = size;
+	return true;
+}
+
+void tail_copy(struct tail *t, const struct tail *from)
+{
+	t->length = t->lines = 0;
+	if (!make_room(t, from->length + 1))
+		return;
+	memcpy(t->text, tail_text(from), from->length + 1);
+	t->length = from->length;
+	t->lines = from->lines;
+}
+
 void tail_add(struct tail *t, const char *line, size_t length)
 {
 	if (length > TAIL_MAX_BYTES - 1)
 		length = TAIL_MAX_BYTES - 1;
 	while (t->lines == TAIL_MAX_LINES || t->length + length + 1 > TAIL_MAX_BYTES)
 		tail_drop_line(t);
+	if (!make_room(t, t->length + length + 2))
+		return;
 	for (size_t i = 0; i < length; i++)
 		t->text[t->length++] = line[i] ? line[i] : '?';
 	t->text[t->length++] = '\n';
@@ -34,25 +77,49 @@ void tail_add(struct tail *t, const char *line, size_t length)
 
 const char *tail_last(const struct tail *t, unsigned lines, size_t bytes)
 {
-	const char *end = t->text + t->length, *begin = end;
+	const char *text = tail_text(t), *end = text + t->length, *begin = end;
 
-	for (const char *p = end; p > t->text && (size_t)(end - p) < bytes; p--) {
-		bool starts = p - 1 == t->text || p[-2] == '\n';
+	for (const char *p = end; p > text && (size_t)(end - p) < bytes; p--) {
+		bool starts = p - 1 == text || p[-2] == '\n';
 
 		if (starts && lines-- > 0)
 			begin = p - 1;
 		else if (starts)
 			break;
 	}
-	return begin == end && (size_t)(end - t->text) > bytes ? end - bytes : begin;
+	return begin == end && (size_t)(end - text) > bytes ? end - bytes : begin;
 }
 
+void lines_done(struct lines *l)
+{
+	free(l->bytes);
+	l->bytes = NULL;
+	l->length = 0;
+}
+
+/* The callback may be the end of `l`. */
 bool lines_flush(struct lines *l)
 {
+	_cleanup_free_ char *bytes = l->bytes;
 	size_t n = l->length;
 
+	l->bytes = NULL;
 	l->length = 0;
-	return n == 0 || l->line(l->data, l->is_stderr, l->bytes, n);
+	return n == 0 || l->line(l->data, l->is_stderr, bytes, n);
+}
+
+/* Keeps what is no whole line yet; without memory it is passed on as one. */
+static bool keep(struct lines *l, const char *bytes, size_t n)
+{
+	if (n == 0)
+		return true;
+	if (!l->bytes)
+		l->bytes = malloc(OUTPUT_MAX_LINE);
+	if (!l->bytes)
+		return l->line(l->data, l->is_stderr, bytes, n);
+	memcpy(l->bytes + l->length, bytes, n);
+	l->length += n;
+	return true;
 }
 
 bool lines_feed(struct lines *l, const char *bytes, size_t n)
@@ -60,24 +127,20 @@ bool lines_feed(struct lines *l, const char *bytes, size_t n)
 	while (n > 0) {
 		const char *newline = memchr(bytes, '\n', n);
 		size_t part = newline ? (size_t)(newline - bytes) : n;
+		bool fits = part <= OUTPUT_MAX_LINE - l->length, go_on;
 
-		if (part > OUTPUT_MAX_LINE - l->length) {
+		if (!fits) {
 			part = OUTPUT_MAX_LINE - l->length;
 			newline = NULL;
 		}
-		memcpy(l->bytes + l->length, bytes, part);
-		l->length += part;
+		if (newline && !l->length)
+			go_on = l->line(l->data, l->is_stderr, bytes, part);
+		else
+			go_on = keep(l, bytes, part) && ((fits && !newline) || lines_flush(l));
+		if (!go_on)
+			return false;
 		bytes += part + (newline != NULL);
 		n -= part + (newline != NULL);
-		if (newline) {
-			size_t length = l->length;
-
-			l->length = 0;
-			if (!l->line(l->data, l->is_stderr, l->bytes, length))
-				return false;
-		} else if (n > 0 && !lines_flush(l)) {
-			return false;
-		}
 	}
 	return true;
 }
@@ -123,6 +186,12 @@ void output_stop(struct output *o)
 	o->fd = close_fd(o->fd);
 }
 
+void output_done(struct output *o)
+{
+	output_stop(o);
+	lines_done(&o->lines);
+}
+
 /* ---- from one handoffd to the next ---- */
 
 void tail_load(struct tail *t, struct loader *l, const json_t *from)
@@ -143,8 +212,6 @@ void lines_load(struct lines *to, struct loader *l, const json_t *from)
 	size_t n = 0;
 	_cleanup_free_ char *text = load_text(l, from, &n);
 
-	if (!text || n > sizeof to->bytes)
-		return;
-	memcpy(to->bytes, text, n);
-	to->length = n;
+	if (text && n <= OUTPUT_MAX_LINE)
+		(void)keep(to, text, n);
 }

@@ -17,13 +17,18 @@
 #define TOLD_LINES 16 /* of these, in messages */
 #define TOLD_BYTES ((size_t)2048)
 
-/* The last lines, each with its newline; the text is always terminated. */
+/* The last lines, each with its newline. Whoever writes little needs little. */
 struct tail {
-	char text[TAIL_MAX_BYTES + 1];
-	size_t length;
+	char *text; /* terminated; NULL: nothing yet, see tail_text() */
+	size_t size, length;
 	unsigned lines;
 };
-/* Zero bytes become '?', as the tail is a string; a line longer than the tail is cut. */
+const char *tail_text(const struct tail *t);
+void tail_done(struct tail *t);
+/* As much of the other's as memory allows. */
+void tail_copy(struct tail *t, const struct tail *from);
+/* Zero bytes become '?', as the tail is a string; a line longer than the tail is cut, one for which
+ * there is no memory is left out. */
 void tail_add(struct tail *t, const char *line, size_t length);
 /* The last of its text: so many whole lines and bytes at most, of the last line as much as that. */
 const char *tail_last(const struct tail *t, unsigned lines, size_t bytes);
@@ -32,13 +37,14 @@ const char *tail_last(const struct tail *t, unsigned lines, size_t bytes);
 void tail_load(struct tail *t, struct loader *l, const json_t *from);
 
 struct lines {
-	char bytes[OUTPUT_MAX_LINE];
-	size_t length; /* of the line begun */
+	char *bytes; /* of the line begun; NULL: none is */
+	size_t length;
 	/* Returns false if the rest must not be touched any more. */
 	bool (*line)(void *data, bool is_stderr, const char *line, size_t length);
 	void *data;
 	bool is_stderr;
 };
+void lines_done(struct lines *l);
 /* Both return false if the callback did. */
 bool lines_feed(struct lines *l, const char *bytes, size_t n);
 /* The line that was begun when another handoffd read. */
@@ -57,6 +63,8 @@ struct output {
 void output_start(struct output *o, struct ev_loop *loop, int fd,
         void (*readable)(struct ev_loop *loop, ev_io *io, int events));
 void output_stop(struct output *o);
+/* And forgets the line begun. */
+void output_done(struct output *o);
 /* Reads what is there, at most `limit` bytes (OUTPUT_READ_BYTES for one wake-up), without blocking;
  * false if the callback said so. */
 bool output_read(struct output *o, size_t limit);

@@ -77,8 +77,10 @@ void process_destroy(struct process *p)
 	notify_stop(&p->notify);
 	einhorn_stop(&p->einhorn);
 	channel_done(&p->channel);
-	output_stop(&p->outputs[0]);
-	output_stop(&p->outputs[1]);
+	output_done(&p->outputs[0]);
+	output_done(&p->outputs[1]);
+	tail_done(&p->tail);
+	tail_done(&p->tail_now);
 	assembly_done(&p->assembly);
 	tree_known_done(&p->known);
 	cgroup_done(&p->cgroup);
@@ -500,6 +502,7 @@ static int start(struct process *p, const struct process_spec *spec, struct ho_e
 		r = ends_map(spec, &ends, &fds, reterr);
 	if (r == 0) {
 		plan = make_plan(p, &fds);
+		plan.follows = spec->follows;
 		plan.adoption = p->ps->handlers.asked ? spec->adoption : ADOPTION_NO;
 		plan.cgroup = process_make_cgroup(p, spec->worker);
 		r = spawn(&plan, &spawned, reterr);
@@ -618,6 +621,11 @@ int process_adoption_error(const struct process *p)
 	return p->calls_error;
 }
 
+bool process_is_asked(const struct process *p)
+{
+	return p->calls.loop != NULL;
+}
+
 pid_t process_pid(const struct process *p)
 {
 	return p->pid;
@@ -642,8 +650,8 @@ void *process_user(const struct process *p)
 
 static struct tail *tail_now(struct process *p)
 {
+	tail_copy(&p->tail_now, &p->tail);
 	/* Lines that are only begun count: they are often the last words. */
-	p->tail_now = p->tail;
 	for (size_t i = 0; i < ARRAY_SIZE(p->outputs); i++) {
 		if (p->outputs[i].lines.length)
 			tail_add(&p->tail_now, p->outputs[i].lines.bytes,
@@ -662,7 +670,7 @@ const char *process_tail(struct process *p)
 
 const char *process_log(struct process *p)
 {
-	return tail_now(p)->text;
+	return tail_text(tail_now(p));
 }
 
 bool process_has_channel(const struct process *p)

@@ -187,6 +187,7 @@ struct process_spec {
 	                 messages; stderr and stdout of handoffd are inherited otherwise, and then
 	                 there is no tail */
 	enum adoption adoption;
+	bool follows;                      /* SIGTERM when handoffd dies */
 	const struct string_list *command; /* NULL: the service's */
 };
 
@@ -198,6 +199,7 @@ struct build_handlers {
 	/* It is over; the last thing it does. `tail` is as process_tail() tells it. */
 	void (*ended)(void *data, struct exit_info how, const char *tail);
 	void *data;
+	bool follows; /* SIGTERM for it when handoffd dies */
 };
 /* Fails with words, as process_start(). */
 int process_start_build(struct processes *ps, struct release *release,
@@ -222,6 +224,9 @@ struct process *process_free(struct process *p);
 bool process_is(pid_t pid, uint64_t start);
 /* 0, or why its socket calls are not asked about although that was wanted (negative errno). */
 int process_adoption_error(const struct process *p);
+/* Are its socket calls asked about? Where that was so and the end of a handoffd has ended it, they
+ * fail with ENOSYS. */
+bool process_is_asked(const struct process *p);
 /* Can its descriptors be looked at? 0 or negative errno (-EPERM). */
 int process_may_look(const struct process *p);
 /* Is its file set-user-ID or set-group-ID, without effect because no_new_privs is set? False where

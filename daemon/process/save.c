@@ -198,13 +198,15 @@ json_t *process_save(const struct process *p, struct saver *v)
 {
 	json_t *j = save_fields(v, process_fields, ARRAY_SIZE(process_fields), p);
 	json_t *begun = json_array(), *pipes = json_array();
-	const char *log = v->brief ? tail_last(&p->tail, TOLD_LINES, TOLD_BYTES) : p->tail.text;
+	const char *log =
+	        v->brief ? tail_last(&p->tail, TOLD_LINES, TOLD_BYTES) : tail_text(&p->tail);
 
 	save_member(v, j, "log", save_text(log, strlen(log)));
 	for (int i = 0; i < 2; i++) {
 		const struct output *o = &p->outputs[i];
 
-		save_item(v, begun, save_text(o->lines.bytes, o->lines.length));
+		save_item(
+		        v, begun, save_text(o->lines.bytes ? o->lines.bytes : "", o->lines.length));
 		save_item(v, pipes, json_integer(o->loop ? (json_int_t)inode_of(o->fd) : 0));
 		if (o->loop)
 			save_fd(v, o->fd, "worker-%d-%" PRIu64 ".output%d", (int)p->pid, p->start,

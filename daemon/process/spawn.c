@@ -171,6 +171,9 @@ static void apply_settings(const struct child *c)
 	r = credentials_apply(c->plan->credentials, &sub, &index);
 	if (r < 0)
 		fail(c, (struct failure){STEP_CREDENTIALS, index, sub, -r});
+	/* after the credentials, whose change ends it */
+	if (c->plan->follows)
+		(void)prctl(PR_SET_PDEATHSIG, SIGTERM, 0, 0, 0);
 	if (c->plan->directory && chdir(c->plan->directory) < 0)
 		fail(c, (struct failure){STEP_DIRECTORY, 0, 0, errno});
 	if (s->no_new_privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)

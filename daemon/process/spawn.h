@@ -27,6 +27,7 @@ struct spawn_plan {
 	const struct service_config *service; /* limits, umask, nice, no-new-privileges, names */
 	const struct credentials *credentials;
 	enum adoption adoption;
+	bool follows;                /* SIGTERM when handoffd dies */
 	const struct cgroup *cgroup; /* to be in, if the kernel lets it; NULL: ours */
 };
 

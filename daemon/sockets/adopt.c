@@ -548,6 +548,14 @@ int listener_set_listen(
 	return 0;
 }
 
+bool listener_set_has_adopted(const struct listener_set *set)
+{
+	for (size_t i = 0; i < set->n; i++)
+		if (set->members[i].n_adopted)
+			return true;
+	return false;
+}
+
 const char *listener_set_address(struct listener_set *set, int fd)
 {
 	struct member *m = NULL;

@@ -75,6 +75,7 @@ uint64_t adopt_cookie(int fd);
 
 /* The address of the set that an adopted socket stands at, as it was configured; NULL: none. */
 const char *listener_set_address(struct listener_set *set, int fd);
+bool listener_set_has_adopted(const struct listener_set *set);
 
 /* "tcp:0.0.0.0:80", "tcp:*:80" for a dual-stack wildcard, "unix:/path", "unix:@name": where a
  * socket is bound. False if it is not bound. */

@@ -267,7 +267,9 @@ int group_rejoin(struct member *m, struct ho_error *reterr)
 
 	group_note_change(g);
 	if (!g->reuseport) {
-		m->serial = ++g->context->last_serial; /* the name of before may be there */
+		m->serial = ++g->context->last_serial;
+		if (g->name) /* the private name of before is nobody's any more */
+			unix_name_drop(g->name, m);
 		return join_means(g, m, reterr);
 	}
 	r = reuseport_rejoin(g->reuseport, m);

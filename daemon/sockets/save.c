@@ -442,6 +442,7 @@ static void load_member(struct listener_set *set, const json_t *from, struct loa
 	struct member *m = &set->members[set->n];
 	struct address_group *g = find_group(set->sockets, load_number(from, "group"));
 	size_t listener = (size_t)load_number(from, "listener");
+	int fd;
 
 	LOAD(l, from, member_fields, m);
 	m->set = set;
@@ -455,6 +456,11 @@ static void load_member(struct listener_set *set, const json_t *from, struct loa
 	m->config = &set->service->listeners[listener];
 	m->fd = load_fd(l, "%slistener-%" PRIu64, owner(m), m->serial);
 	m->group = g;
+	fd = m->fd >= 0 ? m->fd : g->shared_fd;
+	/* To what systemd passes it gives the mode of its unit, each time, and the worker's is the
+	 * same open file. */
+	if (fd >= 0 && g->passed_fd >= 0 && cookie_of(fd) == cookie_of(g->passed_fd))
+		(void)listener_blocking(fd, config_accept_blocks(set->service));
 	g->members[g->n_members++] = m;
 	set->n++;
 	load_adopted(l, json_object_get(from, "adopted"), m);

@@ -514,14 +514,20 @@ int unix_name_take(struct unix_name *u, struct member *m)
 	return -errno;
 }
 
+void unix_name_drop(struct unix_name *u, struct member *m)
+{
+	if (m->unix_path[0])
+		(void)unlinkat(u->dir_fd, last_component(m->unix_path), 0);
+	m->unix_path[0] = '\0';
+}
+
 void unix_name_abandon(struct unix_name *u, struct member *m)
 {
 	if (u->published == m) {
 		u->published = NULL;
 		u->current[0] = '\0';
 	}
-	if (m->unix_path[0])
-		(void)unlinkat(u->dir_fd, last_component(m->unix_path), 0);
+	unix_name_drop(u, m);
 	m->fd = close_fd(m->fd);
 }
 

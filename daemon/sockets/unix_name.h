@@ -31,6 +31,8 @@ struct unix_name *unix_name_close(struct unix_name *u);
 int unix_name_join(struct unix_name *u, struct member *m, struct ho_error *reterr);
 /* The socket that has the public name gets a private one as well. */
 int unix_name_take(struct unix_name *u, struct member *m);
+/* Removes the private name. */
+void unix_name_drop(struct unix_name *u, struct member *m);
 /* Removes the private name, and leaves the public one to the socket. */
 void unix_name_abandon(struct unix_name *u, struct member *m);
 /* Closes m->fd and removes its private name. */

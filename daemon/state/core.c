@@ -15,7 +15,7 @@ static const struct field supervisor_fields[] = {
         FIELD(supervisor, look_for_ends),
         FIELD(supervisor, at_once),
         FIELD(supervisor, exit_code),
-        FIELD_NOT(supervisor, development), /* which nothing is handed on from */
+        FIELD_NOT(supervisor, development), /* as this handoffd was started */
         FIELD_NOT(supervisor, now),
         FIELD_NOT(supervisor, out),
         FIELD_NOT(supervisor, config),
@@ -28,6 +28,7 @@ static const struct field supervisor_fields[] = {
         FIELD_NOT(supervisor, changed),
         FIELD_NOT(supervisor, rolling),
         FIELD_NOT(supervisor, exiting),
+        FIELD_NOT(supervisor, patience), /* of one step */
 };
 
 static const struct field service_fields[] = {
@@ -39,7 +40,8 @@ static const struct field service_fields[] = {
         FIELD(service, turn),
         FIELD(service, turn_part),
         FIELD(service, turn_asked),
-        FIELD_NOT(service, turn_repeated), /* see supervisor_resume() */
+        FIELD_NOT(service, turn_tries), /* see supervisor_resume() */
+        FIELD_NOT(service, turn_at),
         FIELD(service, abort_wanted),
         FIELD(service, back_wanted),
         FIELD(service, part_wanted),
@@ -224,6 +226,7 @@ static const struct field worker_fields[] = {
         FIELD(worker, surplus),
         FIELD(worker, status),
         FIELD(worker, ended),
+        FIELD_NOT(worker, told_until),
         FIELD(worker, hello),
         FIELD(worker, drains),
         FIELD(worker, messaged),

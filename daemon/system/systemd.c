@@ -13,6 +13,9 @@
 
 #include <systemd/sd-daemon.h>
 
+/* Without end cannot be said. */
+#define EXTEND_MAX (365 * 86400 * USEC_PER_SEC)
+
 int systemd_listen_fds(int **ret_fds, char ***ret_names, struct ho_error *reterr)
 {
 	char **names = NULL;
@@ -43,10 +46,14 @@ bool systemd_present(void)
 
 static void with_extend(const char *text, usec_t extend)
 {
-	if (extend && extend != USEC_INFINITY)
-		(void)sd_notifyf(0, "%s\nEXTEND_TIMEOUT_USEC=%" PRIu64, text, extend);
-	else
+	if (!extend) {
 		(void)sd_notify(0, text);
+		return;
+	}
+	(void)sd_notifyf(0, "%s\nEXTEND_TIMEOUT_USEC=%" PRIu64, text,
+	        extend < EXTEND_MAX ? extend : EXTEND_MAX);
+	/* the manager has given the watchdog the same time, which is taken back so */
+	(void)sd_notify(0, "WATCHDOG=1");
 }
 
 void systemd_ready(void)
@@ -67,6 +74,11 @@ void systemd_reloading(usec_t extend)
 void systemd_stopping(usec_t extend)
 {
 	with_extend("STOPPING=1", extend);
+}
+
+void systemd_wait(usec_t extend)
+{
+	with_extend("", extend);
 }
 
 void systemd_status(const char *text)

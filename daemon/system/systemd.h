@@ -17,10 +17,11 @@ int systemd_listen_fds(int **ret_fds, char ***ret_names, struct ho_error *reterr
 void systemd_ready(void);
 void systemd_reloading(usec_t extend);
 void systemd_stopping(usec_t extend);
+void systemd_wait(usec_t extend);
 void systemd_status(const char *text);
 bool systemd_present(void);
-/* Into its descriptor store and out of it. It does not watch the descriptor for hang-ups. Waits for at
- * most a second until it can be told; 0 or negative errno. */
+/* Into its descriptor store and out of it. It does not watch the descriptor for hang-ups. Waits for
+ * at most a second until it can be told; 0 or negative errno. */
 int systemd_store(const char *name, int fd);
 int systemd_unstore(const char *name);
 

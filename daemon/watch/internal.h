@@ -99,6 +99,8 @@ struct watcher {
 		enum file_change change;
 	} reports[REPORT_MAX];
 	unsigned n_reports, more;
+	uint64_t digest;
+	bool digested; /* it is of what is known now */
 };
 
 /* watch.c */
@@ -122,6 +124,10 @@ void root_done(struct root *r);
 /* Follows the path again, and tells if it leads elsewhere. */
 void root_refresh(struct root *r);
 bool seen_equal(const struct seen *a, const struct seen *b);
+/* FNV-1a, of what seen_equal() compares, and of all that would be reported of a directory. */
+uint64_t digest_add(uint64_t digest, const void *bytes, size_t n);
+uint64_t seen_digest(const struct seen *s, uint64_t digest);
+uint64_t node_digest(const struct node *n, uint64_t digest);
 struct seen seen_of(const struct stat *st);
 
 #endif

@@ -32,6 +32,23 @@ bool seen_equal(const struct seen *a, const struct seen *b)
 	                                   a->mtime.tv_nsec == b->mtime.tv_nsec);
 }
 
+uint64_t digest_add(uint64_t digest, const void *bytes, size_t n)
+{
+	const unsigned char *p = bytes;
+
+	for (size_t i = 0; i < n; i++)
+		digest = (digest ^ p[i]) * UINT64_C(0x100000001b3);
+	return digest;
+}
+
+uint64_t seen_digest(const struct seen *s, uint64_t digest)
+{
+	const uint64_t file[] = {s->mode, s->dev, s->ino, (uint64_t)s->size,
+	        (uint64_t)s->mtime.tv_sec, (uint64_t)s->mtime.tv_nsec};
+
+	return digest_add(digest, file, S_ISDIR(s->mode) ? 3 * sizeof *file : sizeof file);
+}
+
 /* ---- what counts ---- */
 
 /* The first list that names it decides: the user's own, then .gitignore from the inside out. */
@@ -66,13 +83,20 @@ static bool ignored(const struct node *n, const char *name, bool is_directory)
 	return verdict > 0;
 }
 
+/* As the user would name it; false: it is none of those that he means. */
+static bool is_meant(const struct node *n, const char *name, char *path, size_t size)
+{
+	struct text t = {.p = path, .size = size};
+
+	text_add(&t, "%s%s%s", n->shown, *n->shown ? "/" : "", name);
+	return !n->root->pattern || glob_match(n->root->pattern, path);
+}
+
 static void report(const struct node *n, const char *name, enum file_change change)
 {
 	char path[PATH_MAX];
-	struct text t = TEXT_ON(path);
 
-	text_add(&t, "%s%s%s", n->shown, *n->shown ? "/" : "", name);
-	if (!n->root->pattern || glob_match(n->root->pattern, path))
+	if (is_meant(n, name, path, sizeof path))
 		watcher_report(n->root->watcher, path, change);
 }
 
@@ -341,4 +365,21 @@ void node_scan(struct node *n)
 		else if (child && w->rescan && child->stamp != stamp)
 			node_scan(child);
 	}
+}
+
+uint64_t node_digest(const struct node *n, uint64_t digest)
+{
+	char path[PATH_MAX];
+
+	for (size_t i = 0; i < n->n; i++) {
+		const struct entry *e = &n->entries[i];
+
+		if (e->node) { /* not deeper than DEPTH_MAX */
+			digest = node_digest(e->node, digest);
+		} else if (is_meant(n, e->name, path, sizeof path)) {
+			digest = digest_add(digest, path, strlen(path) + 1);
+			digest = seen_digest(&e->seen, digest);
+		}
+	}
+	return digest;
 }

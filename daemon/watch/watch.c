@@ -45,6 +45,7 @@ static void deliver(struct watcher *w)
 {
 	unsigned n = w->n_reports, more = w->more;
 
+	w->digested = false;
 	w->n_reports = w->more = 0;
 	for (unsigned i = 0; i < n; i++) {
 		w->handlers.changed(w->handlers.data, w->reports[i].path, w->reports[i].change,
@@ -295,8 +296,13 @@ static int init(struct watcher *w, const struct watch_options *o)
 	}
 	w->quiet = true;
 	for (size_t i = 0; r == 0 && i < o->paths->count; i++) {
+		bool told = false;
+
 		r = root_init(&w->roots[i], w, o->paths->items[i]);
 		w->n_roots++;
+		if (r == 0 && !w->roots[i].seen.mode) /* a slip of the pen, perhaps */
+			watcher_note(w, &told, "there is no \"%s\" to be watched yet",
+			        o->paths->items[i]);
 	}
 	w->quiet = false;
 	return r;
@@ -350,6 +356,25 @@ struct watcher *watcher_free(struct watcher *w)
 	ignore_free(w->defaults);
 	free(w);
 	return NULL;
+}
+
+uint64_t watcher_digest(struct watcher *w)
+{
+	if (w->digested)
+		return w->digest;
+	w->digest = UINT64_C(0xcbf29ce484222325);
+	for (size_t i = 0; i < w->n_roots; i++) {
+		const struct root *r = &w->roots[i];
+
+		if (r->pointer && r->target)
+			w->digest = digest_add(w->digest, r->target, strlen(r->target) + 1);
+		else if (!r->pointer)
+			w->digest = seen_digest(&r->seen, w->digest);
+		if (r->top)
+			w->digest = node_digest(r->top, w->digest);
+	}
+	w->digested = true;
+	return w->digest;
 }
 
 void watcher_flush(struct watcher *w)

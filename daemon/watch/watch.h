@@ -43,6 +43,9 @@ struct watch_handlers {
 int watcher_new(struct ev_loop *loop, const struct watch_options *options,
         const struct watch_handlers *handlers, struct watcher **ret, struct ho_error *reterr);
 struct watcher *watcher_free(struct watcher *w);
+/* A number that another watcher of the same paths has too if all is as this one has last seen it.
+ */
+uint64_t watcher_digest(struct watcher *w);
 /* Tells now what has changed until now. */
 void watcher_flush(struct watcher *w);
 

@@ -524,7 +524,7 @@ class Daemon:
                 os.close(end)
         left = self.left_processes()
         assert not left, left
-        assert os.listdir(self.run) == []
+        assert os.listdir(self.run) == [], os.listdir(self.run)
         bad = [line for line in self.log.items if SANITIZER.search(line)]
         assert not bad, bad
 

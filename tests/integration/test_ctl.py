@@ -122,7 +122,8 @@ def test_events(daemon):
     for _ in range(10):
         daemon.reload("web", "--wait", "drained")
     told = [json.loads(line) for line in daemon.ctl("events", code=0).stdout.splitlines()]
-    assert told == daemon.events.items[: len(told)]
+    followed = [e for e in daemon.events.items if e["event"] != "worker-status"]
+    assert told == followed[: len(told)]
     for event in told:
         SCHEMAS["event"].validate(event)
     for number in range(1, 12):
@@ -167,6 +168,20 @@ def test_events_tell_who_why_and_how_long(daemon):
             assert "duration" in event or name == "generation-draining", event
     assert daemon.seen("generation-stopping")[-1]["text"] == "the deadline has passed"
     assert daemon.seen("connections-cut")[0]["connections"] == 1
+
+
+def test_chatter_does_not_drown_what_happens(daemon):
+    """A worker that writes STATUS= without end: who follows is not cut off, what happened is kept."""
+    daemon.configure(service(address=daemon.target, command=[*WORKER, "chatters"], extra='ready { by = "notify" }')).start()
+    with Http(daemon.target) as c:
+        assert c.generation() == 1  # all was said
+    daemon.settle()
+    assert daemon.service()["generations"][0]["workers"][0]["status"].endswith("x 11999")
+    daemon.reload()
+    daemon.wait_event("generation-serving", generation=2)
+    assert 10 <= len([e for e in daemon.seen("worker-status") if e["generation"] == 1]) < 100
+    kept = [json.loads(line)["event"] for line in daemon.ctl("events", code=0).stdout.splitlines()]
+    assert kept.count("generation-serving") == 2 and "worker-status" not in kept
 
 
 def test_output_of_workers(daemon):

@@ -340,6 +340,7 @@ def test_rollback_is_one_turn(daemon, releases):
     assert releases.now() == "releases/1"
     result = daemon.service()["last_result"]
     assert (result["request"], result["outcome"], result["exit_code"]) == ("rollback", "serving", 0)
+    assert len(daemon.seen("release-restored")) == 1
     daemon.wait_event("generation-gone", generation=2)
 
 
@@ -402,6 +403,14 @@ def test_rollback_from_a_release_that_is_gone(daemon, releases):
     assert releases.now() == "releases/1" and serving_release(daemon).endswith("/1")
     assert f"release link: {releases.link} -> releases/1" in done.stdout
     daemon.reload()
+
+
+def test_rollback_within_a_release(daemon, releases):
+    """The link leads where it shall already, and nobody says that it was put back."""
+    daemon.configure(web(daemon)).start()
+    daemon.ctl("reload", "web", "--keep-warm", "30s", code=0)
+    assert "release link" not in daemon.ctl("rollback", "web", code=0).stdout
+    assert not daemon.seen("release-restored")
 
 
 def test_rollback_undoes_what_starts(daemon, releases):

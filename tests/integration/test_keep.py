@@ -21,6 +21,8 @@ def visit(daemon):
 
 
 def said(daemon, words):
+    """How often; it comes through two pipes, later than an answer."""
+    daemon.wait_log(re.escape(words))
     return sum(words in line for line in daemon.log.items)
 
 

@@ -6,10 +6,12 @@ import os
 import random
 import select
 import signal
+import socket
 import time
 
 import pytest
-from harness import NOBODY, WORKER, Events, Http, Load, generation, pid, service
+from binders import binder, configured
+from harness import BUILD, LIMIT, NOBODY, WORKER, Events, Http, Load, free_port, generation, get, pid, service
 
 
 def die(daemon, reason=signal.SIGKILL):
@@ -140,6 +142,87 @@ def test_output_goes_on(daemon):
     exited = daemon.wait_event("worker-exited", generation=1)
     assert exited.get("exit_signal") is None and exited.get("exit_code") in (0, None)  # None: not known
     daemon.wait_log(r"sleepd\[")
+
+
+def test_kept_memory(daemon):
+    """handoffd had it last, but those who use it have it as well."""
+    daemon.configure(service(address=daemon.target, command=[BUILD / "contrib/examples/counterd"])).start()
+    for visit in range(1, 6):
+        assert f"visit={visit} " in get(daemon.target)
+        daemon.reload("web", "--wait", "drained")
+        again(daemon)
+    assert "visit=6 " in get(daemon.target)
+
+
+def test_kept_descriptor(daemon):
+    daemon.configure(service(address=daemon.target, command=[*WORKER, "keeps"])).start()
+    for count in range(1, 4):
+        assert get(daemon.target).startswith(f"count={count} ")
+        again(daemon)
+        daemon.reload("web")
+
+
+def udp_ask(port):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(LIMIT)
+        s.connect(("127.0.0.1", port))
+        s.send(b"who")
+        return int(s.recv(10))
+
+
+def test_udp(daemon):
+    """One socket for all generations: who asks while nobody is there is answered by the worker."""
+    command = [*WORKER, "udp"]
+    daemon.configure(service(address=f"udp:{daemon.target}", command=command)).start()
+    for number in range(1, 4):
+        assert udp_ask(daemon.port) == number
+        die(daemon)
+        assert udp_ask(daemon.port) == number
+        come_back(daemon)
+        assert udp_ask(daemon.port) == number
+        daemon.reload("web", "--wait", "drained")
+
+
+def test_several_services(daemon):
+    """Each of a kind of its own; one had a reload under way."""
+    gate = daemon.directory / "gate"
+    os.mkfifo(gate)
+    targets = {"web": daemon.target, "name": f"unix:{daemon.run}/s.sock", "abstract": f"unix:@handoff-{daemon.mark}"}
+    texts = [service(name=name, address=target) for name, target in targets.items()]
+    gated = [*WORKER, "gated", gate]
+    slow = f"127.0.0.1:{free_port()}"
+    texts.append(service(name="slow", address=slow, command=gated, extra='ready { by = "notify" }'))
+    daemon.configure(*texts).start()
+    workers = {name: daemon.worker(1, name=name) for name in targets}
+    waiting = daemon.ctl_later("reload", "slow")
+    daemon.wait_event("worker-started", service="slow", generation=2)
+    die(daemon)
+    waiting.wait(5)
+    assert {name: pid(target) for name, target in targets.items()} == workers
+    come_back(daemon)
+    assert {name: daemon.worker(1, name=name) for name in targets} == workers
+    daemon.wait_event("worker-started", service="slow", generation=3)
+    assert generation(slow) == 1
+    gate.write_text("")
+    daemon.wait_event("generation-serving", service="slow", generation=3)
+    daemon.ctl("reload", *targets, code=0)
+    assert [generation(target) for target in targets.values()][:2] == [2, 2]  # the third is shared
+
+
+@pytest.mark.parametrize("mode", ["adopt", "auto"])
+def test_program_that_binds_itself(daemon, mode):
+    """It serves on, is replaced when it dies, and is reloaded."""
+    configured(daemon, binder("plain"), mode).start()
+    with Load(daemon.target, rate=50):
+        again(daemon)
+        daemon.wait_log(r'generation 1 of service "web" .* reload it')
+        assert daemon.reload("web")["generation"] == 2
+        again(daemon)
+    start = daemon.now()
+    before = daemon.worker(2)
+    os.kill(before, signal.SIGKILL)
+    daemon.wait_event("socket-adopted", start=start)
+    assert generation(daemon.target) == 2 and pid(daemon.target) != before
 
 
 def test_unix_socket(daemon):

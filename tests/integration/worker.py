@@ -4,6 +4,7 @@ or HANDOFF_FD_HTTP and answer HTTP with their pid and generation."""
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import struct
@@ -88,6 +89,17 @@ def newline_on_fd():
     serve(listener)
 
 
+def chatters():
+    """Says of itself what nobody wants to know, much more often than anybody reads it."""
+    listener = passed()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.connect("\0" + os.environ["NOTIFY_SOCKET"][1:])
+        s.send(b"READY=1")
+        for number in range(12000):
+            s.send(f"STATUS={'x' * 100} {number}".encode())
+    serve(listener)
+
+
 def extends():
     """Late, but it has said so."""
     listener = passed()
@@ -105,8 +117,10 @@ def udp():
     s = passed()
     notify("READY=1")
     while True:
-        address = s.recvfrom(100)[1]
-        s.sendto(GENERATION.encode(), address)
+        select.select([s], [], [])  # whether it blocks is common to all who have it
+        with contextlib.suppress(BlockingIOError):
+            address = s.recvfrom(100)[1]
+            s.sendto(GENERATION.encode(), address)
 
 
 def facts():

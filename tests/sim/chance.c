@@ -34,6 +34,14 @@ bool one_in(struct chance *c, unsigned n)
 	return pick(c, n) == n - 1;
 }
 
+static struct string_list one_word(struct config *c, bool any)
+{
+	struct string_list l = {config_alloc(c, 2 * sizeof *l.items), any};
+
+	l.items[0] = any ? "word" : NULL;
+	return l;
+}
+
 struct config *random_config(struct chance *ch)
 {
 	struct config *c = config_new();
@@ -50,6 +58,7 @@ struct config *random_config(struct chance *ch)
 			continue;
 		service_config_defaults(sc);
 		sc->name = names[i];
+		sc->command = one_word(c, true);
 		sc->workers = 1 + pick(ch, MAX_WORKERS);
 		sc->n_listeners = i == 2 ? 0 : 1 + pick(ch, 2);
 		sc->listeners = config_alloc(c, 2 * sizeof *sc->listeners);
@@ -80,8 +89,8 @@ struct config *random_config(struct chance *ch)
 		sc->restart = one_in(ch, 8) ? RESTART_NEVER : RESTART_ALWAYS;
 		sc->rollout.order = one_in(ch, 5) ? ROLLOUT_STOP_FIRST : ROLLOUT_START_FIRST;
 		sc->dev.hold = !one_in(ch, 3);
-		sc->build.count = one_in(ch, 4);
-		sc->watch.count = one_in(ch, 2);
+		sc->build = one_word(c, one_in(ch, 4));
+		sc->watch = one_word(c, one_in(ch, 2));
 		c->n_services++;
 	}
 	return c;

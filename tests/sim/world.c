@@ -1,80 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-#include "world.h"
-#include "chance.h"
 #include "core/taken.h"
+#include "inside.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_EVENTS = 4096, MAX_GENS = 512, MAX_REQUESTS = 256, SIGNAL_ABRT = 6 };
+/* A generation may be kept whole for so long before it is drained, and what is done may be delayed.
+ */
+#define ENDS_WITHIN_USEC (180 * USEC_PER_SEC)
 
-/* ---- the world's own memory: what is true, not what the core believes ---- */
-
-struct sim_worker {
-	bool alive, told, killed;
-	uint32_t serial;
-	int pid;
-	unsigned rest; /* what stays behind when the main process goes */
-	bool rest_alive;
-	bool ignores_term;
-	unsigned hello; /* as WORD_HELLO has it */
-	usec_t heard;   /* when it was, for the last time */
-	bool ready, stuck, aborted;
-};
-
-struct sim_generation {
-	unsigned builds;
-	bool served;
-	bool building, held; /* held: connections were sent to it before it was ready */
-	bool used, prepared, released, ready, watched, shared, migrates, linked;
-	bool left; /* a server that was taken over, and goes on without us */
-	uint32_t service, id;
-	const struct service_config *settings;
-	unsigned share;
-	unsigned queue, half_open, open; /* connections */
-	bool cut_named;
-	bool adopted, frozen, told;
-	usec_t share_lost; /* when it lost its share */
-	usec_t end_by;     /* the latest moment at which it may still have processes */
-	struct sim_worker workers[MAX_WORKERS];
-};
-
-struct pending {
-	usec_t at;
-	struct event ev;
-};
-
-struct sim_request {
-	uint32_t id;
-	bool answered, cancelled;
-};
-
-struct world {
-	struct chance chance;
-	const struct world_options *options;
-	struct world_result result;
-	struct supervisor *s;
-	struct action_list out;
-	usec_t now;
-	int last_pid;
-	bool exited, at_once, stopping;
-	unsigned stops;
-	struct config *config; /* what the next load gives */
-	bool config_bad;
-	struct event soon[MAX_EVENTS]; /* answers: in order, before anything else */
-	unsigned soon_first, soon_n;
-	struct pending later[MAX_EVENTS];
-	unsigned later_n;
-	struct sim_generation gens[MAX_GENS];
-	unsigned n_gens;
-	struct sim_request requests[MAX_REQUESTS];
-	unsigned n_requests;
-	bool quiet_life; /* no more trouble: the end must come */
-};
-
-static void error(struct world *w, const char *format, ...) _printf_(2, 3);
-static void error(struct world *w, const char *format, ...)
+void fault(struct world *w, const char *format, ...)
 {
 	va_list ap;
 
@@ -85,7 +21,7 @@ static void error(struct world *w, const char *format, ...)
 	va_end(ap);
 }
 
-static struct sim_generation *find(struct world *w, uint32_t service, uint32_t id)
+struct sim_generation *find_generation(struct world *w, uint32_t service, uint32_t id)
 {
 	for (unsigned i = w->n_gens; i-- > 0;)
 		if (w->gens[i].used && w->gens[i].service == service && w->gens[i].id == id)
@@ -93,7 +29,7 @@ static struct sim_generation *find(struct world *w, uint32_t service, uint32_t i
 	return NULL;
 }
 
-static bool has_processes(const struct sim_generation *g)
+bool has_processes(const struct sim_generation *g)
 {
 	for (unsigned i = 0; i < MAX_WORKERS; i++)
 		if (g->workers[i].alive || g->workers[i].rest_alive)
@@ -103,25 +39,25 @@ static bool has_processes(const struct sim_generation *g)
 
 /* ---- events ---- */
 
-static void soon(struct world *w, struct event ev)
+void soon(struct world *w, struct event ev)
 {
 	if (w->soon_n == MAX_EVENTS) {
-		error(w, "the core asks without end");
+		fault(w, "the core asks without end");
 		return;
 	}
 	w->soon[(w->soon_first + w->soon_n++) % MAX_EVENTS] = ev;
 }
 
-static void later(struct world *w, usec_t delay, struct event ev)
+void later(struct world *w, usec_t delay, struct event ev)
 {
 	if (w->later_n == MAX_EVENTS) {
-		error(w, "too many events wait");
+		fault(w, "too many events wait");
 		return;
 	}
 	w->later[w->later_n++] = (struct pending){w->now + delay, ev};
 }
 
-static struct event of_worker(const struct sim_generation *g, unsigned index, enum event_type type)
+struct event of_worker(const struct sim_generation *g, unsigned index, enum event_type type)
 {
 	return (struct event){.type = type,
 	        .service = g->service,
@@ -135,7 +71,7 @@ static struct event of_generation(const struct sim_generation *g, enum event_typ
 	return (struct event){.type = type, .service = g->service, .generation = g->id};
 }
 
-static usec_t some_time(struct world *w)
+usec_t some_time(struct world *w)
 {
 	static const usec_t times[] = {1, 100, 1000, 20000, 300000, 2 * USEC_PER_SEC,
 	        15 * USEC_PER_SEC, 40 * USEC_PER_SEC};
@@ -180,6 +116,57 @@ static void worker_dies(struct world *w, struct sim_generation *g, unsigned inde
 
 /* ---- actions ---- */
 
+static const char *const releases[] = {"/srv/releases/0", "/srv/releases/1", "/srv/releases/2"};
+
+static unsigned number_of(const char *release)
+{
+	unsigned i = 0;
+
+	while (i + 1 < ARRAY_SIZE(releases) && strcmp(releases[i], release) != 0)
+		i++;
+	return i;
+}
+
+unsigned *link_of(struct world *w, const struct sim_generation *g)
+{
+	const char *name = g->settings->name;
+
+	return &w->links[name[0] == 'w' ? 0 : name[0] == 'a' ? 1 : 2];
+}
+
+/* As daemon_restore_link() does: not what a later deploy has moved on, which goes back to before
+ * this one instead. */
+void undo_link(struct world *w, struct sim_generation *g)
+{
+	unsigned *link = link_of(w, g);
+	bool later = false;
+
+	if (!g->link.moved)
+		return;
+	for (unsigned i = 0; i < w->n_gens && !later; i++) {
+		struct sim_generation *o = &w->gens[i];
+
+		later = o->used && !o->released && o->service == g->service && o->id > g->id &&
+		        o->link.moved && o->link.before == g->link.after;
+		if (later)
+			o->link.before = g->link.before;
+	}
+	if (!later && *link == g->link.after)
+		*link = g->link.before;
+	w->undone[link - w->links] = w->result.steps;
+	g->link.moved = false;
+}
+
+static void do_point_back(struct world *w, const struct action *a)
+{
+	struct sim_generation *g = find_generation(w, a->service, a->generation);
+
+	if (!g || g->released)
+		fault(w, "a link is pointed to the release of nothing");
+	else if (*link_of(w, g) == number_of(a->from))
+		*link_of(w, g) = g->release;
+}
+
 static void do_prepare(struct world *w, const struct action *a)
 {
 	struct sim_generation *g = &w->gens[w->n_gens];
@@ -188,8 +175,8 @@ static void do_prepare(struct world *w, const struct action *a)
 	struct service *sv = supervisor_service(w->s, a->service);
 	struct generation *cg = sv ? service_find(sv, a->generation) : NULL;
 
-	if (!cg || find(w, a->service, a->generation)) {
-		error(w, "PREPARE for a generation that is not new");
+	if (!cg || find_generation(w, a->service, a->generation)) {
+		fault(w, "PREPARE for a generation that is not new");
 		return;
 	}
 	if (w->n_gens + 1 == MAX_GENS || (!w->quiet_life && one_in(&w->chance, 30))) {
@@ -205,17 +192,25 @@ static void do_prepare(struct world *w, const struct action *a)
 	        .service = a->service,
 	        .id = a->generation,
 	        .settings = cg->settings,
-	        .end_by = USEC_INFINITY};
+	        .config = config_ref(cg->config),
+	        .born = w->result.steps};
 	g->shared = one_in(&w->chance, 6) && cg->settings->n_listeners;
 	g->migrates = one_in(&w->chance, 2);
 	ev.prepared.shared = g->shared;
 	ev.prepared.migrates = g->migrates;
 	ev.prepared.probeable = !g->shared;
 	ev.prepared.divisible = !g->shared && cg->settings->n_listeners;
-	ev.text = "/srv/releases/1";
-	g->linked = a->prepare.link;
-	if (g->linked)
+	g->release = a->prepare.release ? number_of(a->prepare.release) : *link_of(w, g);
+	ev.text = releases[g->release];
+	cg->shell = g;
+	if (a->prepare.link) {
 		w->result.deploys++;
+		g->link = (struct sim_link){true, *link_of(w, g), g->release};
+		write_state(w);
+		if (w->crashing)
+			return;
+		*link_of(w, g) = g->release;
+	}
 	soon(w, ev);
 }
 
@@ -265,24 +260,31 @@ static void give_character(struct world *w, struct sim_generation *g, unsigned i
 	}
 }
 
+static struct worker *worker_of(struct world *w, const struct action *a)
+{
+	struct service *sv = supervisor_service(w->s, a->service);
+
+	return &service_find(sv, a->generation)->workers[a->worker];
+}
+
 static void do_start_worker(struct world *w, const struct action *a)
 {
-	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_generation *g = find_generation(w, a->service, a->generation);
 	struct sim_worker *k;
 	struct event ev;
 
 	if (!g || g->released || a->worker >= MAX_WORKERS) {
-		error(w, "START_WORKER in a generation that has no listeners");
+		fault(w, "START_WORKER in a generation that has no listeners");
 		return;
 	}
 	k = &g->workers[a->worker];
 	if (!g->id && a->serial > 1)
-		error(w, "a server that was taken over is started again");
+		fault(w, "a server that was taken over is started again");
 	if (k->alive || k->rest_alive) {
-		error(w, "START_WORKER beside a living one");
+		fault(w, "START_WORKER beside a living one");
 		return;
 	}
-	*k = (struct sim_worker){.serial = a->serial};
+	*k = (struct sim_worker){.serial = a->serial, .written = k->written};
 	ev = of_worker(g, a->worker, EVENT_WORKER_STARTED);
 	if (!w->quiet_life && one_in(&w->chance, 40)) {
 		ev.type = EVENT_WORKER_START_FAILED;
@@ -291,11 +293,12 @@ static void do_start_worker(struct world *w, const struct action *a)
 		return;
 	}
 	k->alive = true;
+	worker_of(w, a)->shell = k;
 	k->heard = w->now;
 	k->pid = ev.pid = ++w->last_pid;
 	soon(w, ev);
 	if (g->adopted || one_in(&w->chance, 6)) {
-		g->adopted = true;
+		g->adopted = w->changed = true;
 		soon(w, of_generation(g, EVENT_SOCKET_ADOPTED));
 	}
 	give_character(w, g, a->worker);
@@ -309,38 +312,54 @@ static void judge_signal(struct world *w, const struct sim_generation *g)
 	bool by_signal =
 	        g->shared || g->settings->drain.by == DRAIN_SIGNAL || (cg && cg->by_message);
 
+	if (cg && cg->state == GENERATION_FAILED && g->served && g->id &&
+	        (g->open || g->queue || g->half_open))
+		fault(w, "generation %u is ended as if it had never had a connection", g->id);
 	if (!cg || cg->state == GENERATION_FAILED || cg->overdue || w->at_once ||
 	        cg->state == GENERATION_SERVING)
 		return;
 	if (g->share)
-		error(w, "a worker is told to stop while its generation has a share");
+		fault(w, "a worker is told to stop while its generation has a share");
 	if (!g->shared && (g->queue || g->half_open) && g->settings->n_listeners)
-		error(w, "generation %u is told to stop with %u in its queue, %u half open", g->id,
+		fault(w, "generation %u is told to stop with %u in its queue, %u half open", g->id,
 		        g->queue, g->half_open);
 	if (!by_signal && g->settings->drain.idle_after == USEC_INFINITY && g->open)
-		error(w, "generation %u is told to stop with %u connections", g->id, g->open);
+		fault(w, "generation %u is told to stop with %u connections", g->id, g->open);
 	if (!by_signal && g->id && cg->watched && !g->frozen && !g->told &&
 	        (g->adopted || g->settings->drain.idle_after != USEC_INFINITY))
-		error(w, "generation %u is told to stop without a last look", g->id);
+		fault(w, "generation %u is told to stop without a last look", g->id);
+}
+
+/* Nobody is killed with connections who was not told before, or had no time. */
+static void judge_kill(struct world *w, const struct sim_generation *g, const struct sim_worker *k)
+{
+	struct service *sv = supervisor_service(w->s, g->service);
+	struct generation *cg = sv ? service_find(sv, g->id) : NULL;
+
+	if (!k->alive || k->told || k->aborted || w->at_once || !g->served || !g->open)
+		return;
+	if (!cg || (!cg->overdue && w->now < cg->deadline))
+		fault(w, "a worker of generation %u is killed with %u connections", g->id, g->open);
 }
 
 /* It stands still; what came since the last count is seen now. */
 static void do_freeze(struct world *w, const struct action *a, bool thaw)
 {
-	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_generation *g = find_generation(w, a->service, a->generation);
 	struct event ev;
 
-	if (!g || g->released || g->frozen == !thaw) {
-		error(w, "%s of what is not there, or twice", thaw ? "THAW" : "FREEZE");
+	if (!g || g->released || (g->frozen == !thaw && !(thaw && g->resumed))) {
+		fault(w, "%s of what is not there, or twice", thaw ? "THAW" : "FREEZE");
 		return;
 	}
 	g->frozen = !thaw;
+	g->resumed &= w->resuming;
 	for (unsigned i = 0; thaw && i < MAX_WORKERS; i++)
 		g->workers[i].heard = w->now;
 	if (thaw)
 		return;
 	if (g->share)
-		error(w, "generation %u is stopped while it has a share", g->id);
+		fault(w, "generation %u is stopped while it has a share", g->id);
 	ev = of_generation(g, EVENT_FROZEN);
 	ev.inflight.total = g->open + g->queue;
 	ev.inflight.idle = g->settings->drain.idle_after != USEC_INFINITY && g->open
@@ -358,11 +377,11 @@ static void do_abort(struct world *w, struct sim_generation *g, unsigned index)
 {
 	struct sim_worker *k = &g->workers[index];
 
-	if (k->told || k->aborted)
-		error(w, "worker %u of generation %u is aborted although it was told to stop",
+	if ((k->told || k->aborted) && !w->resuming)
+		fault(w, "worker %u of generation %u is aborted although it was told to stop",
 		        index, g->id);
-	if (!k->stuck && w->now < usec_add(k->heard, g->settings->watchdog))
-		error(w, "worker %u of generation %u is aborted although it was heard", index,
+	if (!k->stuck && !w->resuming && w->now < usec_add(k->heard, g->settings->watchdog))
+		fault(w, "worker %u of generation %u is aborted although it was heard", index,
 		        g->id);
 	k->aborted = true;
 	if (!k->ignores_term)
@@ -389,12 +408,14 @@ static void hear(struct world *w, struct sim_generation *g, const struct event *
 
 static void do_signal(struct world *w, const struct action *a, bool kill)
 {
-	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_generation *g = find_generation(w, a->service, a->generation);
 	struct sim_worker *k = g && a->worker < MAX_WORKERS ? &g->workers[a->worker] : NULL;
 	struct event ev;
 
+	if (k && k->serial != a->serial && w->resuming)
+		return; /* it has ended, and so has the one after it */
 	if (!k || k->serial != a->serial) {
-		error(w, "a signal for a worker that is not there");
+		fault(w, "a signal for a worker that is not there");
 		return;
 	}
 	if (!k->alive && !k->rest_alive) {
@@ -406,17 +427,19 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 			        e->worker == a->worker)
 				return;
 		}
-		error(w, "a signal for a dead worker");
+		fault(w, "a signal for a dead worker");
 		return;
 	}
 	if (!kill && a->signo == SIGNAL_ABRT) {
 		do_abort(w, g, a->worker);
 		return;
 	}
-	if (!kill)
+	if (kill)
+		judge_kill(w, g, k);
+	else
 		judge_signal(w, g);
 	if (!g->id && (g->share || !g->share_lost))
-		error(w, "a server is told to stop that no generation has taken the place of");
+		fault(w, "a server is told to stop that no generation has taken the place of");
 	k->told = true;
 	g->told |= !kill;
 	k->killed |= kill;
@@ -445,65 +468,73 @@ static bool is_held(struct world *w, uint32_t service)
 	return false;
 }
 
+/* Who has them is not known before it is made. */
+static bool turns(struct world *w, uint32_t service)
+{
+	const struct service *sv = supervisor_service(w->s, service);
+
+	return sv && sv->turn != TURN_NONE;
+}
+
 /* Only who said hello is spoken to, and to drain only who can. */
 static void do_tell(struct world *w, const struct action *a)
 {
-	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_generation *g = find_generation(w, a->service, a->generation);
 	struct sim_worker *k = g && a->worker < MAX_WORKERS ? &g->workers[a->worker] : NULL;
 
+	if (k && k->serial != a->serial && w->resuming)
+		return;
 	if (!k || k->serial != a->serial) {
-		error(w, "a word for a worker that is not there");
+		fault(w, "a word for a worker that is not there");
 		return;
 	}
 	if (!k->alive)
 		return; /* its exit is on the way */
-	if (k->hello < (a->tell.word == TELL_DRAIN ? 2 : 1))
-		error(w, "a word for a worker that did not ask for it");
+	if (k->hello < (a->tell.word == TELL_DRAIN ? 2 : 1) && !w->resuming)
+		fault(w, "a word for a worker that did not ask for it");
 	if (a->tell.word == TELL_SERVING) {
-		struct sim_generation *serving = find(w, a->service, a->tell.generation);
+		struct sim_generation *serving = find_generation(w, a->service, a->tell.generation);
 
-		if (!serving || (!serving->share && !is_held(w, serving->service)))
-			error(w, "generation %u is said to serve, and has no share",
+		if (!serving ||
+		        (!serving->share && !turns(w, a->service) && !is_held(w, serving->service)))
+			fault(w, "generation %u is said to serve, and has no share",
 			        a->tell.generation);
 		return;
 	}
 	judge_signal(w, g);
 	if (g->settings->drain.by != DRAIN_AUTO)
-		error(w, "a drain message where drain.by says something else");
+		fault(w, "a drain message where drain.by says something else");
 	k->told = true;
 	if (!k->ignores_term)
 		later(w, some_time(w), of_worker(g, a->worker, EVENT_WORKER_EXITED));
 }
 
-static void do_steer(struct world *w, const struct action *a)
+void take_share(struct world *w, struct sim_generation *g, unsigned share)
 {
-	struct service *sv = supervisor_service(w->s, a->service);
-	unsigned total = 0;
-	struct event ev = {.type = EVENT_STEERED, .service = a->service};
+	if (g->share && !share) {
+		g->share_lost = w->now;
+		g->half_open += g->settings->n_listeners ? pick(&w->chance, 3) : 0;
+	}
+	g->share = share;
+}
 
-	if (!sv) {
-		error(w, "STEER for no service");
-		return;
-	}
-	if (!w->quiet_life && one_in(&w->chance, 20)) {
-		ev.type = EVENT_STEER_FAILED;
-		ev.text = "Operation not permitted";
-		soon(w, ev);
-		if (sv->turn != TURN_STOP && sv->turn != TURN_RETURN)
-			return;
-	}
+void apply_shares(struct world *w, const struct service *sv)
+{
+	unsigned total = 0;
+
 	for (unsigned i = 0; i < sv->n_generations; i++) {
-		struct generation *cg = sv->generations[i];
-		struct sim_generation *g = find(w, sv->id, cg->id);
+		const struct generation *cg = sv->generations[i];
+		struct sim_generation *g = find_generation(w, sv->id, cg->id);
 
 		total += cg->share;
 		if (!g) {
 			if (cg->share)
-				error(w, "a share for a generation without listeners");
+				fault(w, "a share for a generation without listeners");
 			continue;
 		}
 		g->held &= sv->state != SERVICE_STOPPING;
-		g->served |= cg->share && sv->turn != TURN_HOLD;
+		g->served |= cg->share && sv->turn != TURN_HOLD &&
+		             (sv->turn != TURN_NONE || !gate_holds(sv, cg));
 		if (cg->share && !g->share) {
 			unsigned ready = 0;
 
@@ -513,32 +544,44 @@ static void do_steer(struct world *w, const struct action *a)
 			g->held |= sv->turn == TURN_HOLD;
 			if ((sv->turn == TURN_FLIP || sv->turn == TURN_PART) && !cg->died &&
 			        ready < cg->open)
-				error(w,
+				fault(w,
 				        "2: a share for a generation of which workers are missing");
-			if (sv->turn != TURN_HOLD && g->settings->ready.by == READY_HTTP &&
-			        !g->ready && g->id)
-				error(w, "2: a share for a generation that did not answer its "
+			if (sv->turn != TURN_HOLD && !gate_holds(sv, cg) &&
+			        g->settings->ready.by == READY_HTTP && !g->ready && g->id)
+				fault(w, "2: a share for a generation that did not answer its "
 				         "probe");
 		}
-		if (g->share && !cg->share) {
-			g->share_lost = w->now;
-			g->half_open += g->settings->n_listeners ? pick(&w->chance, 3) : 0;
-		}
-		g->share = cg->share;
+		take_share(w, g, cg->share);
 	}
 	if (total != SHARE_ALL && total != 0)
-		error(w, "shares make %u", total);
-	if (ev.type == EVENT_STEERED)
-		soon(w, ev);
+		fault(w, "shares make %u", total);
+}
+
+static void do_steer(struct world *w, const struct action *a)
+{
+	struct service *sv = supervisor_service(w->s, a->service);
+	struct event ev = {.type = EVENT_STEERED, .service = a->service};
+
+	if (!sv) {
+		fault(w, "STEER for no service");
+		return;
+	}
+	if (!w->quiet_life && one_in(&w->chance, 20)) {
+		ev.type = EVENT_STEER_FAILED;
+		ev.text = "Operation not permitted";
+	}
+	if (ev.type == EVENT_STEERED || sv->turn == TURN_STOP || sv->turn == TURN_RETURN)
+		apply_shares(w, sv);
+	soon(w, ev);
 }
 
 static void do_probe(struct world *w, const struct action *a)
 {
-	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_generation *g = find_generation(w, a->service, a->generation);
 	struct event ev;
 
 	if (!g) {
-		error(w, "PROBE of nothing");
+		fault(w, "PROBE of nothing");
 		return;
 	}
 	if (one_in(&w->chance, 10))
@@ -550,11 +593,11 @@ static void do_probe(struct world *w, const struct action *a)
 
 static void do_check_quiet(struct world *w, const struct action *a)
 {
-	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_generation *g = find_generation(w, a->service, a->generation);
 	struct event ev;
 
 	if (!g) {
-		error(w, "CHECK_QUIET of nothing");
+		fault(w, "CHECK_QUIET of nothing");
 		return;
 	}
 	ev = of_generation(g, EVENT_QUIET_CHECKED);
@@ -575,10 +618,10 @@ static void do_check_quiet(struct world *w, const struct action *a)
 
 static void do_watch(struct world *w, const struct action *a)
 {
-	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_generation *g = find_generation(w, a->service, a->generation);
 
 	if (!g) {
-		error(w, "WATCH_DRAIN of nothing");
+		fault(w, "WATCH_DRAIN of nothing");
 		return;
 	}
 	if (!w->quiet_life && one_in(&w->chance, 25)) {
@@ -598,38 +641,39 @@ static bool sv_stops(struct world *w, uint32_t service)
 
 static void do_release(struct world *w, const struct action *a)
 {
-	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_generation *g = find_generation(w, a->service, a->generation);
 
 	if (!g || g->released) {
-		error(w, "8: RELEASE of what is released");
+		fault(w, "8: RELEASE of what is released");
 		return;
 	}
 	g->left = a->leave;
 	if (a->leave && g->id)
-		error(w, "a generation of our own is left alone");
+		fault(w, "a generation of our own is left alone");
 	if (a->leave && g->share)
 		g->share = 0; /* the kernel's own doing from now on */
 	if (has_processes(g) && !a->leave)
-		error(w, "3: listeners of generation %u are closed beside a living process", g->id);
+		fault(w, "3: listeners of generation %u are closed beside a living process", g->id);
 	if (g->frozen)
-		error(w, "generation %u is left stopped", g->id);
+		fault(w, "generation %u is left stopped", g->id);
 	if (g->share)
-		error(w, "3: listeners of generation %u are closed while it has a share", g->id);
+		fault(w, "3: listeners of generation %u are closed while it has a share", g->id);
 	if (g->building)
-		error(w, "generation %u is released beside its build", g->id);
+		fault(w, "generation %u is released beside its build", g->id);
 	if (g->held && g->queue && !w->stopping && !sv_stops(w, g->service) && !g->served)
-		error(w, "%u connections that waited for generation %u are lost", g->queue, g->id);
+		fault(w, "%u connections that waited for generation %u are lost", g->queue, g->id);
 	g->released = true;
 	g->watched = false;
+	g->resumed = false;
 }
 
 static void do_build(struct world *w, const struct action *a)
 {
-	struct sim_generation *g = find(w, a->service, a->generation);
+	struct sim_generation *g = find_generation(w, a->service, a->generation);
 	struct event ev;
 
 	if (!g || g->released) {
-		error(w, "a build for nothing");
+		fault(w, "a build for nothing");
 		return;
 	}
 	ev = of_generation(g, EVENT_BUILD_ENDED);
@@ -643,10 +687,10 @@ static void do_build(struct world *w, const struct action *a)
 	}
 	for (unsigned i = 0; i < w->n_gens; i++)
 		if (w->gens[i].building && w->gens[i].service == g->service)
-			error(w, "two builds of a service at once");
+			fault(w, "two builds of a service at once");
 	g->building = true;
 	if (has_processes(g))
-		error(w, "a build for generation %u, whose workers run", g->id);
+		fault(w, "a build for generation %u, whose workers run", g->id);
 	ev.exited.code = one_in(&w->chance, 20) ? 0 : 1 + one_in(&w->chance, 10);
 	ev.exited.status = one_in(&w->chance, 5);
 	later(w, some_time(w), ev);
@@ -655,14 +699,14 @@ static void do_build(struct world *w, const struct action *a)
 /* Who waits in its queue comes to the one that has the share now. */
 static void do_return(struct world *w, const struct action *a)
 {
-	struct sim_generation *g = find(w, a->service, a->generation), *to = NULL;
+	struct sim_generation *g = find_generation(w, a->service, a->generation), *to = NULL;
 
 	for (unsigned i = 0; i < w->n_gens; i++)
 		if (w->gens[i].used && !w->gens[i].released && w->gens[i].service == a->service &&
 		        w->gens[i].share)
 			to = &w->gens[i];
 	if (!g || g->released || !to || to == g) {
-		error(w, "RETURN_HELD of nothing, or to nobody");
+		fault(w, "RETURN_HELD of nothing, or to nobody");
 		return;
 	}
 	to->queue += g->queue + g->half_open;
@@ -680,7 +724,7 @@ static void do_answer(struct world *w, const struct action *a)
 		if (w->requests[i].id != r->id)
 			continue;
 		if (w->requests[i].answered || w->requests[i].cancelled)
-			error(w, "7: request %u is answered twice, or after it was taken back",
+			fault(w, "7: request %u is answered twice, or after it was taken back",
 			        r->id);
 		w->requests[i].answered = true;
 	}
@@ -688,17 +732,28 @@ static void do_answer(struct world *w, const struct action *a)
 		struct target *t = &r->targets[i];
 
 		if (t->phase != TARGET_DONE)
-			error(w, "7: request %u is answered before service %s is done", r->id,
+			fault(w, "7: request %u is answered before service %s is done", r->id,
 			        t->name);
 		if ((r->kind == REQUEST_RELOAD || r->kind == REQUEST_DEPLOY) &&
 		        t->code == CODE_DONE && !t->generation &&
 		        strcmp(t->outcome, "stopped") != 0)
-			error(w, "7: a reload that did not happen is called done");
+			fault(w, "7: a reload that did not happen is called done");
 	}
 	request_free(r);
 }
 
-static void do_action(struct world *w, const struct action *a)
+static void note_record(struct world *w, const struct action *a)
+{
+	w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
+	w->result.canaries += a->record.type == RECORD_GENERATION_CANARY;
+	w->result.scaled += a->record.type == RECORD_GENERATION_SCALED;
+	w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
+	/* who waits for a service that is stopped waits in vain */
+	for (unsigned i = 0; a->record.type == RECORD_SERVICE_STOPPING && i < w->n_gens; i++)
+		w->gens[i].held &= w->gens[i].service != a->service;
+}
+
+void do_action(struct world *w, const struct action *a)
 {
 	struct sim_generation *g;
 	struct event ev;
@@ -731,11 +786,14 @@ static void do_action(struct world *w, const struct action *a)
 		do_steer(w, a);
 		break;
 	case ACTION_RESTORE_LINK:
-		g = find(w, a->service, a->generation);
-		if (!g || !g->linked)
-			error(w, "a link is put back that was not moved");
+		g = find_generation(w, a->service, a->generation);
+		if (!g || (!g->link.moved && !w->resuming))
+			fault(w, "a link is put back that was not moved");
 		else
-			g->linked = false;
+			undo_link(w, g);
+		break;
+	case ACTION_POINT_BACK:
+		do_point_back(w, a);
 		break;
 	case ACTION_PROBE:
 		do_probe(w, a);
@@ -751,7 +809,7 @@ static void do_action(struct world *w, const struct action *a)
 		do_freeze(w, a, a->type == ACTION_THAW);
 		break;
 	case ACTION_STOP_WATCH:
-		g = find(w, a->service, a->generation);
+		g = find_generation(w, a->service, a->generation);
 		if (g)
 			g->watched = false;
 		break;
@@ -781,10 +839,7 @@ static void do_action(struct world *w, const struct action *a)
 		w->exited = true;
 		break;
 	case ACTION_RECORD:
-		w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
-		w->result.canaries += a->record.type == RECORD_GENERATION_CANARY;
-		w->result.scaled += a->record.type == RECORD_GENERATION_SCALED;
-		w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
+		note_record(w, a);
 		break;
 	case ACTION_START_BUILD:
 	case ACTION_STOP_BUILD:
@@ -794,7 +849,6 @@ static void do_action(struct world *w, const struct action *a)
 		do_return(w, a);
 		break;
 	case ACTION_WATCH_FILES:
-	case ACTION_POINT_BACK:
 	case ACTION_FORGET_WORKER:
 	case ACTION_WATCH_EXEC:
 	case ACTION_STOP_PROBE:
@@ -816,7 +870,7 @@ static void check_stopped(struct world *w)
 		const struct generation *cg = sv ? service_find(sv, g->id) : NULL;
 
 		if (g->used && g->frozen && !(cg && cg->frozen))
-			error(w, "generation %u is left stopped", g->id);
+			fault(w, "generation %u is left stopped", g->id);
 	}
 }
 
@@ -833,16 +887,87 @@ static void check_silent(struct world *w)
 
 			if (o->alive && o->ready && !o->told && !o->aborted && !o->killed &&
 			        w->now > o->heard + g->settings->watchdog + USEC_PER_SEC)
-				error(w, "worker %u of generation %u is silent, and goes on", k,
+				fault(w, "worker %u of generation %u is silent, and goes on", k,
 				        g->id);
 		}
 	}
 }
 
+/* Nobody gets new connections who is not to have them, and old ones come to an end. */
+static void check_shares(struct world *w)
+{
+	for (unsigned i = 0; i < w->n_gens; i++) {
+		const struct sim_generation *g = &w->gens[i];
+		const struct service *sv =
+		        g->used && !g->released ? supervisor_service(w->s, g->service) : NULL;
+		const struct generation *cg = sv ? service_find(sv, g->id) : NULL;
+		usec_t patience = usec_add(g->used ? g->settings->drain.deadline : 0,
+		        g->used ? g->settings->drain.kill_after : 0);
+
+		if (!g->used || g->released)
+			continue;
+		if (!cg) {
+			fault(w, "generation %u is forgotten", g->id);
+		} else if (sv->turn == TURN_NONE && service_serving(sv) && g->share != cg->share) {
+			fault(w, "generation %u has a share of %u, and is to have %u", g->id,
+			        g->share, cg->share);
+		} else if (!g->share && g->share_lost && has_processes(g) && cg->id &&
+		           w->now > usec_add(usec_add(g->share_lost, patience), ENDS_WITHIN_USEC)) {
+			fault(w, "5: generation %u does not end", g->id);
+		}
+	}
+}
+
+/* Whoever runs is known. */
+static void check_known(struct world *w)
+{
+	for (unsigned i = 0; i < w->n_gens; i++) {
+		const struct sim_generation *g = &w->gens[i];
+		const struct service *sv = supervisor_service(w->s, g->service);
+		const struct generation *cg = sv && g->used ? service_find(sv, g->id) : NULL;
+
+		for (unsigned k = 0; g->used && !g->left && k < MAX_WORKERS; k++)
+			if (g->workers[k].alive &&
+			        (!cg || k >= cg->n_workers || !worker_alive(&cg->workers[k]) ||
+			                cg->workers[k].serial != g->workers[k].serial) &&
+			        g->id)
+				fault(w, "nobody knows worker %u of generation %u", k, g->id);
+	}
+}
+
+/* When nothing is under way the release link leads to what serves. */
+static void check_links(struct world *w)
+{
+	for (size_t i = 0; !w->soon_n && i < w->s->n_slots; i++) {
+		const struct service *sv = w->s->services[i];
+		const struct generation *cg = sv ? service_serving(sv) : NULL;
+		const struct sim_generation *g = cg ? find_generation(w, sv->id, cg->id) : NULL;
+
+		/* one that was started from a release whose deploy was undone since has none */
+		if (g && !cg->linked && g->born <= w->undone[link_of(w, g) - w->links])
+			continue;
+		if (g && g->id && sv->turn == TURN_NONE && !sv->rolling && !sv->waiting &&
+		        *link_of(w, g) != g->release)
+			fault(w, "generation %u of release %u serves, and the link leads to %u",
+			        g->id, g->release, *link_of(w, g));
+	}
+}
+
+void check_world(struct world *w)
+{
+	const char *why = supervisor_check(w->s);
+
+	if (why)
+		fault(w, "invariant: %s", why);
+	check_stopped(w);
+	check_silent(w);
+	check_shares(w);
+	check_known(w);
+	check_links(w);
+}
+
 static void step(struct world *w, const struct event *ev)
 {
-	const char *why;
-
 	w->result.steps++;
 	if (w->options->trace)
 		fprintf(w->options->trace, "%12.6f %s s%u g%u w%u #%u ok %d\n",
@@ -851,24 +976,9 @@ static void step(struct world *w, const struct event *ev)
 		        (ev->type == EVENT_PROBE_DONE || ev->type == EVENT_QUIET_CHECKED) &&
 		                ev->ok);
 	supervisor_step(w->s, w->now, ev, &w->out);
-	for (size_t i = 0; i < w->out.n; i++) {
-		const struct action *a = &w->out.items[i];
-
-		if (w->options->trace)
-			fprintf(w->options->trace, "             -> %s s%u g%u w%u #%u %s %s\n",
-			        action_type_to_string(a->type), a->service & 0x1fff, a->generation,
-			        a->worker, a->serial,
-			        a->type == ACTION_RECORD ? record_type_to_string(a->record.type)
-			                                 : "",
-			        a->type == ACTION_RECORD && a->record.text ? a->record.text : "");
-		do_action(w, a);
-	}
-	action_list_clear(&w->out);
-	why = supervisor_check(w->s);
-	if (why)
-		error(w, "invariant: %s", why);
-	check_stopped(w);
-	check_silent(w);
+	carry_out(w);
+	finish_crash(w);
+	check_world(w);
 }
 
 /* New connections go where the shares say; old ones end. */
@@ -902,7 +1012,7 @@ static void clients(struct world *w)
 			if (w->gens[k].used && !w->gens[k].released && w->gens[k].service == sv->id)
 				total += w->gens[k].share;
 		if (total != SHARE_ALL)
-			error(w, "1: service %s serves, but new connections reach nobody (%u)",
+			fault(w, "1: service %s serves, but new connections reach nobody (%u)",
 			        sv->name, total);
 	}
 }
@@ -913,7 +1023,6 @@ static void ask(struct world *w)
 	        REQUEST_RELOAD, REQUEST_DEPLOY, REQUEST_DEPLOY, REQUEST_PROMOTE, REQUEST_PROMOTE,
 	        REQUEST_ABORT, REQUEST_ROLLBACK, REQUEST_SCALE, REQUEST_SCALE, REQUEST_STOP,
 	        REQUEST_START, REQUEST_RESTART, REQUEST_WAIT};
-	static const char *const releases[] = {"/srv/releases/1", "/srv/releases/2"};
 	static const char *const names[] = {"web", "api", "job", "none"};
 	const char *some[2];
 	struct event ev = {.type = EVENT_REQUEST};
@@ -929,7 +1038,7 @@ static void ask(struct world *w)
 	r->services = some;
 	r->n_services = pick(&w->chance, 3);
 	if (r->kind == REQUEST_DEPLOY) {
-		r->roll.release = releases[pick(&w->chance, 2)];
+		r->roll.release = releases[1 + pick(&w->chance, 2)];
 		r->n_services = 1;
 	}
 	r->workers = 1 + pick(&w->chance, MAX_WORKERS);
@@ -1022,7 +1131,7 @@ static void trouble(struct world *w)
 static bool next_event(struct world *w)
 {
 	unsigned best = w->later_n;
-	usec_t due = supervisor_next_deadline(w->s);
+	usec_t due;
 	struct event ev;
 
 	if (w->soon_n) {
@@ -1035,6 +1144,10 @@ static bool next_event(struct world *w)
 	for (unsigned i = 0; i < w->later_n; i++)
 		if (best == w->later_n || w->later[i].at < w->later[best].at)
 			best = i;
+	due = supervisor_next_deadline(w->s);
+	before_waiting(w, best < w->later_n && w->later[best].at < due ? w->later[best].at : due);
+	if (w->soon_n)
+		return true; /* it has crashed instead */
 	if (best < w->later_n && w->later[best].at < due) {
 		struct sim_generation *g;
 
@@ -1042,7 +1155,7 @@ static bool next_event(struct world *w)
 		if (w->later[best].at > w->now)
 			w->now = w->later[best].at;
 		w->later[best] = w->later[--w->later_n];
-		g = find(w, ev.service, ev.generation);
+		g = find_generation(w, ev.service, ev.generation);
 		if (!g || g->released)
 			return true;
 		if (ev.type == EVENT_WORKER_EXITED) {
@@ -1086,7 +1199,7 @@ static void finish(struct world *w)
 	w->quiet_life = true;
 	while (!w->exited && !w->result.error[0]) {
 		if (w->result.steps > limit) {
-			error(w, "5: the stop does not come to an end");
+			fault(w, "5: the stop does not come to an end");
 			return;
 		}
 		if (!w->stopping)
@@ -1097,17 +1210,17 @@ static void finish(struct world *w)
 			if (w->stops < 2)
 				order_stop(w);
 			else
-				error(w, "5: nothing happens any more, and handoffd has not "
+				fault(w, "5: nothing happens any more, and handoffd has not "
 				         "stopped");
 		}
 	}
 	for (unsigned i = 0; i < w->n_gens; i++)
 		if (w->gens[i].used &&
 		        ((has_processes(&w->gens[i]) && !w->gens[i].left) || !w->gens[i].released))
-			error(w, "something of generation %u is left behind", w->gens[i].id);
+			fault(w, "something of generation %u is left behind", w->gens[i].id);
 	for (unsigned i = 0; i < w->n_requests; i++)
 		if (!w->requests[i].answered && !w->requests[i].cancelled)
-			error(w, "7: request %u was never answered", w->requests[i].id);
+			fault(w, "7: request %u was never answered", w->requests[i].id);
 }
 
 struct world_result world_live(struct chance chance, const struct world_options *options)
@@ -1127,6 +1240,11 @@ struct world_result world_live(struct chance chance, const struct world_options 
 	if (!w->s)
 		abort();
 	w->s->development = one_in(&w->chance, 2);
+	for (unsigned i = 0; i < MAX_SERVICES; i++)
+		w->links[i] = 1;
+	if (one_in(&w->chance, 2))
+		w->crashes_left = 1 + pick(&w->chance, 6);
+	plan_crash(w);
 	w->config = random_config(&w->chance);
 	ev.config = config_ref(w->config);
 	if (one_in(&w->chance, 4)) {
@@ -1141,6 +1259,8 @@ struct world_result world_live(struct chance chance, const struct world_options 
 	        !w->result.error[0] && !w->chance.ended) {
 		if (one_in(&w->chance, 8))
 			trouble(w);
+		if (!w->exited && one_in(&w->chance, 600))
+			upgrade(w);
 		clients(w);
 		if (w->exited || w->result.error[0])
 			break;
@@ -1149,9 +1269,10 @@ struct world_result world_live(struct chance chance, const struct world_options 
 	if (!w->result.error[0])
 		finish(w);
 	result = w->result;
-	for (; w->soon_n; w->soon_n--, w->soon_first = (w->soon_first + 1) % MAX_EVENTS)
-		if (w->soon[w->soon_first].type == EVENT_CONFIG_LOADED)
-			config_unref(w->soon[w->soon_first].config);
+	drop_events(w);
+	drop_state(w);
+	for (unsigned i = 0; i < w->n_gens; i++)
+		config_unref(w->gens[i].config);
 	supervisor_free(w->s);
 	config_unref(w->config);
 	action_list_done(&w->out);

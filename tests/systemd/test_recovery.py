@@ -82,11 +82,15 @@ class Reloads:
 
     def __init__(self, daemon):
         self.daemon, self.stopping, self.codes = daemon, threading.Event(), []
+        self.words = []  # of those that failed
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
         while not self.stopping.is_set():
-            self.codes.append(self.daemon.ctl("reload", "web", code=None).returncode)
+            done = self.daemon.ctl("reload", "web", code=None)
+            self.codes.append(done.returncode)
+            if done.returncode not in (0, 5):  # done, or handoffd was gone
+                self.words.append(done.stderr)
 
     def __enter__(self):
         self.thread.start()
@@ -105,12 +109,33 @@ def test_killed_during_reloads(daemon):
             time.sleep(chance.random() * 0.2)  # the moment is what is tested
             daemon.kill()
         daemon.status()
-    assert set(reloads.codes) <= {0, 5}, reloads.codes  # done, or handoffd was gone
+    assert not reloads.words, reloads.words
     assert 0 in reloads.codes
     daemon.ctl("reload", "web", "--wait", "drained")
     assert daemon.processes() == set(daemon.workers())
     names = [json.loads(line)["event"] for line in daemon.ctl("events").stdout.splitlines()]
     assert "anomaly" not in names
+
+
+def test_killed_at_points(daemon):
+    """Of a reload, chosen at random: tests/integration/test_kills.py tries all, without systemd."""
+    chance = random.Random()
+    killed = []
+    with Load(PORT):
+        for _ in range(KILLS):
+            point = chance.randrange(1, 150)
+            killer = subprocess.Popen(
+                [BUILD / "tests/tools/handoff-killat", str(daemon.main_pid()), str(point)],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert killer.stdout.readline() == "armed\n"
+            daemon.ctl("reload", "web", "--wait", "drained", code=None)
+            killer.terminate()  # if it has not killed
+            killed.append(killer.communicate(timeout=LIMIT)[0])
+            daemon.ctl("reload", "web", "--wait", "drained")
+            assert daemon.processes() == set(daemon.workers()), killed
+    assert any("calls" not in words for words in killed), killed
 
 
 def test_workers_stay(daemon):

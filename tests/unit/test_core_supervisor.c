@@ -785,6 +785,87 @@ static void test_shared_sockets_are_left_by_signal(void **state)
 }
 
 /* Whatever comes in whatever state, nothing breaks: each event in each state of a generation. */
+/* The next handoffd, with the tables of the one before. */
+static void resume(struct script *x, bool crashed)
+{
+	const char *why;
+
+	supervisor_resume(x->s, x->now, crashed, &x->out);
+	for (size_t i = 0; i < x->out.n; i++)
+		tell(x, &x->out.items[i]);
+	action_list_clear(&x->out);
+	why = supervisor_check(x->s);
+	if (why)
+		fail_msg("%s", why);
+}
+
+static void test_a_turn_is_made_again_after_a_crash(void **state)
+{
+	struct script *x = script_new(1);
+
+	(void)state;
+	first_serves(x);
+	hangup(x);
+	load(x);
+	prepared(x, 2, false);
+	started(x, 2, 0);
+	forget(x);
+	ready(x, 2, 0);
+	expect(x, "steer 1:0 2:10000\n");
+	/* nobody knows whether it was made: so it is, and whoever has connections keeps them */
+	resume(x, true);
+	expect(x, "steer 1:0 2:10000\n");
+	/* as long as that is so it is not undone either */
+	step(x, (struct event){.type = EVENT_STEER_FAILED, .service = service_id(x)});
+	expect(x, "");
+	at(x, 5 * SEC);
+	expect(x, "steer 1:0 2:10000\n");
+	steered(x);
+	assert_int_equal(service_serving(supervisor_find(x->s, "web"))->id, 2);
+	script_free(x);
+}
+
+static void test_a_start_is_begun_anew_after_a_crash(void **state)
+{
+	struct script *x = script_new(1);
+
+	(void)state;
+	first_serves(x);
+	hangup(x);
+	load(x);
+	forget(x);
+	/* it has no listeners that anybody would know */
+	resume(x, true);
+	expect(x, "PREPARE 3\n");
+	assert_int_equal(service_serving(supervisor_find(x->s, "web"))->id, 1);
+	script_free(x);
+}
+
+static void test_a_check_under_way_is_begun_again(void **state)
+{
+	struct script *x = script_new(1);
+
+	(void)state;
+	settings(x)->ready.by = READY_HTTP;
+	settings(x)->rollout.bake = 60 * SEC;
+	load(x);
+	prepared(x, 1, false);
+	started(x, 1, 0);
+	step(x, (struct event){.type = EVENT_PROBE_DONE,
+	                .service = service_id(x),
+	                .generation = 1,
+	                .ok = true});
+	steered(x);
+	forget(x);
+	at(x, 10 * SEC);
+	expect(x, "PROBE 1\n");
+	x->now += 20 * SEC; /* nobody has waited for it */
+	resume(x, false);
+	expect(x, "PROBE 1\n");
+	assert_false(service_serving(supervisor_find(x->s, "web"))->died);
+	script_free(x);
+}
+
 static void test_every_event_in_every_state(void **state)
 {
 	(void)state;
@@ -853,6 +934,9 @@ int main(void)
 	        cmocka_unit_test(test_nothing_can_start),
 	        cmocka_unit_test(test_max_old_stops_the_oldest),
 	        cmocka_unit_test(test_shared_sockets_are_left_by_signal),
+	        cmocka_unit_test(test_a_turn_is_made_again_after_a_crash),
+	        cmocka_unit_test(test_a_start_is_begun_anew_after_a_crash),
+	        cmocka_unit_test(test_a_check_under_way_is_begun_again),
 	        cmocka_unit_test(test_every_event_in_every_state),
 	};
 

@@ -213,9 +213,19 @@ static int interrupted(void)
 	return 0;
 }
 
+/* Its end is not to be seen by handoffd, which reaps whoever has ended when it is forgotten. */
+static int binds_and_stops(void)
+{
+	int r = binds_and_listens(PORT);
+
+	(void)raise(SIGSTOP);
+	return r;
+}
+
 static int child(const char *what)
 {
 	return !strcmp(what, "bind")          ? binds_and_listens(PORT)
+	       : !strcmp(what, "stops")       ? binds_and_stops()
 	       : !strcmp(what, "thread")      ? in_a_thread()
 	       : !strcmp(what, "grandchild")  ? in_a_grandchild()
 	       : !strcmp(what, "others")      ? others()
@@ -486,7 +496,7 @@ static void test_forgotten(void **state)
 {
 	struct world *w = *state;
 	struct process_spec spec = {.adoption = ADOPTION_MUST};
-	const char *items[] = {self, "child", "bind", NULL};
+	const char *items[] = {self, "child", "stops", NULL};
 	struct ho_error error;
 	int status;
 	pid_t pid;
@@ -497,6 +507,9 @@ static void test_forgotten(void **state)
 	assert_int_equal(process_start(w->ps, &spec, w, &w->process, &error), 0);
 	pid = process_pid(w->process);
 	w->process = process_free(w->process);
+	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+	assert_true(WIFSTOPPED(status));
+	assert_int_equal(kill(pid, SIGCONT), 0);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFEXITED(status));
 	assert_int_equal(WEXITSTATUS(status), ENOSYS);

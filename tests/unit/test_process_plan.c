@@ -461,6 +461,11 @@ static void test_lines(void **state)
 	t = TEXT_ON(buffer);
 	assert_false(lines_feed(l, "stop\nmore\n", 10));
 	assert_string_equal(buffer, "stop|");
+	t = TEXT_ON(buffer);
+	assert_true(lines_feed(l, "begun", 5)); /* fills the room later, and more */
+	assert_true(lines_feed(l, big, OUTPUT_MAX_LINE + 1));
+	assert_string_equal(buffer, "<8192>|xxxxx|");
+	lines_done(l);
 	free(l);
 }
 
@@ -493,6 +498,7 @@ static void test_tails(void **state)
 	assert_int_equal(t->lines, 1);
 	assert_int_equal(t->length, TAIL_MAX_BYTES);
 	assert_int_equal(strlen(tail_last(t, 16, 2048)), 2048);
+	tail_done(t);
 	free(t);
 }
 
