@@ -82,6 +82,7 @@ static const struct field live_generation_fields[] = {
         FIELD(live_generation, quiet_told),
         FIELD(live_generation, elsewhere),
         FIELD(live_generation, blind),
+        FIELD(live_generation, bound),
         FIELD(live_generation, refused),
         FIELD(live_generation, sent_before),
         FIELD(live_generation, stranded),
