@@ -259,7 +259,7 @@ def carry_out(daemon, request, killer):
     load = Load(daemon.target, rate=100, slow=2, slow_ms=60) if request.serves else contextlib.nullcontext()
     with load:
         killer.arm()
-        with Client(daemon.control) as client, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), Client(daemon.control) as client:  # it may be gone already
             request.ask(client)
         if not killer.stop():
             return False
