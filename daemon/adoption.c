@@ -7,6 +7,7 @@
 #include "system/log.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/un.h>
 
@@ -260,6 +261,7 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 		tell_blind(g, w, call->fd);
 		return 1;
 	}
+	g->bound = true;
 	losing = may_lose_sockets(cg);
 	if (losing && call->kind == CALL_BIND)
 		(void)daemon_sweep(g, cg->state == GENERATION_STARTING);
@@ -277,6 +279,28 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 	if (error.text[0])
 		note_refused(g, w, error.text);
 	return r;
+}
+
+void daemon_explain_exit(struct live_worker *w, const struct event *exited)
+{
+	struct generation *cg = core_generation(w->daemon, w->service, w->generation);
+	struct live_generation *g = cg ? cg->shell : NULL;
+	const char *words = exited->text ? exited->text : "";
+
+	if (!g || cg->state != GENERATION_STARTING)
+		return;
+	if (exited->exited.code == CLD_EXITED && exited->exited.status == 0)
+		tell_trouble(g->daemon, w,
+		        "if it has put itself into the background: start it so that it stays in the "
+		        "foreground");
+	else if (!g->bound && !g->blind && daemon_adoption(g) != ADOPTION_NO &&
+	         process_adoption_error(w->process) == 0 &&
+	         (strstr(words, "in use") || strstr(words, "EADDRINUSE")))
+		tell_trouble(g->daemon, w,
+		        "it has called no bind(2): one that connects to its port to see whether it "
+		        "is free, or binds by io_uring or as a 32-bit program, cannot be adopted "
+		        "and "
+		        "has to take the socket that it is passed");
 }
 
 /* ---- workers ---- */

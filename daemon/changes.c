@@ -220,6 +220,7 @@ void daemon_start_build(struct daemon *d, const struct action *a, struct release
 		b->next = d->builds;
 		d->builds = b;
 		handlers.data = b;
+		handlers.follows = d->source.development;
 		r = process_start_build(d->processes, release, &handlers, &b->build, &error);
 	}
 	if (r == 0)

@@ -43,6 +43,7 @@ struct live_generation {
 	ev_timer sweep;      /* while it starts: has the program closed a socket again? */
 	char elsewhere[200]; /* where its program listens that is none of its addresses: a list */
 	char refused[240];   /* why it may not have an address that it wanted */
+	bool bound;          /* its program has called bind(2) or listen(2) for TCP */
 	bool blind;          /* told that its sockets cannot be looked at */
 };
 
@@ -212,6 +213,8 @@ int daemon_check_adoption(const struct process *p, struct ho_error *reterr);
 void daemon_watch_adoption(struct live_generation *g, const struct live_worker *w);
 /* Sockets that the generation has lost; `starting`: it has never served. Whether there is any. */
 bool daemon_sweep(struct live_generation *g, bool starting);
+/* Before its exit is told: why a program did not come to serve, if nobody else knows. */
+void daemon_explain_exit(struct live_worker *w, const struct event *exited);
 void daemon_worker_ended(struct daemon *d, uint32_t service, uint32_t generation);
 
 /* deploy.c: the release link, which leads to what a service is started from */
@@ -309,6 +312,13 @@ void changes_load(struct daemon *d, const json_t *from, struct loader *l);
 
 /* develop.c: development mode */
 int develop_new(struct daemon *d, struct ho_error *reterr);
+/* The configuration is known. */
+void develop_begin(struct daemon *d);
+/* In development mode only. */
+json_t *develop_save(const struct daemon *d, struct saver *v);
+void develop_load(struct daemon *d, const json_t *from, struct loader *l);
+/* What is to be seen is seen. */
+void develop_flush(const struct daemon *d);
 void develop_free(struct daemon *d);
 /* Was it started from a terminal that is gone? */
 bool develop_hung_up(const struct daemon *d);

@@ -351,15 +351,60 @@ int develop_new(struct daemon *d, struct ho_error *reterr)
 		free(v);
 		return r;
 	}
-	for (size_t i = 0; i < d->source.config->n_services; i++)
-		terminal_name(v->terminal, d->source.config->services[i].name);
 	terminal_name(v->terminal, "handoffd");
 	open_keyboard(v);
 	d->develop = v;
 	d->supervisor->development = true;
 	log_sink(on_record, v);
-	open_browsers(v, d->source.config);
 	return 0;
+}
+
+void develop_begin(struct daemon *d)
+{
+	struct develop *v = d->develop;
+
+	for (size_t i = 0; v && i < d->source.config->n_services; i++)
+		terminal_name(v->terminal, d->source.config->services[i].name);
+	if (v)
+		open_browsers(v, d->source.config);
+}
+
+/* ---- from one handoffd to the next ---- */
+
+json_t *develop_save(const struct daemon *d, struct saver *v)
+{
+	const struct develop *from = d->develop;
+	json_t *j = json_object();
+
+	save_member(v, j, "last_request", json_integer(from->last_request));
+	save_member(v, j, "line", save_text(from->line, from->length));
+	save_member(v, j, "too_long", json_boolean(from->too_long));
+	save_member(v, j, "relays", relays_save(from->relays, v));
+	return j;
+}
+
+void develop_load(struct daemon *d, const json_t *from, struct loader *l)
+{
+	struct develop *v = d->develop;
+	_cleanup_free_ char *line = NULL;
+	size_t n = 0;
+
+	if (!v || !from)
+		return;
+	line = load_text(l, json_object_get(from, "line"), &n);
+	if (line && n < sizeof v->line) {
+		memcpy(v->line, line, n);
+		v->length = n;
+	}
+	v->too_long = json_is_true(json_object_get(from, "too_long"));
+	v->last_request = (uint32_t)load_number(from, "last_request");
+	relays_load(v->relays, json_object_get(from, "relays"), l);
+}
+
+void develop_flush(const struct daemon *d)
+{
+	if (d->develop)
+		terminal_flush(d->develop->terminal);
 }
 
 void develop_free(struct daemon *d)

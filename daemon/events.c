@@ -266,6 +266,7 @@ static void on_exited(void *data, struct process *p, struct exit_info how)
 		w->daemon->rests = w;
 		daemon_watch_rests(w->daemon);
 	}
+	daemon_explain_exit(w, &ev);
 	daemon_post(data, &ev);
 	daemon_worker_ended(data, w->service, w->generation);
 }

@@ -315,11 +315,11 @@ static int read_options(struct options *o, int argc, char **argv)
 
 static const char *default_file(const struct options *o)
 {
-	if (o->development && access("handoffd.conf", F_OK) == 0)
-		return "handoffd.conf";
-	if (o->development && access("Procfile", F_OK) == 0)
+	if (!o->development)
+		return DEFAULT_CONFIG;
+	if (access("handoffd.conf", F_OK) < 0 && access("Procfile", F_OK) == 0)
 		return "Procfile";
-	return DEFAULT_CONFIG;
+	return "handoffd.conf";
 }
 
 static int load(const struct options *o, struct config_source *source)
@@ -498,6 +498,7 @@ static int open_all(struct daemon *d, struct past *past, struct ho_error *e)
 	}
 	if (r < 0)
 		return r;
+	develop_begin(d);
 	sockets_unclaimed(d->sockets, d->source.config, report_unclaimed, NULL);
 	ev_prepare_init(&d->prepare, on_prepare);
 	d->prepare.data = d;

@@ -56,7 +56,7 @@ static const struct field daemon_fields[] = {
         FIELD_NOT(daemon, monitors),
         FIELD_NOT(daemon, monitors_pause),
         FIELD_NOT(daemon, monitors_told),
-        FIELD_NOT(daemon, develop),
+        FIELD_NOT(daemon, develop), /* see develop_save() */
         FIELD_NOT(daemon, watches),
         FIELD_NOT(daemon, watched),
         FIELD_NOT(daemon, builds), /* see changes_save() */
@@ -82,6 +82,7 @@ static const struct field live_generation_fields[] = {
         FIELD(live_generation, quiet_told),
         FIELD(live_generation, elsewhere),
         FIELD(live_generation, blind),
+        FIELD(live_generation, bound),
         FIELD(live_generation, refused),
         FIELD(live_generation, sent_before),
         FIELD(live_generation, stranded),
@@ -229,6 +230,7 @@ static json_t *save_rest(const struct daemon *d, struct saver *v)
 	save_member(v, doc, "version", json_string(HANDOFF_VERSION));
 	save_member(v, doc, "pid", json_integer(getpid()));
 	save_member(v, doc, "boot", json_string(boot_id()));
+	save_member(v, doc, "brief", json_boolean(v->brief));
 	save_member(v, doc, "ticks", json_integer((json_int_t)boot_ticks()));
 	save_member(v, doc, "core", supervisor_to_json(v, d->supervisor));
 	save_member(v, doc, "sockets", sockets_save(d->sockets, v));
@@ -240,6 +242,8 @@ static json_t *save_rest(const struct daemon *d, struct saver *v)
 		save_member(v, doc, "control", control_save(d->control, v, !v->brief));
 	if (!v->brief)
 		save_member(v, doc, "words", save_words(v, d));
+	if (!v->brief && d->develop)
+		save_member(v, doc, "develop", develop_save(d, v));
 	return doc;
 }
 
@@ -503,6 +507,7 @@ static void load_words(struct daemon *d, const json_t *from, struct loader *l)
 void snapshot_load_core(
         struct supervisor *s, struct action_list *out, const json_t *doc, struct loader *l)
 {
+	l->brief = json_is_true(json_object_get(doc, "brief"));
 	load_configs(l, json_object_get(doc, "configs"));
 	if (!l->failed)
 		supervisor_from_json(l, json_object_get(doc, "core"), s, out, now_usec());
@@ -520,6 +525,7 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	const json_t *item;
 	size_t i;
 
+	l->brief = json_is_true(json_object_get(doc, "brief"));
 	LOAD(l, doc, daemon_fields, d);
 	snapshot_load_core(d->supervisor, &d->actions, doc, l);
 	if (l->failed)
@@ -534,12 +540,13 @@ int snapshot_load(struct daemon *d, const json_t *doc, struct loader *l)
 	        load_generation(d, item, l);
 	if (l->failed)
 		return -EBADMSG;
-	sockets_drop_unknown(l);
+	sockets_drop_unknown(d->sockets, l);
 	sockets_loaded(d->sockets, l);
 	json_array_foreach(json_object_get(doc, "workers"), i, item) if (!l->failed)
 	        load_worker(d, item, l);
 	live_load(d, json_object_get(doc, "doors"), l);
 	changes_load(d, json_object_get(doc, "builds"), l);
+	develop_load(d, json_object_get(doc, "develop"), l);
 	deploy_load(json_object_get(doc, "links"), l);
 	return l->failed ? -EBADMSG : 0;
 }

@@ -37,6 +37,7 @@
 #define GROWN_CALM 1
 #define GROWN_MAX 4
 #define AGAIN_SECONDS 1.
+#define TEXT_FIRST_BYTES 8192
 
 struct store {
 	struct slots memory, file;
@@ -272,17 +273,39 @@ static json_t *read_pieces(struct slots *s)
 
 struct writing {
 	struct saver saver;
-	FILE *f;
+	char *text;
+	size_t n, size;
 	json_t *fds; /* of each piece, by its name */
 };
+
+/* 0, or -1 when memory is short, as jansson wants it. */
+static int append(const char *bytes, size_t n, void *data)
+{
+	struct writing *w = data;
+	size_t size = w->size ? w->size : TEXT_FIRST_BYTES;
+	char *text;
+
+	while (size - w->n < n && size <= SIZE_MAX / 2)
+		size *= 2;
+	if (size != w->size) {
+		text = size - w->n < n ? NULL : realloc(w->text, size);
+		if (!text)
+			return -1;
+		w->text = text;
+		w->size = size;
+	}
+	memcpy(w->text + w->n, bytes, n);
+	w->n += n;
+	return 0;
+}
 
 static void write_piece(void *data, const char *name, json_t *piece)
 {
 	struct writing *w = data;
 	struct saver *v = &w->saver;
 
-	if (!piece || fprintf(w->f, "%s ", name) < 0 || json_dumpf(piece, w->f, JSON_COMPACT) < 0 ||
-	        fputc('\n', w->f) == EOF)
+	if (!piece || append(name, strlen(name), w) < 0 || append(" ", 1, w) < 0 ||
+	        json_dump_callback(piece, append, w, JSON_COMPACT) < 0 || append("\n", 1, w) < 0)
 		v->failed = true;
 	json_decref(piece);
 	if (!v->fds)
@@ -296,7 +319,8 @@ static void write_gone(struct writing *w, json_t *gone)
 	const char *name;
 	json_t *value;
 
-	json_object_foreach(gone, name, value)(void) fprintf(w->f, "%s \n", name);
+	json_object_foreach(gone, name, value) if (append(name, strlen(name), w) < 0 ||
+	                                           append(" \n", 2, w) < 0) w->saver.failed = true;
 }
 
 /* Those that were written before and are in use. */
@@ -312,18 +336,14 @@ static void write_old_configs(const struct store *st, struct writing *w)
 	}
 }
 
-/* The text, and in `w` what it is about; NULL when memory is short. */
-static char *make_text(struct daemon *d, struct store *st, bool whole, struct writing *w, size_t *n)
+/* Fills `w`; false when memory is short. */
+static bool make_text(struct daemon *d, struct store *st, bool whole, struct writing *w)
 {
 	struct saver *v = &w->saver;
-	char *text = NULL;
 
 	saver_begin(v, st->memory.fd >= 0);
 	v->brief = true;
 	w->fds = json_object();
-	w->f = open_memstream(&text, n);
-	if (!w->f)
-		return NULL;
 	drop_configs(st);
 	if (whole)
 		write_old_configs(st, w);
@@ -335,10 +355,7 @@ static char *make_text(struct daemon *d, struct store *st, bool whole, struct wr
 	st->configs = v->known;
 	st->n_configs = v->n_known;
 	v->known = NULL;
-	if (fclose(w->f) == 0 && !v->failed)
-		return text;
-	free(text);
-	return NULL;
+	return !v->failed;
 }
 
 static int write_slots(struct slots *s, bool whole, const char *text, size_t n)
@@ -395,9 +412,7 @@ static void keep_configs(struct store *st, json_t *fresh, bool written)
 static int write_down(struct daemon *d, struct store *st, bool whole)
 {
 	struct writing w = {0};
-	size_t n = 0;
-	_cleanup_free_ char *text = make_text(d, st, whole, &w, &n);
-	int r = text ? 0 : -ENOMEM, other;
+	int r = make_text(d, st, whole, &w) ? 0 : -ENOMEM, other;
 
 	/* a descriptor is there before a state speaks of it, and goes after that */
 	if (r == 0) {
@@ -405,8 +420,8 @@ static int write_down(struct daemon *d, struct store *st, bool whole)
 		const char *name;
 
 		json_object_foreach(w.fds, name, fds) store_new_fds(st, fds);
-		r = write_slots(&st->memory, whole, text, n);
-		other = write_slots(&st->file, whole, text, n);
+		r = write_slots(&st->memory, whole, w.text, w.n);
+		other = write_slots(&st->file, whole, w.text, w.n);
 		r = r < 0 ? r : other;
 	}
 	keep_configs(st, w.saver.configs, r == 0);
@@ -420,6 +435,7 @@ static int write_down(struct daemon *d, struct store *st, bool whole)
 		sockets_forget_changes(d->sockets);
 	}
 	json_decref(w.fds);
+	free(w.text);
 	saver_done(&w.saver);
 	return r;
 }

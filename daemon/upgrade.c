@@ -175,8 +175,7 @@ void upgrade_begin(struct daemon *d)
 	d->upgrade = calloc(1, sizeof *d->upgrade);
 	why = !d->upgrade                                   ? "memory is short"
 	      : d->supervisor->state == SUPERVISOR_STOPPING ? "handoffd is stopping"
-	      : d->source.development ? "development mode is not handed on; start it again"
-	                              : NULL;
+	                                                    : NULL;
 	if (why)
 		refuse(d, "%s", why);
 	else if (ask(d, argv, &error) < 0)
@@ -217,6 +216,7 @@ void upgrade_if_ready(struct daemon *d)
 			error = ENOMEM;
 	}
 	if (!error) {
+		develop_flush(d);
 		set_inherited(v.fds, true);
 		(void)fcntl(fd, F_SETFD, 0);
 		(void)execv(program, arguments);

@@ -115,6 +115,7 @@ static int start(struct build *b, struct ho_error *reterr)
 		        .directory = b->release->directory,
 		        .fds = &fds,
 		        .service = b->release->service,
+		        .follows = b->handlers.follows,
 		        .credentials = &b->assembly.credentials};
 		r = spawn(&plan, &spawned, reterr);
 	}

@@ -199,6 +199,7 @@ struct build_handlers {
 	/* It is over; the last thing it does. `tail` is as process_tail() tells it. */
 	void (*ended)(void *data, struct exit_info how, const char *tail);
 	void *data;
+	bool follows; /* SIGTERM for it when handoffd dies */
 };
 /* Fails with words, as process_start(). */
 int process_start_build(struct processes *ps, struct release *release,

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <ev.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -169,16 +170,9 @@ static int call_again(int client, const char *path)
 	return fd;
 }
 
-void relay_add(struct relays *rs, int client, const char *path)
+/* Owned by `rs` from now on. */
+static void add(struct relays *rs, struct relay *r, int client, int server)
 {
-	struct relay *r = rs->n < RELAYS_MAX ? calloc(1, sizeof *r) : NULL;
-	int server = r ? call_again(client, path) : -1;
-
-	if (server < 0) {
-		free(r);
-		(void)close_fd(client);
-		return;
-	}
 	r->relays = rs;
 	r->fds[0] = client;
 	r->fds[1] = server;
@@ -193,4 +187,86 @@ void relay_add(struct relays *rs, int client, const char *path)
 		r->ios[i].data = r;
 	}
 	watch(r);
+}
+
+void relay_add(struct relays *rs, int client, const char *path)
+{
+	struct relay *r = rs->n < RELAYS_MAX ? calloc(1, sizeof *r) : NULL;
+	int server = r ? call_again(client, path) : -1;
+
+	if (server >= 0) {
+		add(rs, r, client, server);
+		return;
+	}
+	free(r);
+	(void)close_fd(client);
+}
+
+/* ---- from one handoffd to the next ---- */
+
+/* clang-format off */
+static const struct field flow_fields[] = {
+        FIELD(flow, ended),
+        FIELD(flow, shut),
+        FIELD_NOT(flow, bytes),
+        FIELD_NOT(flow, from),
+        FIELD_NOT(flow, to),
+};
+/* clang-format on */
+
+json_t *relays_save(const struct relays *rs, struct saver *v)
+{
+	json_t *list = json_array();
+	unsigned number = 0;
+
+	for (const struct relay *r = rs->first; r; r = r->next, number++) {
+		json_t *flows = json_array(), *j = json_pack("{s:b}", "connected", r->connected);
+
+		for (int i = 0; i < 2; i++) {
+			const struct flow *f = &r->flows[i];
+			json_t *one = save_fields(v, flow_fields, ARRAY_SIZE(flow_fields), f);
+
+			save_member(
+			        v, one, "bytes", save_text(f->bytes + f->from, f->to - f->from));
+			save_item(v, flows, one);
+			save_fd(v, r->fds[i], "relay-%u.%d", number, i);
+		}
+		save_member(v, j, "flows", flows);
+		save_item(v, list, j);
+	}
+	return list;
+}
+
+static void load_flow(struct flow *f, const json_t *from, struct loader *l)
+{
+	size_t n = 0;
+	_cleanup_free_ char *bytes = load_text(l, json_object_get(from, "bytes"), &n);
+
+	load_fields(l, from, flow_fields, ARRAY_SIZE(flow_fields), f);
+	if (!bytes || n > sizeof f->bytes)
+		return;
+	memcpy(f->bytes, bytes, n);
+	f->to = n;
+}
+
+void relays_load(struct relays *rs, const json_t *from, struct loader *l)
+{
+	for (size_t i = 0; i < json_array_size(from) && !l->failed; i++) {
+		const json_t *item = json_array_get(from, i),
+		             *flows = json_object_get(item, "flows");
+		struct relay *r = calloc(1, sizeof *r);
+		int client = load_fd(l, "relay-%u.0", (unsigned)i),
+		    server = load_fd(l, "relay-%u.1", (unsigned)i);
+
+		if (!r || client < 0 || server < 0) {
+			free(r);
+			(void)close_fd(client);
+			(void)close_fd(server);
+			continue;
+		}
+		r->connected = json_is_true(json_object_get(item, "connected"));
+		for (size_t k = 0; k < 2; k++)
+			load_flow(&r->flows[k], json_array_get(flows, k), l);
+		add(rs, r, client, server);
+	}
 }

@@ -6,6 +6,7 @@
 #define SOCKETS_RELAY_H
 
 #include "core/base.h"
+#include "state/fields.h"
 
 struct ev_loop;
 struct relays;
@@ -17,5 +18,9 @@ struct relays *relays_free(struct relays *rs);
 /* Takes over a client's connection (non-blocking, owned from now on); a UNIX one goes to `path`.
  * One that cannot be helped is closed. */
 void relay_add(struct relays *rs, int client, const char *path);
+
+/* All of them, with what was read and not yet written. */
+json_t *relays_save(const struct relays *rs, struct saver *v);
+void relays_load(struct relays *rs, const json_t *from, struct loader *l);
 
 #endif

@@ -212,8 +212,9 @@ static int append(struct reuseport *r, int fd, struct member *m, bool adopted)
  */
 static void remove_entry(struct reuseport *r, struct entry *e)
 {
-	/* Indexes move: whoever comes after a crash must know of every socket that is there now. */
-	if (!r->program && r->context->writer.write_now)
+	/* Indexes move: whoever comes after a crash must know of every socket that is there now;
+	 * also if he has to do without the program, which ends with us where nobody keeps it. */
+	if (r->context->writer.write_now)
 		r->context->writer.write_now(r->context->writer.data);
 	if (e->member && r->program)
 		e->member->sent += bpf_program_sent(r->program, e->slot);

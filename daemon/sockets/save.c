@@ -156,6 +156,8 @@ static json_t *save_entry(struct saver *v, const struct reuseport *r, const stru
 	save_member(v, j, "control", json_boolean(e->fd == r->control_fd));
 	if (!e->member && !passed)
 		save_fd(v, e->fd, "control-%" PRIu64, cookie);
+	if (e->member && !e->member->taken && e->fd == e->member->fd)
+		save_fd(v, e->fd, "listener-%" PRIu64, e->member->serial);
 	return j;
 }
 
@@ -232,6 +234,18 @@ static void save_holder(struct saver *v, const struct member *m, json_t *j)
 	save_member(v, j, "theirs", json_integer(m->adopted[0].theirs));
 }
 
+/* Then it is the group's to keep: as long as it is in there, whatever has become of its generation,
+ * or the others would be moved by the end of handoffd. */
+static bool is_in_order(const struct member *m)
+{
+	const struct reuseport *r = m->taken ? NULL : m->group->reuseport;
+
+	for (size_t i = 0; r && i < r->n; i++)
+		if (r->order[i].fd == m->fd)
+			return true;
+	return false;
+}
+
 json_t *listener_set_save(const struct listener_set *set, struct saver *v)
 {
 	json_t *members = json_array();
@@ -245,7 +259,8 @@ json_t *listener_set_save(const struct listener_set *set, struct saver *v)
 			save_fd(v, m->adopted[k].fd, "%sadopted-%" PRIu64, owner(m),
 			        m->adopted[k].cookie);
 		}
-		save_fd(v, m->fd, "%slistener-%" PRIu64, owner(m), m->serial);
+		if (!is_in_order(m))
+			save_fd(v, m->fd, "%slistener-%" PRIu64, owner(m), m->serial);
 		save_holder(v, m, j);
 		save_member(v, j, "adopted", adopted);
 		save_member(v, j, "group", json_integer((json_int_t)m->group->id));
@@ -522,12 +537,30 @@ static void group_loaded(struct address_group *g, const json_t *from, struct loa
 		group_watch_member(g->context, g->members[i]);
 }
 
-void sockets_drop_unknown(struct loader *l)
+/* Listeners of a generation that was just coming or going: they leave as old control listeners do,
+ * and nobody is led astray by that. */
+static void claim_unknown(const struct sockets *s, struct loader *l)
+{
+	for (struct address_group *g = s->context.groups; g; g = g->next) {
+		const json_t *order = order_of(s->saved_groups, g->id);
+		struct reuseport *r = g->reuseport;
+
+		for (size_t i = 0; r && i < r->n; i++) {
+			uint64_t serial = load_number(json_array_get(order, i), "member");
+
+			if (serial && !r->order[i].member && r->order[i].fd < 0)
+				r->order[i].fd = load_fd(l, "listener-%" PRIu64, serial);
+		}
+	}
+}
+
+void sockets_drop_unknown(const struct sockets *s, struct loader *l)
 {
 	static const char *const kinds[] = {"listener-", "control-", "adopted-"};
 	const char *name;
 	json_t *fd;
 
+	claim_unknown(s, l);
 	json_object_foreach(
 	        l->fds, name, fd) for (size_t i = 0; i < ARRAY_SIZE(kinds);
 	                               i++) if (!strncmp(name, kinds[i], strlen(kinds[i])))(void)

@@ -22,7 +22,7 @@ struct listener_set *listener_set_load(struct sockets *s, struct config *config,
         const struct service_config *service, uint32_t generation, const json_t *from,
         struct loader *l);
 /* Takes sockets that were opened, but not written down any more, out of their groups. */
-void sockets_drop_unknown(struct loader *l);
+void sockets_drop_unknown(const struct sockets *s, struct loader *l);
 /* Puts the groups in order, with the parts of new connections that were in force; what belongs to a
  * set that was not loaded leaves them, a group without any is closed. */
 void sockets_loaded(struct sockets *s, struct loader *l);

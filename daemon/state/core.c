@@ -15,7 +15,7 @@ static const struct field supervisor_fields[] = {
         FIELD(supervisor, look_for_ends),
         FIELD(supervisor, at_once),
         FIELD(supervisor, exit_code),
-        FIELD_NOT(supervisor, development), /* which nothing is handed on from */
+        FIELD_NOT(supervisor, development), /* as this handoffd was started */
         FIELD_NOT(supervisor, now),
         FIELD_NOT(supervisor, out),
         FIELD_NOT(supervisor, config),

@@ -117,14 +117,37 @@ static json_t *save_field(struct saver *v, const struct field *f, const void *at
 	return json_null();
 }
 
+static bool is_zero(const struct field *f, const char *at)
+{
+	switch (f->kind) {
+	case FIELD_BOOL:
+	case FIELD_SIGNED:
+	case FIELD_UNSIGNED:
+		return read_unsigned(at, f->size) == 0;
+	case FIELD_TEXT:
+		return !*at;
+	case FIELD_STRING:
+	case FIELD_STATIC:
+		return !*(const char *const *)(const void *)at;
+	case FIELD_NAMED:
+	case FIELD_BYTES:
+	case FIELD_STRINGS:
+	case FIELD_LEFT_OUT:
+		break;
+	}
+	return false;
+}
+
 json_t *save_fields(struct saver *v, const struct field *fields, size_t n, const void *from)
 {
 	json_t *object = json_object();
 
-	for (size_t i = 0; i < n; i++)
-		if (fields[i].kind != FIELD_LEFT_OUT)
-			save_member(v, object, fields[i].name,
-			        save_field(v, &fields[i], (const char *)from + fields[i].offset));
+	for (size_t i = 0; i < n; i++) {
+		const char *at = (const char *)from + fields[i].offset;
+
+		if (fields[i].kind != FIELD_LEFT_OUT && !(v->brief && is_zero(&fields[i], at)))
+			save_member(v, object, fields[i].name, save_field(v, &fields[i], at));
+	}
 	return object;
 }
 
@@ -343,6 +366,13 @@ static bool load_field(struct loader *l, const struct field *f, const json_t *j,
 	return true;
 }
 
+/* See is_zero(). */
+static bool has_zero(const struct field *f)
+{
+	return f->kind != FIELD_NAMED && f->kind != FIELD_BYTES && f->kind != FIELD_STRINGS &&
+	       f->kind != FIELD_LEFT_OUT;
+}
+
 void load_fields(
         struct loader *l, const json_t *from, const struct field *fields, size_t n, void *to)
 {
@@ -353,6 +383,8 @@ void load_fields(
 	for (size_t i = 0; i < n; i++) {
 		const json_t *j = json_object_get(from, fields[i].name);
 
+		if (!j && l->brief && has_zero(&fields[i]))
+			memset((char *)to + fields[i].offset, 0, fields[i].size);
 		if (j && !load_field(l, &fields[i], j, (char *)to + fields[i].offset))
 			load_failed(
 			        l, "\"%s\" is not what this version understands", fields[i].name);

@@ -71,7 +71,9 @@ struct saver {
 	json_t *configs;       /* number -> those that became known here */
 	struct config **known; /* all, by their numbers; NULL: a number that is free */
 	size_t n_known;
-	bool brief; /* written often: what workers wrote is left out but for the last of it */
+	/* Written often: what workers wrote is left out but for the last of it, and members that
+	 * are zero (so a new one has to mean nothing then). */
+	bool brief;
 	bool failed;
 };
 void saver_begin(struct saver *v, bool with_fds);
@@ -92,6 +94,7 @@ struct loader {
 	struct config **configs;
 	size_t n_configs;
 	struct config *arena; /* of strings; NULL: heap */
+	bool brief;           /* what is lacking is zero */
 	bool failed;
 	struct ho_error error; /* the first one */
 };

@@ -296,14 +296,11 @@ int terminal_new(struct ev_loop *loop, int fd, struct terminal **ret, struct ho_
 	return 0;
 }
 
-struct terminal *terminal_free(struct terminal *t)
+void terminal_flush(struct terminal *t)
 {
 	usec_t until = now_usec() + LAST_WAIT_MSEC * USEC_PER_MSEC;
 	struct pollfd p;
 
-	if (!t)
-		return NULL;
-	ev_io_stop(t->loop, &t->io);
 	while (t->to && now_usec() < until) {
 		p = (struct pollfd){.fd = t->fd, .events = POLLOUT};
 		if (write_some(t))
@@ -311,6 +308,14 @@ struct terminal *terminal_free(struct terminal *t)
 		if (t->to && (errno != EAGAIN || poll(&p, 1, LAST_WAIT_MSEC) != 1))
 			break;
 	}
+}
+
+struct terminal *terminal_free(struct terminal *t)
+{
+	if (!t)
+		return NULL;
+	ev_io_stop(t->loop, &t->io);
+	terminal_flush(t);
 	if (t->own_fd)
 		(void)close_fd(t->fd);
 	free(t->bytes);

@@ -23,7 +23,9 @@ enum terminal_mark {
 /* Writes to `fd` (borrowed, its flags are left alone). Colours if it is a terminal and neither
  * NO_COLOR nor TERM=dumb is set. */
 int terminal_new(struct ev_loop *loop, int fd, struct terminal **ret, struct ho_error *reterr);
-/* Writes what is left, for at most 5 s. Accepts NULL. */
+/* Writes what is left, for at most 5 s. */
+void terminal_flush(struct terminal *t);
+/* The same first. Accepts NULL. */
 struct terminal *terminal_free(struct terminal *t);
 
 /* Gives the name the next colour and a place in the column of names. */

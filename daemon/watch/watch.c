@@ -296,8 +296,13 @@ static int init(struct watcher *w, const struct watch_options *o)
 	}
 	w->quiet = true;
 	for (size_t i = 0; r == 0 && i < o->paths->count; i++) {
+		bool told = false;
+
 		r = root_init(&w->roots[i], w, o->paths->items[i]);
 		w->n_roots++;
+		if (r == 0 && !w->roots[i].seen.mode) /* a slip of the pen, perhaps */
+			watcher_note(w, &told, "there is no \"%s\" to be watched yet",
+			        o->paths->items[i]);
 	}
 	w->quiet = false;
 	return r;

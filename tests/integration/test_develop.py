@@ -250,6 +250,13 @@ def two_services(daemon, extra=""):
     )
 
 
+def test_no_file(daemon):
+    daemon.argv = ["dev"]
+    daemon.spawn()
+    daemon.wait_exit(2)
+    assert daemon.log.items[0].startswith("handoffd.conf: the configuration cannot be read"), daemon.log.items
+
+
 def test_two_services_and_the_keyboard(daemon):
     text = two_services(daemon)
     reader, writer = os.pipe()

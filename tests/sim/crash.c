@@ -175,28 +175,42 @@ void drop_events(struct world *w)
 			config_unref(w->soon[w->soon_first].config);
 }
 
-/* What a part of handoffd itself would have told dies with it; `g`: only its own, of a worker or
- * all
- * (-1). */
+/* Of a worker, or of all (-1). */
 static void drop_later(struct world *w, const struct sim_generation *g, int worker)
 {
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < w->later_n; i++) {
 		const struct event *ev = &w->later[i].ev;
-		bool own = ev->type == EVENT_PROBE_DONE || ev->type == EVENT_FROZEN ||
-		           ev->type == EVENT_BUILD_ENDED;
-		bool its = g && ev->service == g->service && ev->generation == g->id &&
-		           (worker < 0 || ev->worker == (unsigned)worker);
 
-		if (g ? !its : !own)
+		if (ev->service != g->service || ev->generation != g->id ||
+		        (worker >= 0 && ev->worker != (unsigned)worker))
 			w->later[n++] = w->later[i];
 	}
 	w->later_n = n;
 }
 
+/* What a part of handoffd itself would have told dies with it; a build is handed on. */
+static void drop_own(struct world *w, bool crashed)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < w->later_n; i++) {
+		enum event_type type = w->later[i].ev.type;
+
+		if (type != EVENT_PROBE_DONE && type != EVENT_FROZEN &&
+		        !(crashed && type == EVENT_BUILD_ENDED))
+			w->later[n++] = w->later[i];
+	}
+	w->later_n = n;
+	for (unsigned i = 0; i < w->n_gens; i++) {
+		w->gens[i].watched = false;
+		w->gens[i].building &= !crashed;
+	}
+}
+
 /* Its actions not carried out are nobody's. */
-static void drop_supervisor(struct world *w)
+static void drop_supervisor(struct world *w, bool crashed)
 {
 	for (size_t i = w->out.carried; i < w->out.n; i++)
 		if (w->out.items[i].type == ACTION_ANSWER)
@@ -204,9 +218,7 @@ static void drop_supervisor(struct world *w)
 	action_list_clear(&w->out);
 	w->s = supervisor_free(w->s);
 	drop_events(w);
-	drop_later(w, NULL, -1);
-	for (unsigned i = 0; i < w->n_gens; i++)
-		w->gens[i].building = w->gens[i].watched = false;
+	drop_own(w, crashed);
 }
 
 static void let_some_die(struct world *w)
@@ -377,7 +389,7 @@ static void recover(struct world *w, bool crashed)
 		        crashed ? "crash" : "upgrade");
 	if (crashed)
 		check_changes(w);
-	drop_supervisor(w);
+	drop_supervisor(w, crashed);
 	if (crashed) {
 		let_some_die(w);
 		for (unsigned i = 0; i < w->n_requests; i++)
@@ -425,9 +437,6 @@ void finish_crash(struct world *w)
 
 void upgrade(struct world *w)
 {
-	for (unsigned i = 0; i < w->n_gens; i++)
-		if (w->gens[i].building)
-			return;
 	if (w->soon_n || w->state)
 		return;
 	w->result.upgrades++;

@@ -330,6 +330,18 @@ static void judge_signal(struct world *w, const struct sim_generation *g)
 		fault(w, "generation %u is told to stop without a last look", g->id);
 }
 
+/* Nobody is killed with connections who was not told before, or had no time. */
+static void judge_kill(struct world *w, const struct sim_generation *g, const struct sim_worker *k)
+{
+	struct service *sv = supervisor_service(w->s, g->service);
+	struct generation *cg = sv ? service_find(sv, g->id) : NULL;
+
+	if (!k->alive || k->told || k->aborted || w->at_once || !g->served || !g->open)
+		return;
+	if (!cg || (!cg->overdue && w->now < cg->deadline))
+		fault(w, "a worker of generation %u is killed with %u connections", g->id, g->open);
+}
+
 /* It stands still; what came since the last count is seen now. */
 static void do_freeze(struct world *w, const struct action *a, bool thaw)
 {
@@ -422,7 +434,9 @@ static void do_signal(struct world *w, const struct action *a, bool kill)
 		do_abort(w, g, a->worker);
 		return;
 	}
-	if (!kill)
+	if (kill)
+		judge_kill(w, g, k);
+	else
 		judge_signal(w, g);
 	if (!g->id && (g->share || !g->share_lost))
 		fault(w, "a server is told to stop that no generation has taken the place of");
@@ -728,6 +742,17 @@ static void do_answer(struct world *w, const struct action *a)
 	request_free(r);
 }
 
+static void note_record(struct world *w, const struct action *a)
+{
+	w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
+	w->result.canaries += a->record.type == RECORD_GENERATION_CANARY;
+	w->result.scaled += a->record.type == RECORD_GENERATION_SCALED;
+	w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
+	/* who waits for a service that is stopped waits in vain */
+	for (unsigned i = 0; a->record.type == RECORD_SERVICE_STOPPING && i < w->n_gens; i++)
+		w->gens[i].held &= w->gens[i].service != a->service;
+}
+
 void do_action(struct world *w, const struct action *a)
 {
 	struct sim_generation *g;
@@ -814,10 +839,7 @@ void do_action(struct world *w, const struct action *a)
 		w->exited = true;
 		break;
 	case ACTION_RECORD:
-		w->result.rollbacks += a->record.type == RECORD_ROLLED_BACK;
-		w->result.canaries += a->record.type == RECORD_GENERATION_CANARY;
-		w->result.scaled += a->record.type == RECORD_GENERATION_SCALED;
-		w->result.failures += a->record.type == RECORD_GENERATION_FAILED;
+		note_record(w, a);
 		break;
 	case ACTION_START_BUILD:
 	case ACTION_STOP_BUILD:
@@ -931,21 +953,12 @@ static void check_links(struct world *w)
 	}
 }
 
-/* Who waits for a service that is stopped waits in vain. */
-static void note_stops(struct world *w)
-{
-	for (unsigned i = 0; i < w->n_gens; i++)
-		if (w->gens[i].held && sv_stops(w, w->gens[i].service))
-			w->gens[i].held = false;
-}
-
 void check_world(struct world *w)
 {
 	const char *why = supervisor_check(w->s);
 
 	if (why)
 		fault(w, "invariant: %s", why);
-	note_stops(w);
 	check_stopped(w);
 	check_silent(w);
 	check_shares(w);

@@ -147,6 +147,17 @@ def test_workers_stay(daemon):
     assert set(daemon.workers().values()) == {2}
 
 
+def test_the_store_does_not_grow(daemon):
+    """What belongs to a generation leaves systemd's descriptor store with it."""
+    daemon.ctl("reload", "web", "--wait", "drained")
+    first = int(show(UNIT, "NFileDescriptorStore"))
+    for i in range(8):
+        if i == 4:
+            daemon.kill()
+        daemon.ctl("reload", "web", "--wait", "drained")
+    assert 5 < int(show(UNIT, "NFileDescriptorStore")) < 2 * first
+
+
 def test_worker_that_died_meanwhile(daemon):
     before = daemon.workers()
     first = min(before)

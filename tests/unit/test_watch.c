@@ -403,6 +403,7 @@ static void test_file(void **state)
 
 	write_file("server.py", "1");
 	watch(f, "server.py", NULL);
+	assert_string_equal(f->notes, "");
 	write_file("other.py", "1");
 	told(f, "");
 	write_file("server.py", "2");
@@ -422,6 +423,7 @@ static void test_what_does_not_exist_yet(void **state)
 	struct fixture *f = *state;
 
 	watch(f, "a/b/c.js", NULL);
+	assert_string_equal(f->notes, "there is no \"a/b/c.js\" to be watched yet");
 	mkdir("a", 0755);
 	told(f, "");
 	mkdir("a/b", 0755);

@@ -240,6 +240,21 @@ def dual():
     server.serve_forever()
 
 
+def background():
+    """As daemons of old: whoever started it is left at once."""
+    if os.fork() == 0:
+        signal.pause()
+    os._exit(0)
+
+
+def connects_first():
+    """Is the port free? It finds out by looking who answers."""
+    with socket.socket() as s:
+        if s.connect_ex(("127.0.0.1", PORT)) == 0:
+            sys.exit(f"port {PORT} is in use")
+    serve()
+
+
 def wrapped():
     """Told to leave, it leaves its server behind: as npm does."""
     if os.fork():
