@@ -370,8 +370,8 @@ def test_builds_and_checks_have_no_more(daemon, root):
         assert found["Eff"] == found["Amb"] == set() and found["Bnd"] == MINE & USUAL, name
 
 
-def test_one_program_and_development(daemons, root):
-    """As with a file: the one-program form, and development."""
+def test_one_program(daemons, root):
+    """As with a file."""
     for words in ([], ["--capabilities", "kill", "--capabilities", "chown,net_raw"]):
         daemon = daemons()
         daemon.command = lambda d=daemon, w=words: [
@@ -380,6 +380,14 @@ def test_one_program_and_development(daemons, root):
         daemon.start()
         assert sets(get(daemon.target))["Eff"] == ({"kill", "chown", "net_raw"} if words else MINE & USUAL)
         daemon.stop()
+
+
+def test_development(daemon, root):
+    daemon.configure(service(address=daemon.target, command=[*WORKER, "facts"]))
+    daemon.command = lambda: [str(HANDOFFD), "-c", str(daemon.file), "dev"]
+    daemon.spawn().wait_output("generation 1 serves")
+    assert sets(get(daemon.target))["Eff"] == MINE & USUAL
+    assert of_process(daemon.process.pid)["Eff"] == MINE & set(OWN)
 
 
 def test_config_show_tells_the_set(daemon):
