@@ -261,6 +261,8 @@ int daemon_on_asked(void *data, struct process *p, const struct socket_call *cal
 		tell_blind(g, w, call->fd);
 		return 1;
 	}
+	if (!g->bound)
+		store_note_change(g->daemon, g->service);
 	g->bound = true;
 	losing = may_lose_sockets(cg);
 	if (losing && call->kind == CALL_BIND)

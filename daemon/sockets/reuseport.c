@@ -11,7 +11,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -51,12 +50,6 @@ static struct entry *entry_of_fd(struct reuseport *r, int fd)
 	return NULL;
 }
 
-/* Can it get connections? Ours cannot while the program has sockets of its own. */
-static bool is_active(const struct entry *e)
-{
-	return e->member && !e->leaving && e->adopted == (e->member->n_listening > 0);
-}
-
 static unsigned free_slot(const struct reuseport *r)
 {
 	bool used[STEER_SLOTS] = {false};
@@ -67,115 +60,6 @@ static unsigned free_slot(const struct reuseport *r)
 	while (slot < STEER_SLOTS && used[slot])
 		slot++;
 	return slot;
-}
-
-static unsigned aim(const struct reuseport *r, const struct entry *e)
-{
-	return r->program ? e->slot : (unsigned)(e - r->order);
-}
-
-/* ---- the rule ---- */
-
-static const struct entry *probe_target(const struct reuseport *r)
-{
-	for (const struct entry *e = r->order; r->probed && e < r->order + r->n; e++)
-		if (e->member == r->probed && is_active(e))
-			return e;
-	return NULL;
-}
-
-static void add_probe(const struct reuseport *r, struct steer_rule *rule)
-{
-	const struct sockaddr_in *in = (const struct sockaddr_in *)&r->probe_from;
-	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&r->probe_from;
-	const struct entry *e = probe_target(r);
-
-	if (!e)
-		return;
-	rule->probe_to = aim(r, e);
-	rule->probe_ipv6 = r->probe_from.ss_family == AF_INET6;
-	rule->probe_port = ntohs(rule->probe_ipv6 ? in6->sin6_port : in->sin_port);
-	if (rule->probe_ipv6)
-		memcpy(rule->probe_from, &in6->sin6_addr, 16);
-	else
-		memcpy(rule->probe_from, &in->sin_addr, 4);
-}
-
-/* Newer members lie below older ones, so that a client on a new one's side stays there when its
- * part is raised. */
-static const struct member *next_older(const struct reuseport *r, const struct member *than)
-{
-	const struct member *best = NULL;
-
-	for (const struct entry *e = r->order; e < r->order + r->n; e++) {
-		if (!is_active(e) || e->member->part == 0)
-			continue;
-		if (than && e->member->serial >= than->serial)
-			continue;
-		if (!best || e->member->serial > best->serial)
-			best = e->member;
-	}
-	return best;
-}
-
-static const struct entry *resting_place(const struct reuseport *r)
-{
-	int fd = r->control_fd >= 0 ? r->control_fd : r->passed_fd;
-
-	for (const struct entry *e = r->order; e < r->order + r->n; e++)
-		if (e->fd == fd)
-			return e;
-	return NULL;
-}
-
-/* The member's part from `first` to `last`, in equal shares for each of its sockets, as far as
- * there is room: what has none left goes to the last of them. */
-static void add_sides(const struct reuseport *r, const struct member *m, uint64_t first,
-        uint64_t last, struct steer_rule *rule, size_t room)
-{
-	size_t n = 0, k = 0;
-
-	for (const struct entry *e = r->order; e < r->order + r->n; e++)
-		n += e->member == m && is_active(e);
-	n = n < room ? n : room;
-	for (const struct entry *e = r->order; e < r->order + r->n && k < n; e++) {
-		if (e->member != m || !is_active(e))
-			continue;
-		k++;
-		rule->sides[rule->n].below = (unsigned)(first + (last - first) * k / n);
-		rule->sides[rule->n++].to = aim(r, e);
-	}
-}
-
-static void make_rule(struct reuseport *r, bool sticky, struct steer_rule *rule)
-{
-	const struct entry *rest = resting_place(r);
-	uint64_t sum = 0, below = 0, first;
-	size_t members = 0;
-
-	*rule = (struct steer_rule){.sticky = sticky};
-	for (const struct member *m = next_older(r, NULL); m; m = next_older(r, m)) {
-		sum += m->part;
-		members++;
-	}
-	for (const struct member *m = next_older(r, NULL); m; m = next_older(r, m)) {
-		first = below;
-		below += m->part;
-		add_sides(r, m, first * SHARE_ALL / sum, below * SHARE_ALL / sum, rule,
-		        STEER_SIDES / members);
-	}
-	if (rest)
-		rule->rest = aim(r, rest);
-	add_probe(r, rule);
-}
-
-static void mark_targets(struct reuseport *r, const struct steer_rule *rule)
-{
-	const struct entry *rest = rule->n == 0 ? resting_place(r) : NULL;
-	const struct entry *probe = probe_target(r);
-
-	for (struct entry *e = r->order; e < r->order + r->n; e++)
-		e->target = (is_active(e) && e->member->part > 0) || e == rest || e == probe;
 }
 
 void reuseport_probe(
@@ -304,14 +188,14 @@ int reuseport_apply(struct reuseport *r, bool sticky)
 		code = add_control(r);
 	if (code < 0)
 		return code;
-	make_rule(r, sticky, &rule);
+	reuseport_rule(r, sticky, &rule);
 	if (r->program)
 		bpf_program_apply(r->program, &rule);
 	else
 		code = bpf_classic_attach(r->control_fd >= 0 ? r->control_fd : r->passed_fd, &rule);
 	if (code < 0)
 		return code;
-	mark_targets(r, &rule);
+	reuseport_mark_targets(r, &rule);
 	drop_controls(r);
 	return 0;
 }
@@ -482,9 +366,9 @@ static bool may_scatter(const struct reuseport *r)
 	bool any = false;
 
 	for (const struct entry *e = r->order; e < r->order + r->n; e++) {
-		if (is_active(e) && e->member->part == 0)
+		if (entry_is_active(e) && e->member->part == 0)
 			return false;
-		any |= is_active(e);
+		any |= entry_is_active(e);
 	}
 	return any && !r->program && r->passed_fd < 0 && listener_kernel_migrates();
 }
@@ -504,7 +388,7 @@ static void scatter(struct reuseport *r, int fd)
 
 	for (size_t i = r->n; i-- > 0;) {
 		e = &r->order[i];
-		if (e->fd == fd || is_active(e))
+		if (e->fd == fd || entry_is_active(e))
 			continue;
 		if (e->member && !e->leaving && !e->adopted)
 			idle[n++] = e->member;
@@ -530,24 +414,41 @@ static void move_out(struct reuseport *r, const struct member *m, int fd)
 		withdraw(r, fd);
 }
 
+/* Our own listener is wanted again, or is there in case that it will be. */
+static void return_own(struct reuseport *r, struct member *m, bool sticky)
+{
+	size_t before = r->n;
+
+	if (m->fd < 0 || entry_of(r, m) || r->n + 1 >= ORDER_MAX)
+		return;
+	rejoin(r, m);
+	if (r->n > before)
+		(void)add_control(r);
+	(void)reuseport_apply(r, sticky);
+}
+
 /* Our own listener of the member has been replaced. Clients that it has already move to the
  * program's sockets where the kernel can do that; for one that is not public yet only a probe waits
- * there. It goes on listening, in case that the program wants it after all. */
+ * there. With the eBPF program it goes on listening, in case that the program wants it after all.
+ * Without it, it may not stay in the group: when handoffd dies the kernel may turn to any that is
+ * left there, and nobody accepts at this one. */
 static void empty_own(struct reuseport *r, struct member *m, bool sticky)
 {
 	struct entry *e = entry_of(r, m);
 
 	if (!e)
 		return;
-	if (m->part == 0 || e->fd == r->passed_fd) {
+	if (e->fd == r->passed_fd || (m->part == 0 && r->program)) {
 		listener_discard_queue(m->fd);
 		return;
 	}
-	move_out(r, m, e->fd);
+	if (m->part == 0)
+		withdraw(r, e->fd);
+	else
+		move_out(r, m, e->fd);
 	(void)reuseport_apply(r, sticky);
-	if (listen(m->fd, m->config->backlog) == 0 && append(r, m->fd, m, false) == 0)
-		(void)add_control(r);
-	(void)reuseport_apply(r, sticky);
+	if (r->program)
+		return_own(r, m, sticky);
 }
 
 int reuseport_adopt(struct reuseport *r, struct member *m, int fd, int backlog, bool sticky)
@@ -584,6 +485,8 @@ void reuseport_drop(struct reuseport *r, struct member *m, int fd, bool sticky)
 		return;
 	e->leaving = true;
 	m->n_listening--;
+	if (m->n_listening == 0)
+		return_own(r, m, sticky);
 	(void)reuseport_apply(r, sticky);
 	if (m->part == 0)
 		listener_discard_queue(fd);
@@ -649,17 +552,23 @@ static void forget_adopted(const struct entry *e)
 void reuseport_verify(struct reuseport *r, bool sticky)
 {
 	struct entry lost[ORDER_MAX];
-	size_t n = 0;
+	struct member *bare[ORDER_MAX];
+	size_t n = 0, n_bare = 0;
 
 	for (size_t i = r->n; i-- > 0;) {
-		if (!r->order[i].member || listener_is_listening(r->order[i].fd))
+		struct member *m = r->order[i].member;
+
+		if (!m || listener_is_listening(r->order[i].fd))
 			continue;
 		/* What the program does with a socket of its own is its own business: it may listen
 		 * again. */
-		if (r->order[i].adopted)
+		if (r->order[i].adopted) {
 			forget_adopted(&r->order[i]);
-		else
+			if (m->n_listening == 0)
+				bare[n_bare++] = m;
+		} else {
 			lost[n++] = r->order[i];
+		}
 		if (r->order[i].fd == r->passed_fd)
 			r->passed_fd = -1;
 		r->order[i] = r->order[--r->n];
@@ -667,6 +576,8 @@ void reuseport_verify(struct reuseport *r, bool sticky)
 	(void)reuseport_apply(r, sticky);
 	for (size_t i = 0; i < n; i++)
 		(void)revive(r, lost[i].fd, lost[i].member);
+	for (size_t i = 0; i < n_bare; i++)
+		return_own(r, bare[i], sticky);
 	if (n > 0)
 		(void)reuseport_apply(r, sticky);
 }
@@ -738,6 +649,25 @@ int reuseport_open(const struct address *ip, const struct group_context *x, int 
 	return 0;
 }
 
+/* What the eBPF program of before left in the group, see empty_own(). */
+static void withdraw_needless(struct reuseport *r, bool sticky)
+{
+	bool any = false;
+
+	for (size_t i = r->n; i-- > 0;) {
+		const struct entry *e = &r->order[i];
+
+		if (!e->member || e->adopted || e->member->n_listening == 0 ||
+		        e->fd == r->passed_fd)
+			continue;
+		withdraw(r, e->fd);
+		any = true;
+		i = r->n; /* they have moved */
+	}
+	if (any)
+		(void)reuseport_apply(r, sticky);
+}
+
 int reuseport_restored(struct reuseport *r, bool sticky)
 {
 	struct entry lost[ORDER_MAX];
@@ -762,6 +692,8 @@ int reuseport_restored(struct reuseport *r, bool sticky)
 		(void)revive(r, lost[i].fd, lost[i].member);
 	if (code >= 0)
 		reuseport_verify(r, sticky);
+	if (code >= 0 && !r->program)
+		withdraw_needless(r, sticky);
 	return code;
 }
 

@@ -3,6 +3,7 @@
 #ifndef SOCKETS_REUSEPORT_INTERNAL_H
 #define SOCKETS_REUSEPORT_INTERNAL_H
 
+#include "sockets/bpf.h"
 #include "sockets/reuseport.h"
 
 #define ORDER_MAX 256
@@ -35,6 +36,15 @@ struct reuseport {
 	const struct member *probed;
 	struct sockaddr_storage probe_from;
 };
+
+/* Can it get connections? Ours cannot while the program has sockets of its own. */
+bool entry_is_active(const struct entry *e);
+
+/* What the parts of the members ask for; where nobody has one, all goes to the control listener. */
+void reuseport_rule(const struct reuseport *r, bool sticky, struct steer_rule *ret);
+
+/* The rule is in force. */
+void reuseport_mark_targets(struct reuseport *r, const struct steer_rule *rule);
 
 /* The table was filled from what another handoffd wrote down. Entries whose socket is gone (fd -1)
  * leave it as the kernel has let them leave, and what is left is put in force. */

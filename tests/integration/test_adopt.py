@@ -368,9 +368,8 @@ def test_form_of_a_port(daemons, mode, steering):
         daemon.signal(signal.SIGUSR2)
         daemon.wait_event("daemon-upgraded")
         assert daemon.reload("web")["generation"] == 5
-        if steering == "ebpf":  # the next one has only the classic program, which goes by indexes
-            daemon.ctl("wait", "web", "--for", "drained", code=0)
-            again(daemon)
+        daemon.ctl("wait", "web", "--for", "drained", code=0)
+        again(daemon)
         assert daemon.reload("web")["generation"] == 6
     assert [listener["form"] for listener in daemon.service()["listeners"]] == forms
     assert generation(targets[-1]) == 6

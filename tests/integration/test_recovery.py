@@ -76,6 +76,25 @@ def test_nobody_goes_astray_while_it_is_gone(daemons, steering):
         daemon.ctl("wait", "web", "--for", "drained", code=0)
 
 
+@pytest.mark.parametrize("steering", ["ebpf", "cbpf"])
+def test_nobody_waits_where_nobody_accepts(daemons, steering):
+    """At handoffd's own listeners, which it has passed to programs that bind theirs."""
+    daemon = daemons(environment={"HANDOFF_STEERING": steering})
+    configured(daemon, binder("plain")).start()
+    for number in range(2, 5):
+        with Http(daemon.target) as old:
+            old.get()
+            daemon.reload("web")
+            die(daemon)
+            assert {generation(daemon.target) for _ in range(30)} <= {number - 1, number}
+            come_back(daemon)
+            assert {generation(daemon.target) for _ in range(30)} == {number}
+        daemon.ctl("wait", "web", "--for", "drained", code=0)
+        die(daemon)
+        assert {generation(daemon.target) for _ in range(30)} == {number}
+        come_back(daemon)
+
+
 def test_drain_goes_on(daemon):
     extra = 'drain { deadline = "4s" kill-after = "1s" }'
     daemon.configure(service(address=daemon.target, extra=extra)).start()

@@ -67,7 +67,7 @@ def test_full_disk(daemon, root):
     fill(filler)
     for _ in range(12):  # until what was written is so much that it is to be written anew
         daemon.ctl("reload", "web", "--wait", "drained", code=0)
-    assert told(daemon) == 1
+    assert 1 <= told(daemon) <= 3  # what is written anew may fit where the old state was
     assert daemon.wait_log(NO_STATE).endswith("No space left on device")
     filler.unlink()
     daemon.wait_log("the state is written again")
