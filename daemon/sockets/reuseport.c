@@ -414,7 +414,7 @@ static void move_out(struct reuseport *r, const struct member *m, int fd)
 		withdraw(r, fd);
 }
 
-/* Our own listener is wanted again, or is there in case that it will be. */
+/* Our own listener is wanted again. */
 static void return_own(struct reuseport *r, struct member *m, bool sticky)
 {
 	size_t before = r->n;
@@ -429,26 +429,20 @@ static void return_own(struct reuseport *r, struct member *m, bool sticky)
 
 /* Our own listener of the member has been replaced. Clients that it has already move to the
  * program's sockets where the kernel can do that; for one that is not public yet only a probe waits
- * there. With the eBPF program it goes on listening, in case that the program wants it after all.
- * Without it, it may not stay in the group: when handoffd dies the kernel may turn to any that is
- * left there, and nobody accepts at this one. */
+ * there. It may not stay in the group: when handoffd dies the places move, and the kernel may turn
+ * to any that is left there; nobody accepts at this one. */
 static void empty_own(struct reuseport *r, struct member *m, bool sticky)
 {
 	struct entry *e = entry_of(r, m);
 
 	if (!e)
 		return;
-	if (e->fd == r->passed_fd || (m->part == 0 && r->program)) {
+	if (m->part == 0 || e->fd == r->passed_fd)
 		listener_discard_queue(m->fd);
+	if (e->fd == r->passed_fd)
 		return;
-	}
-	if (m->part == 0)
-		withdraw(r, e->fd);
-	else
-		move_out(r, m, e->fd);
+	move_out(r, m, e->fd);
 	(void)reuseport_apply(r, sticky);
-	if (r->program)
-		return_own(r, m, sticky);
 }
 
 int reuseport_adopt(struct reuseport *r, struct member *m, int fd, int backlog, bool sticky)
@@ -649,25 +643,6 @@ int reuseport_open(const struct address *ip, const struct group_context *x, int 
 	return 0;
 }
 
-/* What the eBPF program of before left in the group, see empty_own(). */
-static void withdraw_needless(struct reuseport *r, bool sticky)
-{
-	bool any = false;
-
-	for (size_t i = r->n; i-- > 0;) {
-		const struct entry *e = &r->order[i];
-
-		if (!e->member || e->adopted || e->member->n_listening == 0 ||
-		        e->fd == r->passed_fd)
-			continue;
-		withdraw(r, e->fd);
-		any = true;
-		i = r->n; /* they have moved */
-	}
-	if (any)
-		(void)reuseport_apply(r, sticky);
-}
-
 int reuseport_restored(struct reuseport *r, bool sticky)
 {
 	struct entry lost[ORDER_MAX];
@@ -692,8 +667,6 @@ int reuseport_restored(struct reuseport *r, bool sticky)
 		(void)revive(r, lost[i].fd, lost[i].member);
 	if (code >= 0)
 		reuseport_verify(r, sticky);
-	if (code >= 0 && !r->program)
-		withdraw_needless(r, sticky);
 	return code;
 }
 
