@@ -64,6 +64,7 @@ struct child {
 	char **paths; /* of the program, to be tried one after the other */
 	int report;
 	int calls; /* of a socket pair; -1: none */
+	pid_t parent;
 };
 
 static _noreturn_ void fail(const struct child *c, struct failure f)
@@ -218,6 +219,9 @@ static int child_main(void *argument)
 	apply_settings(c);
 	(void)sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
+	/* Until it is executed the next handoffd would not know it for a worker. */
+	if (getppid() != c->parent)
+		_exit(127);
 	execute(c);
 }
 
@@ -514,6 +518,7 @@ static int run(struct child *c, struct spawned *ret, struct ho_error *reterr)
 	int ends[2], r;
 	pid_t pid;
 
+	c->parent = getpid();
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return ho_error_set(reterr, -errno, "cannot start \"%.200s\": no pipe: %s",
 		        c->plan->argv[0], strerror(errno));
