@@ -109,7 +109,7 @@ def test_a_reload_writes_only_its_own_service(daemon):
     """Whatever the others are like, and how many. (Now and then all is written anew.)"""
     del daemon.environment["HANDOFF_CHECK_STATE"]  # which looks at all of them
     least = []
-    for others in (1, 40):
+    for others in (1, 200):
         services = [service(name=f"other-{i}", command=["/bin/sleep", "infinity"]) for i in range(others)]
         daemon.configure(service(address=daemon.target), *services).start()
         sizes = []
