@@ -122,7 +122,10 @@ def serve(channel):
                     draining = True
                     loop.unregister(listener)
             elif key.fileobj is listener:
-                c = listener.accept()[0]
+                try:
+                    c = listener.accept()[0]
+                except BlockingIOError:  # it has been taken back out of the queue, as a probe may be
+                    continue
                 connections.add(c)
                 loop.register(c, selectors.EVENT_READ)
             elif key.fileobj.recv(65536):
